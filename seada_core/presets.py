@@ -6,7 +6,7 @@ Nowhere else does the code ask which preset it runs: only these values differ.
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 
 @dataclass(frozen=True)
@@ -68,13 +68,15 @@ class HintConfig:
 
 @dataclass(frozen=True)
 class CodecConfig:
-    """The luminance-aware VQ decoder, EDN Eq. 5."""
+    """The luminance-aware VQ decoder, EDN Eq. 5. Tuples are by resolution: 1, 1/2, 1/4, 1/8 of the picture."""
 
     latent_channels: int = 4
     codes: int = 1024  # K
-    code_dim: int = 8
-    channels: tuple[int, ...] = (24, 32, 64, 96)  # at 1, 1/2, 1/4, 1/8 of the picture
-    blocks: tuple[int, ...] = (1, 1, 2, 3)
+    code_dim: int = 4  # directions of the latent residual that the codebook sees, at most `latent_channels`
+    channels: tuple[int, ...] = (16, 32, 48, 96)  # the decoder's widths
+    blocks: tuple[int, ...] = (1, 1, 2, 2)  # its residual blocks; at full size they follow the injection, for the head
+    gray_channels: tuple[int, ...] = (16, 24, 32, 48)
+    gray_blocks: tuple[int, ...] = (0, 1, 1, 2)
 
 
 @dataclass(frozen=True)
@@ -87,22 +89,27 @@ class TokenConfig:
     heads: int = 6
     context_dim: int = 192
     steps: int = 100  # T
-    gray_channels: int = 64
+    gray_channels: int = 48  # of the decoder's grey features at 1/8: the last of `CodecConfig.gray_channels`
+    condition_dropout: float = 0.1  # text and z_c tokens dropped this often, text alone as often again
     auxiliary_weight: float = 5e-4
 
 
 @dataclass(frozen=True)
 class CaptionerConfig:
-    """A CoCa (open_clip). Only the tiny one of `mini` is built from this; larger ones come from files."""
+    """A CoCa (open_clip). Only the tiny one of `mini` is built from this; larger ones come from files.
+
+    The vocabulary and the caption length are its tokenizer's.
+    """
 
     image_size: int = 96
-    vision_width: int = 192
-    width: int = 192
-    layers: int = 2
+    vision_channels: tuple[int, ...] = (32, 64, 128, 256)  # at strides stem_stride, then twice that, ...
+    vision_blocks: tuple[int, ...] = (0, 1, 1, 1)  # residual blocks at each
+    stem_stride: int = 4
+    width: int = 128
+    text_layers: int = 1
+    decoder_layers: int = 2
     heads: int = 4
-    vocab_size: int = 4096
-    length: int = 32
-    embed_dim: int = 192
+    embed_dim: int = 128
 
 
 @dataclass(frozen=True)
@@ -126,6 +133,35 @@ class SamplingConfig:
 
 
 @dataclass(frozen=True)
+class TrainConfig:
+    """One stage's recipe. Defaults: the papers' optimiser (AdamW, beta 0.9 / 0.999, learning rate 1e-5, batch 32)."""
+
+    steps: int = 20_000
+    batch: int = 32  # pictures per step and process
+    accumulation: int = 1  # micro-batches that a step's batch is split into
+    resolution: int = 512  # pictures are resized and cropped to this square, px
+    crop: int = 512  # what a step sees of it, px
+    lr: float = 1e-5
+    warmup: int = 0  # steps of linear warm-up
+    decay: float = 0.0  # last share of the steps in which the learning rate falls linearly to zero
+    weight_decay: float = 1e-2
+    betas: tuple[float, float] = (0.9, 0.999)
+    clip: float = 1.0  # largest gradient norm
+    ema: float = 0.9999
+    precision: str = "bf16"  # "no", "bf16" or "fp16" autocast
+    gradient_checkpointing: bool = False
+    empty_prob: float = 0.1  # captions dropped, for classifier-free guidance
+    color_prob: float = 0.0  # colour captions in place of grey ones
+    generic_prob: float = 0.0  # captions replaced by "colored photo" and the like (EDN)
+    train_unet: bool = False  # also train the UNet where the paper freezes it
+    timestep_shift: float = 1.0  # above 1: more of the noisy timesteps
+    chroma_weight: float = 0.0  # extra weight of the latent error's chroma, see `diffusion.latent_error`
+    seed: int = 0
+    checkpoint_every: int = 1000
+    validate_every: int = 1000
+
+
+@dataclass(frozen=True)
 class Preset:
     name: str
     text: TextConfig = field(default_factory=TextConfig)
@@ -138,20 +174,53 @@ class Preset:
     captioner: CaptionerConfig = field(default_factory=CaptionerConfig)
     diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    training: dict[str, TrainConfig] = field(default_factory=dict)
 
 
-SD15 = Preset("sd15", tokens=TokenConfig(width=512, layers=12, heads=8, context_dim=768))
+SD15 = Preset(
+    "sd15",
+    tokens=TokenConfig(width=512, layers=12, heads=8, context_dim=768),
+    training={
+        "captioner": TrainConfig(),
+        "codec": TrainConfig(steps=44_000, crop=256),
+        "base": TrainConfig(train_unet=True),
+        "control": TrainConfig(steps=20_000),
+        "stage1": TrainConfig(steps=20_000),
+        "stage2": TrainConfig(steps=50_000),
+        "stage3": TrainConfig(steps=10_000),
+        "ccd": TrainConfig(steps=20_000, generic_prob=0.5),
+        "tokens": TrainConfig(steps=42_000),
+        "joint": TrainConfig(steps=10_000),
+    },
+)
+
+_MINI = TrainConfig(
+    batch=64, resolution=96, crop=96, lr=5e-4, warmup=100, ema=0.999, empty_prob=0.25, color_prob=0.3,
+    train_unet=True, timestep_shift=3.0, chroma_weight=2.0, checkpoint_every=200, validate_every=500,
+)  # fmt: skip
 
 MINI = Preset(
     "mini",
     text=TextConfig(vocab_size=4096, length=32, width=192, layers=3, heads=4),
     unet=UNetConfig(
-        channels=(64, 128, 256), layers_per_block=1, attention=(False, True, True), heads=4, context_dim=192
+        channels=(64, 128, 256), layers_per_block=1, attention=(False, False, True), heads=4, context_dim=192
     ),
     adapter=AdapterConfig(length=32, width=192),
     control=ControlConfig(additive=True, head_dim=32),
     diffusion=DiffusionConfig(prediction="v_prediction", zero_terminal_snr=True),
     sampling=SamplingConfig(steps=20, guidance=2.0, size=192),
+    training={
+        "captioner": replace(_MINI, steps=1500, lr=1e-3, decay=0.8),
+        "codec": replace(_MINI, steps=3000, lr=1.5e-3, decay=0.8, resolution=144, crop=128, batch=32),
+        "base": replace(_MINI, steps=150),
+        "control": replace(_MINI, steps=2000, batch=32, lr=4e-4),
+        "stage1": replace(_MINI, steps=200, batch=32, lr=2e-4, train_unet=False),
+        "stage2": replace(_MINI, steps=1200, batch=32, lr=3e-4, resolution=144, crop=128),
+        "stage3": replace(_MINI, steps=500, batch=32, lr=3e-4, resolution=144, crop=128, decay=1.0),
+        "ccd": replace(_MINI, steps=300, resolution=144, crop=128, train_unet=False, generic_prob=0.5, decay=0.5),
+        "tokens": replace(_MINI, steps=1500, resolution=144, crop=128, decay=0.5),
+        "joint": replace(_MINI, steps=100, resolution=144, crop=128, lr=5e-5, batch=16),
+    },
 )
 
 PRESETS = {preset.name: preset for preset in (MINI, SD15)}

@@ -1,0 +1,86 @@
+"""CLIP's byte-pair tokens, optionally reduced to the tokens that a small model knows."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from functools import cache
+
+import torch
+from torch import Tensor
+
+START, END = 49406, 49407  # CLIP's own ids
+
+
+@cache
+def _clip_bpe():
+    from open_clip.tokenizer import SimpleTokenizer
+
+    return SimpleTokenizer()
+
+
+class Tokenizer:
+    """Text to fixed-length token ids, and back.
+
+    With `vocabulary`, CLIP token ids are renumbered to their place in that list, and tokens outside it are dropped, so
+    that a small text model needs no 49,408-row embedding. Padding, start and end are the ids `pad`, `start`, `end`.
+    The full vocabulary pads with `end`, as SD1.5 does.
+    """
+
+    def __init__(self, length: int, vocabulary: Iterable[int] | None = None):
+        self.length = length
+        self.vocabulary = None if vocabulary is None else list(vocabulary)
+        if self.vocabulary is None:
+            self.start, self.end, self.pad, self.size = START, END, END, 49408
+        else:
+            # 0, 1, 2 are pad, start, end: they come before the vocabulary's own tokens
+            self._compact = {clip_id: i + 3 for i, clip_id in enumerate(self.vocabulary)}
+            self.pad, self.start, self.end, self.size = 0, 1, 2, len(self.vocabulary) + 3
+
+    @classmethod
+    def from_captions(cls, captions: Iterable[str], length: int, size: int) -> Tokenizer:
+        """The `size` - 3 most frequent CLIP tokens of `captions`."""
+        counts: Counter[int] = Counter()
+        for caption, n in Counter(captions).items():
+            for token in _clip_bpe().encode(caption):
+                counts[token] += n
+        kept = []
+        for token, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0])):
+            if len(kept) >= size - 3:
+                break
+            if token not in kept:
+                kept.append(token)
+        return cls(length, kept)
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of `text` without start, end and padding."""
+        ids = _clip_bpe().encode(text)
+        if self.vocabulary is None:
+            return ids
+        return [self._compact[i] for i in ids if i in self._compact]
+
+    def __call__(self, texts: list[str]) -> Tensor:
+        """(B, length) long: start, tokens (cut to fit), end, padding."""
+        rows = torch.full((len(texts), self.length), self.pad, dtype=torch.long)
+        for row, text in zip(rows, texts):
+            ids = [self.start, *self.encode(text)[: self.length - 2], self.end]
+            row[: len(ids)] = torch.tensor(ids)
+        return rows
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of token ids, up to the first `end`; special tokens left out."""
+        kept = []
+        for i in map(int, ids):
+            if i == self.end:
+                break
+            if self.vocabulary is None:
+                if i < START:
+                    kept.append(i)
+            elif i >= 3:
+                kept.append(self.vocabulary[i - 3])
+        return _clip_bpe().decode(kept).strip()
+
+    def mask(self, ids: Tensor) -> Tensor:
+        """(B, L) bool: True from start up to and with the first end, False for padding."""
+        is_end = (ids == self.end).long()
+        return (is_end.cumsum(-1) - is_end) == 0

@@ -1,0 +1,208 @@
+"""Train a part of the model: `python -m seada_core.train STAGE --data SOURCE --out DIR`."""
+
+import dataclasses
+import sys
+from dataclasses import dataclass, field, make_dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal, get_type_hints
+
+from ..presets import PRESETS, Preset, TrainConfig
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from .data import Cache
+    from .stages import Stage
+
+# stage -> (parts that must exist, parts that it makes where they do not)
+STAGES = {
+    "captioner": ((), ("captioner",)),
+    "codec": ((), ("vq_decoder",)),
+    "base": ((), ("unet", "semantic_encoder")),
+    "control": (("unet", "semantic_encoder"), ("controlnet_rca",)),
+    "stage1": (("unet", "semantic_encoder", "controlnet_rca"), ("semantic_adapter",)),
+    "stage2": (("unet", "semantic_encoder", "controlnet_rca", "semantic_adapter"), ()),
+    "stage3": (("unet", "semantic_encoder", "controlnet_rca", "semantic_adapter"), ()),
+    "ccd": (("unet", "semantic_encoder", "controlnet_rca", "semantic_adapter"), ("hint_encoder",)),
+    "tokens": (("vq_decoder", "semantic_encoder", "semantic_adapter"), ("token_diffusion",)),
+    "joint": (
+        ("unet", "semantic_encoder", "controlnet_rca", "semantic_adapter", "vq_decoder", "token_diffusion"),
+        (),
+    ),
+}
+
+
+def _parse(argv: list[str]):
+    """The command line as a dataclass: own options, every field of the stage's recipe, every size of the preset."""
+    import tyro
+
+    preset = PRESETS["sd15" if "sd15" in argv else "mini"]
+    hints = get_type_hints(TrainConfig)
+    Recipe = make_dataclass("Recipe", [(name, hints[name] | None, field(default=None)) for name in hints], frozen=True)
+    hints = {name: hint for name, hint in get_type_hints(Preset).items() if name not in ("name", "training")}
+    Sizes = make_dataclass(
+        "Sizes", [(name, hint, field(default=getattr(preset, name))) for name, hint in hints.items()], frozen=True
+    )
+
+    @dataclass(frozen=True)
+    class Arguments:
+        """Train one stage of the model, or with `all` every stage of the preset's recipe in order.
+
+        Options such as --steps, --batch, --lr replace the preset's recipe; options with a dot, such as
+        --unet.channels, replace its sizes.
+        """
+
+        stage: tyro.conf.Positional[Literal[(*STAGES, "all")]]
+        data: str
+        """A folder of pictures (captions in .txt files beside them or metadata.jsonl) or webdataset shards."""
+        out: Path
+        """Folder for runs, caches and part files (OUT/parts)."""
+        encoder: str | None = None
+        """Latent encoder: TAESD's encoder file or a diffusers VAE folder; needed until the latents are cached."""
+        validation: str | None = None
+        """Pictures that are never trained on, for validation losses and previews."""
+        init: Path | None = None
+        """Folder of part files to start from; those in OUT/parts come first."""
+        cache: Path | None = None
+        """Folder of the cached pictures and latents; OUT/cache-RESOLUTION by default."""
+        preset: Literal["mini", "sd15"] = "mini"
+        """The sizes and recipes to start from."""
+        mirror: bool = False
+        """Cache the mirrored pictures' latents too, and train on both."""
+        workers: int = 1
+        """Processes that decode pictures."""
+        resume: bool = False
+        """Go on from the newest checkpoint; of `all`, from the stage that was broken off."""
+        recipe: Annotated[Recipe, tyro.conf.arg(name="")] = field(default_factory=Recipe)
+        sizes: Annotated[Sizes, tyro.conf.arg(name="")] = field(default_factory=Sizes)
+
+    return tyro.cli(Arguments, args=argv, prog="python -m seada_core.train")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command. Returns the exit status: 0 fine, 1 failed; bad usage exits with 2."""
+    arguments = _parse(sys.argv[1:] if argv is None else argv)
+    from ..checkpoints import CheckpointError
+    from .data import DataError
+    from .loop import TrainingError
+
+    try:
+        for stage in STAGES if arguments.stage == "all" else [arguments.stage]:
+            train(stage, arguments)
+    except (CheckpointError, DataError, TrainingError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def train(name: str, arguments) -> None:
+    """Cache what the stage needs, build its parts, train, and leave its part files in OUT/parts."""
+    from .. import checkpoints
+    from .loop import fit
+
+    sizes = {f.name: getattr(arguments.sizes, f.name) for f in dataclasses.fields(arguments.sizes)}
+    preset = dataclasses.replace(PRESETS[arguments.preset], **sizes)
+    changes = {n: v for n, v in dataclasses.asdict(arguments.recipe).items() if v is not None}
+    config = dataclasses.replace(preset.training[name], **changes)
+    folder = arguments.out / name
+    finished = folder / f"checkpoint-{config.steps}"
+    if arguments.stage == "all" and arguments.resume and finished.is_dir():
+        return
+
+    cache = _cache(arguments, arguments.data, config.resolution, "cache")
+    validation = None
+    if arguments.validation:
+        validation = _cache(arguments, arguments.validation, config.resolution, "validation")
+    parts = _parts(name, preset, cache, [arguments.out / "parts", *([arguments.init] if arguments.init else [])])
+    stage = _stage(name, parts, preset, config)
+    out = arguments.out / "parts"
+
+    def export() -> None:
+        out.mkdir(parents=True, exist_ok=True)
+        for part, module in stage.parts().items():
+            checkpoints.save_part(out / f"{part}.safetensors", part, preset, module)
+
+    fit(stage, config, cache, folder, validation, arguments.resume, export, arguments.workers)
+
+
+def _cache(arguments, source: str, resolution: int, kind: str) -> "Cache":
+    from .data import Cache, DataError, build_cache, load_encoder
+
+    folder = arguments.cache if kind == "cache" and arguments.cache else arguments.out / f"{kind}-{resolution}"
+    if (folder / "cache.json").is_file():
+        return Cache(folder)
+    if arguments.encoder is None:
+        raise DataError(f"{folder} holds no cached latents yet: give --encoder to make them")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    return build_cache(source, folder, resolution, load_encoder(arguments.encoder), arguments.mirror)
+
+
+def _parts(name: str, preset: Preset, cache: "Cache", folders: list[Path]) -> dict[str, "nn.Module"]:
+    """The stage's parts: from the first folder that has their file, else new ones where the stage may make them.
+
+    Raises:
+        CheckpointError: a part that an earlier stage makes is nowhere.
+    """
+    from .. import checkpoints
+    from ..controlnet_rca import ControlNetRCA
+    from ..tokenizer import Tokenizer
+
+    needed, made = STAGES[name]
+    parts: dict[str, "nn.Module"] = {}
+    for part in (*needed, *made):
+        file = next((f / f"{part}.safetensors" for f in folders if (f / f"{part}.safetensors").is_file()), None)
+        if file is not None:
+            parts[part] = checkpoints.load_part(file, part)[0].requires_grad_(True).train()
+        elif part in needed:
+            maker = next(stage for stage, (_, makes) in STAGES.items() if part in makes)
+            raise checkpoints.CheckpointError(
+                f"stage {name} needs {part}.safetensors, and there is none in {' or '.join(map(str, folders))}: "
+                f"train stage {maker} first, or give --init"
+            )
+        elif part == "controlnet_rca":  # E_con starts as a copy of the UNet's encoder
+            parts[part] = ControlNetRCA(parts["unet"], preset.control)
+        else:
+            tokenizer = None
+            size = {"semantic_encoder": preset.text, "captioner": preset.captioner}.get(part)
+            if size is not None and size.vocab_size < 49408:
+                captions = [
+                    text
+                    for record in cache.records
+                    for kind in ("captions", "color_captions")
+                    for text in record.get(kind, ())
+                ]
+                tokenizer = Tokenizer.from_captions(captions, size.length, size.vocab_size)
+            parts[part] = checkpoints.build(part, preset, tokenizer)
+    return parts
+
+
+def _stage(name: str, parts: dict[str, "nn.Module"], preset: Preset, config: TrainConfig) -> "Stage":
+    if name == "captioner":
+        from .captioning import CaptionerStage
+
+        return CaptionerStage(parts["captioner"])
+    if name == "codec":
+        from .codec import CodecStage
+
+        stage = CodecStage(preset.codec)
+        stage.codec = parts["vq_decoder"]
+        return stage
+    if name == "ccd":
+        from .ccd import CCDStage
+
+        return CCDStage(parts, preset, config)
+    if name == "tokens":
+        from .tokens import TokensStage
+
+        return TokensStage(parts, preset, config)
+    if name == "joint":
+        from .joint import JointStage
+
+        return JointStage(parts, preset, config)
+    from .diffusion import DiffusionStage
+
+    return DiffusionStage(name, parts, preset, config)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,91 @@
+"""The codec stage: the whole luminance-aware VQ decoder, on latents of the frozen base encoder (EDN, first step)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from ..color import luminance, rgb_to_ycbcr, ycbcr_to_rgb
+from ..presets import CodecConfig
+from ..vq_decoder import VQDecoder
+from .stages import Stage
+
+
+class CodecStage(Stage):
+    """Reconstruction of `rgb` from `latent` and luminance, of the first half of a batch through the codebook.
+
+    Loss: L1 + `mse_weight` MSE on RGB, before gamut pulling (its gradient vanishes where a colour is pulled), plus 0.1
+    `perceptual(rgb, target)` where given (EDN: LPIPS), plus the codebook's terms. The codebook follows its vectors by
+    exponential averages (van den Oord et al. 2017, appendix A.1); unused codes restart on vectors of the batch.
+    """
+
+    name = "codec"
+
+    def __init__(
+        self,
+        config: CodecConfig,
+        *,
+        mse_weight: float = 5.0,
+        mean_weight: float = 0.02,
+        commitment_weight: float = 0.01,
+        perceptual: Callable[[Tensor, Tensor], Tensor] | None = None,
+        decay: float = 0.99,
+    ):
+        super().__init__()
+        self.codec = VQDecoder(config)
+        self.mse_weight = mse_weight
+        self.mean_weight = mean_weight
+        self.commitment_weight = commitment_weight
+        self.perceptual = perceptual
+        self.decay = decay
+        self.register_buffer("counts", torch.zeros(config.codes))
+        self.register_buffer("sums", torch.zeros(config.codes, config.code_dim))
+
+    def forward(self, batch: dict) -> dict[str, Tensor]:
+        rgb, z = batch["rgb"], batch["latent"]
+        target = rgb_to_ycbcr(rgb)
+        gray = target[:, :1]
+        half = (len(z) + 1) // 2
+        features = self.codec.gray_features(gray)
+        coded = z[:half], [f[:half] for f in features]
+        z_hat, tokens, terms = self.codec.quantize(coded[0], gray[:half], coded[1])
+        if self.training:
+            self.update_codebook(self.codec.residual(*coded)[1], tokens)
+        chroma = self.codec.chroma(torch.cat([z_hat, z[half:]]), gray, features).float()
+        # The luminances cancel: the difference of two pictures is that of their chroma alone.
+        difference = ycbcr_to_rgb(torch.cat([torch.zeros_like(gray), chroma - target[:, 1:]], 1))
+        mse = difference.square().mean((1, 2, 3))
+        losses = {"l1": difference.abs().mean(), "mse": mse.mean(), **terms}
+        loss = losses["l1"] + self.mse_weight * losses["mse"]
+        loss = loss + self.mean_weight * terms["mean"] + self.commitment_weight * terms["commitment"]
+        if self.perceptual is not None:
+            losses["perceptual"] = self.perceptual(difference + rgb, rgb).mean()
+            loss = loss + 0.1 * losses["perceptual"]
+        losses["psnr_codes"] = -10 * mse[:half].detach().mean().log10()
+        if half < len(z):
+            losses["psnr"] = -10 * mse[half:].detach().mean().log10()
+        return {"loss": loss, **losses}
+
+    @torch.no_grad()
+    def update_codebook(self, vectors: Tensor, tokens: Tensor) -> None:
+        """One exponential-average step of k-means: vectors (B, N, code_dim) with their codes (B, N)."""
+        vectors, tokens = vectors.float().flatten(0, 1), tokens.flatten()
+        self.counts.mul_(self.decay).index_add_(0, tokens, torch.full_like(vectors[:, 0], 1 - self.decay))
+        self.sums.mul_(self.decay).index_add_(0, tokens, vectors * (1 - self.decay))
+        share = len(tokens) / len(self.counts)
+        dead = (self.counts < 0.03 * share).nonzero().squeeze(1)
+        if len(dead):
+            chosen = torch.randint(len(vectors), (len(dead),), device=vectors.device)
+            self.counts[dead] = 0.1 * share
+            self.sums[dead] = 0.1 * share * vectors[chosen]
+        self.codec.codebook.copy_(self.sums / self.counts.unsqueeze(1))
+
+    def preview(self, batch: dict) -> dict[str, Tensor]:
+        gray = luminance(batch["rgb"])
+        tokens = self.codec.encode_tokens(batch["latent"], gray)
+        return {"decode": self.codec.decode(batch["latent"], gray), "codes": self.codec.decode_tokens(tokens, gray)}
+
+    def parts(self) -> dict[str, nn.Module]:
+        return {"vq_decoder": self.codec}

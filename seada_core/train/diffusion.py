@@ -1,0 +1,150 @@
+"""The diffusion stages of SeAda: base, control, stage1, stage2, stage3 (method.md's table)."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..backbone import build_scheduler, denoise
+from ..color import luminance
+from ..presets import Preset, TrainConfig
+from ..semantic_adapter import representation_loss
+from .stages import Stage
+
+# Least-squares map from a scaled SD1.5 latent to the mean (Cb, Cr) of its 8x8 pixels, fitted on TAESD latents of 3,000
+# training photos: it explains 0.37 and 0.39 of the chroma's variance, the rest is not linear.
+LATENT_TO_CHROMA = ((-0.0001, -0.0176, 0.0329, -0.0472), (0.0088, -0.0067, -0.0525, 0.0244))
+GENERIC = ("colored photo", "high-quality photo", "a colorful photo")
+
+
+def add_noise(scheduler, z: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+    """z_t = sqrt(alpha_bar_t) z + sqrt(1 - alpha_bar_t) noise, in float32."""
+    return scheduler.add_noise(z.float(), noise.float(), t)
+
+
+def target(scheduler, z: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+    """What the UNet is to predict: the noise, or v = sqrt(alpha_bar_t) noise - sqrt(1 - alpha_bar_t) z."""
+    if scheduler.config.prediction_type == "v_prediction":
+        return scheduler.get_velocity(z.float(), noise.float(), t)
+    return noise.float()
+
+
+def sample_timesteps(count: int, config: TrainConfig, train_steps: int, device) -> Tensor:
+    """(count,) long, stratified over the batch; a shift s maps u to s u / (1 + (s - 1) u), more noise for s > 1."""
+    u = (torch.arange(count, device=device) + torch.rand(count, device=device)) / count
+    u = u[torch.randperm(count, device=device)]
+    s = config.timestep_shift
+    return (s * u / (1 + (s - 1) * u) * train_steps).long().clamp(max=train_steps - 1)
+
+
+def latent_error(prediction: Tensor, wanted: Tensor, chroma_weight: float) -> Tensor:
+    """Mean squared error over the latent (Eq. 4), plus `chroma_weight` times the squared error that is seen as chroma.
+
+    Luminance is put back from the photo afterwards, so a latent's error matters as far as it changes colour. The chroma
+    rows are scaled to unit norm, so that a weight of 1 counts those directions twice.
+    """
+    error = prediction.float() - wanted
+    loss = error.pow(2).mean()
+    if chroma_weight:
+        rows = F.normalize(torch.tensor(LATENT_TO_CHROMA, device=error.device), dim=1)
+        loss = loss + chroma_weight * torch.einsum("rc,bchw->brhw", rows, error).pow(2).mean()
+    return loss
+
+
+def pick_texts(batch: dict, config: TrainConfig) -> list[str]:
+    """A text a picture: grey caption, colour caption, a generic prompt, or none, by the config's probabilities."""
+    texts = []
+    for gray, color in zip(batch["captions"], batch["color_captions"]):
+        u = torch.rand(()).item()
+        if u < config.empty_prob:
+            texts.append("")
+        elif u < config.empty_prob + config.generic_prob:
+            texts.append(GENERIC[int(torch.randint(len(GENERIC), ()))])
+        else:
+            texts.append(color if torch.rand(()).item() < config.color_prob else gray)
+    return texts
+
+
+class DiffusionStage(Stage):
+    """One of base, control, stage1, stage2, stage3.
+
+    Args:
+        name: the stage.
+        parts: modules by part name: unet, semantic_encoder; from `control` on controlnet_rca; from `stage1` on
+            semantic_adapter.
+        preset: for the noise schedule.
+        config: the stage's recipe.
+    """
+
+    def __init__(self, name: str, parts: dict[str, nn.Module], preset: Preset, config: TrainConfig):
+        super().__init__()
+        self.name, self.config = name, config
+        self.scheduler = build_scheduler(preset.diffusion)
+        self.unet, self.semantic_encoder = parts["unet"], parts["semantic_encoder"]
+        self.controlnet_rca = parts.get("controlnet_rca")
+        self.semantic_adapter = parts.get("semantic_adapter")
+        self.color_encoder = copy.deepcopy(self.semantic_encoder) if name == "stage1" else None  # part (b)
+        for module, learns in self._trained():
+            if module is not None:
+                module.requires_grad_(learns)
+        if name in ("base", "control", "stage1") and self.controlnet_rca is not None:
+            self.controlnet_rca.rca.requires_grad_(False)  # bypassed until stage II
+        if config.gradient_checkpointing:
+            self.unet.enable_gradient_checkpointing()
+
+    def _trained(self) -> list[tuple[nn.Module | None, bool]]:
+        more = self.config.train_unet
+        control = self.name in ("control", "stage2", "stage3")
+        return [
+            (self.unet, self.name == "base" or (more and control)),
+            (self.semantic_encoder, self.name in ("stage1", "stage3") or (more and self.name in ("base", "control"))),
+            (self.semantic_adapter, self.name in ("stage1", "stage3")),
+            (self.controlnet_rca, control),
+            (self.color_encoder, False),
+        ]
+
+    def forward(self, batch: dict) -> dict[str, Tensor]:
+        terms: dict[str, Tensor] = {}
+        if self.name == "stage1":
+            e_g, mask = self.semantic_encoder(batch["captions"])
+            with torch.no_grad():
+                e_c, color_mask = self.color_encoder(batch["color_captions"])
+            terms["representation"] = representation_loss(e_g.float(), e_c.float(), mask | color_mask)
+            keep = (torch.rand(len(mask), 1, 1, device=e_g.device) >= self.config.empty_prob).to(e_g.dtype)
+            context = self.semantic_adapter(keep * e_g + (1 - keep) * self.semantic_encoder([""])[0])
+        else:
+            context = self.context(pick_texts(batch, self.config))
+        z, rgb = batch["latent"], batch["rgb"]
+        noise = torch.randn_like(z)
+        t = sample_timesteps(len(z), self.config, self.scheduler.config.num_train_timesteps, z.device)
+        z_t = add_noise(self.scheduler, z, noise, t)
+        condition = rgb if self.name == "stage1" else luminance(rgb).expand_as(rgb)
+        prediction = self.predict(z_t, t, context, condition)
+        terms["diffusion"] = latent_error(prediction, target(self.scheduler, z, noise, t), self.config.chroma_weight)
+        if self.name == "stage1":
+            terms["loss"] = terms["representation"] + 0.5 * terms["diffusion"]  # Eq. 6, as printed
+        else:
+            terms["loss"] = terms["diffusion"]
+        return terms
+
+    def context(self, texts: list[str]) -> Tensor:
+        """e_r of captions; e_g before there is an adapter."""
+        e_g = self.semantic_encoder(texts)[0]
+        return e_g if self.semantic_adapter is None else self.semantic_adapter(e_g)
+
+    def predict(self, z_t: Tensor, t: Tensor, context: Tensor, condition: Tensor) -> Tensor:
+        """The UNet's output; RCA is bypassed up to and with stage I."""
+        if self.controlnet_rca is None:
+            return denoise(self.unet, z_t, t, context)
+        features = self.controlnet_rca.encode(z_t, t, context, condition)
+        hooks = []
+        if self.name not in ("control", "stage1"):
+            hooks = [lambda i, h: self.controlnet_rca.attend(i, h, features)]
+        return denoise(self.unet, z_t, t, context, features.residuals, hooks)
+
+    def parts(self) -> dict[str, nn.Module]:
+        names = ("unet", "semantic_encoder", "semantic_adapter", "controlnet_rca")
+        return {n: getattr(self, n) for n in names if getattr(self, n) is not None}

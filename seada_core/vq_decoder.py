@@ -1,0 +1,187 @@
+"""The luminance-aware VQ decoder (EDN Eq. 5): a latent and the photo's own luminance in, a colour photo out.
+
+The decoder gives chroma only; luminance is the grey photo's, put back exactly. The codebook codes what the grey photo
+does not tell: a conditional mean of the latent comes from grey features, and only the residual is quantised.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .color import merge_chroma
+from .presets import CodecConfig
+
+_NEAREST_CHUNK = 16384  # positions compared with the codebook at once; bounds memory for large photos
+
+
+class Residual(nn.Module):
+    """`x + conv(relu(conv(relu(x))))`, 3x3 at constant width. No norms: a pixel depends on its surroundings alone."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
+        nn.init.normal_(self.conv2.weight, std=0.1 * (9 * channels) ** -0.5)
+        nn.init.zeros_(self.conv2.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.conv2(F.relu(self.conv1(F.relu(x))))
+
+
+class GrayEncoder(nn.Module):
+    """Features F_G of a grey picture at 1, 1/2, 1/4, 1/8 of its size: the mirror of the decoder."""
+
+    def __init__(self, channels: tuple[int, ...], blocks: tuple[int, ...]):
+        super().__init__()
+        self.inputs = nn.ModuleList(
+            nn.Conv2d(before, here, 3, stride=1 if level == 0 else 2, padding=1)
+            for level, (before, here) in enumerate(zip((1, *channels), channels))
+        )
+        self.blocks = nn.ModuleList(
+            nn.Sequential(*(Residual(width) for _ in range(count))) for width, count in zip(channels, blocks)
+        )
+
+    def forward(self, gray: Tensor) -> list[Tensor]:
+        """(B, 1, 8h, 8w) in [0, 1] to a list of (B, C_i, 8h / 2^i, 8w / 2^i), finest first."""
+        x, features = gray - 0.5, []
+        for convolution, blocks in zip(self.inputs, self.blocks):
+            x = blocks(convolution(x))
+            features.append(x)
+            x = F.relu(x)
+        return features
+
+
+class Decoder(nn.Module):
+    """A latent to chroma, coarse to fine; after every level `F_D' = F_D + Conv1x1(F_G)` (Eq. 5), the maps zero at first.
+
+    At full size the level is the upsampling alone, and its residual blocks follow the injection: they draw the edges.
+    """
+
+    def __init__(self, config: CodecConfig):
+        super().__init__()
+        channels, gray_channels = config.channels, config.gray_channels
+        self.stem = nn.Conv2d(config.latent_channels, channels[-1], 3, padding=1)
+        self.levels = nn.ModuleList(
+            nn.Sequential(*(Residual(width) for _ in range(count))) for width, count in zip(channels, config.blocks)
+        )
+        self.ups = nn.ModuleList(nn.Conv2d(coarse, fine, 1) for fine, coarse in pairwise(channels))
+        self.maps = nn.ModuleList(nn.Conv2d(gray, width, 1) for gray, width in zip(gray_channels, channels))
+        self.chroma = nn.Conv2d(channels[0], 2, 3, padding=1)
+        for convolution in self.maps:
+            nn.init.zeros_(convolution.weight)
+            nn.init.zeros_(convolution.bias)
+
+    def forward(self, z: Tensor, features: list[Tensor]) -> Tensor:
+        """z (B, 4, h, w) and grey features, finest first, to (Cb, Cr) (B, 2, 8h, 8w), unbounded."""
+        x = self.stem(z)
+        for level in reversed(range(len(self.levels))):
+            if level:
+                x = self.levels[level](x) + self.maps[level](features[level])
+                x = F.interpolate(self.ups[level - 1](x), scale_factor=2, mode="nearest")
+        return self.chroma(self.levels[0](x + self.maps[0](features[0])))
+
+
+class VQDecoder(nn.Module):
+    """EDN's first-step decoder and its codebook, on the scaled SD latent (f = 8, 4 channels).
+
+    Pictures may have any size: the grey photo is padded to whole latent cells, the result cropped. Where the latent's
+    grid is not the grey photo's own (ceil(H / 8), ceil(W / 8)), the latent is resized to it bilinearly.
+    """
+
+    def __init__(self, config: CodecConfig):
+        super().__init__()
+        if not 1 <= config.code_dim <= config.latent_channels:
+            raise ValueError(
+                f"code_dim must lie in 1..{config.latent_channels} (latent_channels), not {config.code_dim}"
+            )
+        self.config = config
+        self.gray_encoder = GrayEncoder(config.gray_channels, config.gray_blocks)
+        self.decoder = Decoder(config)
+        self.mean = nn.Conv2d(config.gray_channels[-1], config.latent_channels, 3, padding=1)
+        self.projection = nn.Parameter(torch.eye(config.latent_channels)[: config.code_dim].clone())
+        self.register_buffer("codebook", torch.randn(config.codes, config.code_dim))
+
+    def gray_features(self, gray: Tensor) -> list[Tensor]:
+        """F_G of a grey photo (B, 1, H, W) in [0, 1]: (B, C_i, ceil(H / 8) 8 / 2^i, ...), finest first."""
+        if gray.ndim != 4 or gray.shape[1] != 1 or 0 in gray.shape:
+            raise ValueError(f"gray must be (B, 1, H, W) and not empty, not {tuple(gray.shape)}")
+        height, width = gray.shape[-2:]
+        gray = F.pad(gray.to(self.projection.dtype), (0, -width % 8, 0, -height % 8), mode="replicate")
+        return self.gray_encoder(gray)
+
+    def decode(self, z: Tensor, gray: Tensor) -> Tensor:
+        """Eq. 5 on the continuous latent: z (B, 4, h, w) and grey (B, 1, H, W) in [0, 1] to sRGB (B, 3, H, W)."""
+        return merge_chroma(self.chroma(z, gray).to(gray.dtype), gray)
+
+    def chroma(self, z: Tensor, gray: Tensor, features: list[Tensor] | None = None) -> Tensor:
+        """What `decode` joins to the luminance: (Cb, Cr) (B, 2, H, W), centred at 0, not limited to the gamut."""
+        features = self.gray_features(gray) if features is None else features
+        chroma = self.decoder(self._on_grid(z, features).to(features[-1].dtype), features)
+        return chroma[..., : gray.shape[-2], : gray.shape[-1]]
+
+    def quantize(self, z: Tensor, gray: Tensor, features: list[Tensor] | None = None):
+        """The latent through the codebook, straight-through.
+
+        Returns `z_hat` (B, 4, h, w) on the grey photo's grid, `tokens` (B, h w) long in row order, and the loss terms:
+        `mean`, how badly grey features predict the latent, and `commitment`, how far the residual lies from its code.
+        """
+        features = self.gray_features(gray) if features is None else features
+        z = self._on_grid(z, features)
+        mean, vectors = self.residual(z, features)
+        tokens = self._nearest(vectors)
+        codes = self.codebook[tokens]
+        terms = {"mean": F.mse_loss(mean, z), "commitment": F.mse_loss(vectors, codes)}
+        z_hat = mean + self._unproject(vectors + (codes - vectors).detach(), z.shape)
+        return z_hat, tokens, terms
+
+    def encode_tokens(self, z: Tensor, gray: Tensor) -> Tensor:
+        """Codes 0..K-1 of a latent, (B, ceil(H / 8) ceil(W / 8)) long in row order; z_hat of these has them again."""
+        features = self.gray_features(gray)
+        return self._nearest(self.residual(self._on_grid(z, features), features)[1])
+
+    def dequantize(self, tokens: Tensor, features: list[Tensor]) -> Tensor:
+        """z_hat (B, 4, h, w) of tokens (B, h w) beside the grey features they were made with."""
+        batch, _, h, w = features[-1].shape
+        if tokens.shape != (batch, h * w):
+            raise ValueError(f"this grey photo takes tokens (B, h w) = {(batch, h * w)}, not {tuple(tokens.shape)}")
+        mean = self.mean(features[-1]).float()
+        return mean + self._unproject(self.codebook[tokens].float(), mean.shape)
+
+    def decode_tokens(self, tokens: Tensor, gray: Tensor) -> Tensor:
+        """Eq. 5 on the quantised latent: tokens (B, h w) and grey (B, 1, H, W) to sRGB (B, 3, H, W)."""
+        features = self.gray_features(gray)
+        chroma = self.chroma(self.dequantize(tokens, features), gray, features)
+        return merge_chroma(chroma.to(gray.dtype), gray)
+
+    def _on_grid(self, z: Tensor, features: list[Tensor]) -> Tensor:
+        channels = self.config.latent_channels
+        if z.ndim != 4 or z.shape[1] != channels or z.shape[0] != features[-1].shape[0] or 0 in z.shape:
+            raise ValueError(
+                f"z must be ({features[-1].shape[0]}, {channels}, h, w) and not empty, not {tuple(z.shape)}"
+            )
+        grid = features[-1].shape[-2:]
+        return z if z.shape[-2:] == grid else F.interpolate(z, size=grid, mode="bilinear", align_corners=False)
+
+    def residual(self, z: Tensor, features: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """The latent's conditional mean given grey features (B, 4, h, w), and the projected rest (B, h w, code_dim)."""
+        mean = self.mean(features[-1]).float()
+        with torch.autocast(z.device.type, enabled=False):  # neighbouring codes lie closer than bf16's steps
+            return mean, (z.float() - mean).flatten(2).mT @ self.projection.float().mT
+
+    def _unproject(self, vectors: Tensor, shape: torch.Size) -> Tensor:
+        with torch.autocast(vectors.device.type, enabled=False):
+            return (vectors @ torch.linalg.pinv(self.projection.float()).mT).mT.reshape(shape)
+
+    @torch.no_grad()
+    def _nearest(self, vectors: Tensor) -> Tensor:
+        codebook = self.codebook.float()
+        with torch.autocast(vectors.device.type, enabled=False):
+            tokens = [
+                torch.addmm(codebook.square().sum(1), part, codebook.mT, beta=1, alpha=-2).argmin(1)
+                for part in vectors.reshape(-1, vectors.shape[-1]).split(_NEAREST_CHUNK)
+            ]
+        return torch.cat(tokens).view(vectors.shape[:-1])

@@ -1,0 +1,587 @@
+"""Captioners: decoding against naive loops and brute force, every kind on tiny random models, the training stage."""
+
+from __future__ import annotations
+
+import itertools
+import json
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from seada_core.captioner import CoCaCaptioner, TinyCoCa, beam_search, load_captioner, strip_monochrome
+from seada_core.clipcap import ClipCap
+from seada_core.presets import CaptionerConfig
+from seada_core.tokenizer import Tokenizer
+from seada_core.train.captioning import CaptionerStage, contrastive_loss
+
+CAPTIONS = ["a photo of a dog", "a photo of the sea", "a church on a hill", "two boats", "a street at night, people"]
+TINY = CaptionerConfig(
+    image_size=32, vision_channels=(8, 16), vision_blocks=(0, 1), width=32, text_layers=1, decoder_layers=1, heads=2
+)
+
+
+def tiny_coca(length: int = 12) -> TinyCoCa:
+    """A random TinyCoCa, its weights large enough that pictures get different captions."""
+    torch.manual_seed(0)
+    captioner = TinyCoCa(TINY, Tokenizer.from_captions(CAPTIONS, length, 64)).eval()
+    with torch.no_grad():
+        captioner.model.text_decoder.text_projection.mul_(2)
+        captioner.model.visual.token_projection.weight.mul_(8)
+        captioner.model.text_decoder.cross_attn[0].attn.out_proj.weight.mul_(8)
+    return captioner
+
+
+def pictures(batch: int = 4, height: int = 48, width: int = 40) -> torch.Tensor:
+    return torch.rand(batch, 3, height, width, generator=torch.Generator().manual_seed(1))
+
+
+def naive_greedy(captioner: CoCaCaptioner, image: torch.Tensor) -> tuple[list[int], float]:
+    """Argmax with the whole model, image encoder included, run again for every token of one picture."""
+    model, tokenizer = captioner.model, captioner.tokenizer
+    ids, total = [tokenizer.start], 0.0
+    while len(ids) < captioner.length:
+        with torch.no_grad():
+            logits = model(image[None], torch.tensor([ids]), output_labels=False)["logits"][0, -1]
+        logits[[model.pad_id, tokenizer.start] + [tokenizer.end] * (len(ids) == 1)] = float("-inf")
+        log_probs = logits.log_softmax(-1)
+        ids.append(int(log_probs.argmax()))
+        total += float(log_probs[ids[-1]])
+        if ids[-1] == tokenizer.end:
+            break
+    return ids, total / (len(ids) - 1)
+
+
+def test_greedy_is_the_naive_argmax_loop():
+    captioner = tiny_coca()
+    prepared = captioner.prepare(pictures(6))
+    found = captioner.decode(prepared)
+    for (ids, score), image in zip(found, prepared):
+        expected, expected_score = naive_greedy(captioner, image)
+        assert ids == expected
+        assert score == pytest.approx(expected_score, abs=1e-4)
+    assert len({tuple(ids) for ids, _ in found}) > 1
+
+
+def test_beams_never_score_below_greedy():
+    captioner = tiny_coca()
+    prepared = captioner.prepare(pictures(6))
+    greedy = captioner.decode(prepared)
+    captioner.beams = 3
+    beams = captioner.decode(prepared)
+    assert all(b[1] >= g[1] - 1e-5 for b, g in zip(beams, greedy))
+    assert any(b[1] > g[1] + 1e-3 for b, g in zip(beams, greedy))
+
+
+START, END, WORDS = 0, 1, (2, 3, 4)
+
+
+def random_language(seed: int, length: int):
+    """Log-probabilities of the next token for every picture and prefix, and the exhaustive best of each picture."""
+    generator = torch.Generator().manual_seed(seed)
+    table = {}
+
+    def next_log_probs(tokens: torch.Tensor, pictures: torch.Tensor) -> torch.Tensor:
+        rows = []
+        for ids, picture in zip(tokens.tolist(), pictures.tolist()):
+            logits = table.setdefault((picture, *ids), 2 * torch.randn(5, generator=generator))
+            logits[START] = float("-inf")
+            rows.append(logits.log_softmax(-1))
+        return torch.stack(rows)
+
+    def score(picture: int, ids: tuple[int, ...]) -> float:
+        total = 0.0
+        for t in range(1, len(ids)):
+            total += next_log_probs(torch.tensor([ids[:t]]), torch.tensor([picture]))[0, ids[t]].item()
+        return total / (len(ids) - 1)
+
+    def best(picture: int) -> tuple[list[int], float]:
+        ended = [(*words, END) for n in range(length - 1) for words in itertools.product(WORDS, repeat=n)]
+        cut = list(itertools.product(WORDS, repeat=length - 1))
+        return max(((list(s), score(picture, s)) for s in ((START, *w) for w in ended + cut)), key=lambda x: x[1])
+
+    return next_log_probs, best
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_wide_beam_is_exhaustive_search(seed):
+    next_log_probs, best = random_language(seed, length=5)
+    found = beam_search(next_log_probs, 2, beams=200, start=START, end=END, length=5)
+    for picture, (ids, score) in enumerate(found):
+        expected, expected_score = best(picture)
+        assert ids == expected
+        assert score == pytest.approx(expected_score, abs=1e-5)
+
+
+def test_more_beams_do_not_hide_the_greedy_caption():
+    for seed in range(20):
+        next_log_probs, _ = random_language(seed, length=6)
+        one, two = (
+            beam_search(next_log_probs, 1, beams=beams, start=START, end=END, length=6)[0][1] for beams in (1, 2)
+        )
+        assert two >= one
+
+
+def test_beam_search_refuses_no_beams():
+    with pytest.raises(ValueError, match="beams >= 1"):
+        beam_search(random_language(0, 3)[0], 1, beams=0, start=START, end=END, length=3)
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+def test_batch_equals_one_by_one(beams):
+    captioner = tiny_coca()
+    captioner.beams = beams
+    images = pictures(5)
+    together = captioner(images)
+    assert together == [captioner(image[None])[0] for image in images]
+    assert all(isinstance(text, str) for text in together) and len(together) == 5
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 200), (300, 40)])
+def test_any_picture_size(size):
+    assert len(tiny_coca()(pictures(2, *size))) == 2
+
+
+def test_tiny_coca_sees_luminance_not_contrast():
+    captioner = tiny_coca()
+    gray = pictures()[:, :1].expand(-1, 3, -1, -1)
+    gray = 0.3 + 0.4 * gray  # away from 0 and 1, where resampling would clip
+    faded = 0.2 + 0.5 * gray
+    torch.testing.assert_close(captioner.prepare(faded), captioner.prepare(gray), atol=1e-3, rtol=1e-3)
+
+
+def test_wrong_picture_shape():
+    with pytest.raises(ValueError, match=r"\(B, 3, H, W\)"):
+        tiny_coca()(torch.rand(3, 32, 32))
+
+
+def test_tiny_coca_wants_a_compact_vocabulary():
+    with pytest.raises(ValueError, match="compact vocabulary"):
+        TinyCoCa(TINY, Tokenizer(32))
+
+
+def test_mini_fits_eight_megabytes():
+    vocabulary = Tokenizer(32, range(3537))
+    parameters = sum(p.numel() for p in TinyCoCa(CaptionerConfig(), vocabulary).parameters())
+    assert parameters * 2 <= 8e6
+
+
+def test_state_dict_restores_the_captioner():
+    captioner = tiny_coca()
+    restored = TinyCoCa(TINY, captioner.tokenizer).eval()
+    restored.load_state_dict(captioner.state_dict())
+    assert restored(pictures()) == captioner(pictures())
+
+
+# --- full-size CoCa files ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def coca_folder(tmp_path_factory):
+    """open_clip's coca_ViT-B-32, narrowed, in the hub's layout with a mask buffer that older releases stored."""
+    from open_clip import get_model_config
+    from open_clip.coca_model import CoCa
+
+    config = get_model_config("coca_ViT-B-32")
+    config["embed_dim"] = 32
+    config["vision_cfg"] |= {"image_size": 64, "layers": 1, "width": 64, "attn_pooler_heads": 2}
+    config["text_cfg"] |= {"width": 32, "heads": 2, "layers": 1}
+    config["multimodal_cfg"] |= {"width": 32, "heads": 2, "layers": 1, "attn_pooler_heads": 2}
+    torch.manual_seed(0)
+    model = CoCa(**{name: value for name, value in config.items() if name != "custom_text"})
+    torch.nn.init.normal_(model.text_decoder.text_projection)
+    folder = tmp_path_factory.mktemp("coca")
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config}))
+    weights = {key: value.contiguous() for key, value in model.state_dict().items()}
+    save_file(weights | {"text.attn_mask": torch.zeros(77, 77)}, folder / "open_clip_model.safetensors")
+    return folder
+
+
+def test_full_vocabulary_coca(coca_folder):
+    captioner = load_captioner("coca", coca_folder, max_tokens=6)
+    assert (captioner.tokenizer.start, captioner.tokenizer.end, captioner.model.pad_id) == (49406, 49407, 0)
+    prepared = captioner.prepare(pictures(2))
+    assert prepared.shape == (2, 3, 64, 64)
+    found = captioner.decode(prepared)
+    assert [ids for ids, _ in found] == [naive_greedy(captioner, image)[0] for image in prepared]
+    assert captioner(pictures(2)) == [captioner.tokenizer.decode(ids) for ids, _ in found]
+
+
+def test_coca_errors(coca_folder, tmp_path):
+    with pytest.raises(ValueError, match="nothing is downloaded"):
+        load_captioner("coca", tmp_path / "absent.safetensors")
+    with pytest.raises(ValueError, match=r"no open_clip_model\.safetensors"):
+        load_captioner("coca", tmp_path)
+    with pytest.raises(ValueError, match="unknown captioner"):
+        load_captioner("gpt", tmp_path)
+    with pytest.raises(ValueError, match="is no CoCa that open_clip knows"):
+        load_captioner("coca", coca_folder, config="ViT-B-32")
+    pickled = tmp_path / "coca.bin"
+    pickled.write_bytes(b"\x80")
+    with pytest.raises(ValueError, match="pickled"):
+        load_captioner("coca", pickled)
+    torn = tmp_path / "coca.safetensors"
+    torn.write_bytes((coca_folder / "open_clip_model.safetensors").read_bytes()[:1000])
+    with pytest.raises(ValueError, match="damaged"):
+        load_captioner("coca", torn)
+    other = tmp_path / "other.safetensors"
+    save_file({"weight": torch.zeros(2)}, other)
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "open_clip_config.json").write_bytes((coca_folder / "open_clip_config.json").read_bytes())
+    other.rename(folder / "open_clip_model.safetensors")
+    with pytest.raises(ValueError, match="does not fit this model: missing"):
+        load_captioner("coca", folder)
+
+
+# --- transformers' models ---------------------------------------------------------------------------------------------
+
+
+WORDS_OF_BERT = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[DEC]", "a", "dog", "cat", "photo", "of", "the", "sea"]
+
+
+def write_gpt2_tokenizer(folder):
+    """A byte-level vocabulary without merges; returns the id of <|endoftext|>."""
+    letters = [chr(c) for c in range(33, 127)] + ["Ġ", "Ċ"]
+    vocabulary = {token: i for i, token in enumerate([*letters, "<|endoftext|>"])}
+    (folder / "vocab.json").write_text(json.dumps(vocabulary))
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+    return len(vocabulary) - 1
+
+
+@pytest.fixture(scope="module")
+def blip_folder(tmp_path_factory):
+    from transformers import BertTokenizer, BlipConfig, BlipForConditionalGeneration
+
+    folder = tmp_path_factory.mktemp("blip")
+    (folder / "vocab.txt").write_text("\n".join(WORDS_OF_BERT))
+    BertTokenizer.from_pretrained(folder, local_files_only=True).save_pretrained(folder)
+    tiny = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+    ids = {"bos_token_id": 5, "eos_token_id": 2, "sep_token_id": 3, "pad_token_id": 0}
+    config = BlipConfig(
+        text_config=tiny | ids | {"vocab_size": len(WORDS_OF_BERT), "encoder_hidden_size": 32},
+        vision_config=tiny | {"image_size": 32, "patch_size": 16},
+    )
+    torch.manual_seed(3)
+    model = BlipForConditionalGeneration(config)
+    scale_up(model)
+    model.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def blip2_folder(tmp_path_factory):
+    from transformers import Blip2Config, Blip2ForConditionalGeneration, GPT2Tokenizer
+
+    folder = tmp_path_factory.mktemp("blip2")
+    end = write_gpt2_tokenizer(folder)
+    tokenizer = GPT2Tokenizer.from_pretrained(folder, local_files_only=True)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<image>"]})
+    tokenizer.save_pretrained(folder)
+    tiny = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+    text = {"model_type": "opt", "vocab_size": end + 2, "hidden_size": 32, "word_embed_proj_dim": 32, "ffn_dim": 64}
+    text |= {"num_hidden_layers": 1, "num_attention_heads": 2, "max_position_embeddings": 64}
+    text |= {"bos_token_id": end, "eos_token_id": end, "pad_token_id": end}
+    config = Blip2Config(
+        vision_config=tiny | {"image_size": 32, "patch_size": 16},
+        qformer_config=tiny | {"vocab_size": 16, "encoder_hidden_size": 32, "cross_attention_frequency": 1},
+        text_config=text,
+        num_query_tokens=4,
+        image_token_index=end + 1,
+    )
+    torch.manual_seed(3)
+    model = Blip2ForConditionalGeneration(config)
+    torch.nn.init.normal_(model.query_tokens)
+    scale_up(model)
+    model.save_pretrained(folder)
+    return folder
+
+
+def scale_up(model, factor: float = 8):
+    """Larger weights, so that random captions depend on the picture."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter.mul_(factor)
+
+
+@pytest.mark.parametrize("beams", [1, 2])
+@pytest.mark.parametrize("kind", ["blip", "blip2"])
+def test_blip(kind, beams, request):
+    folder = request.getfixturevalue(f"{kind}_folder")
+    captioner = load_captioner(kind, folder, beams=beams, max_tokens=8)
+    images = pictures(3)
+    captions = captioner(images)
+    assert len(captions) == 3 and all(captions)
+    assert captions == [captioner(image[None])[0] for image in images]
+    assert not any("<image>" in text or "[" in text for text in captions if kind == "blip2")
+
+
+def test_blip_matches_a_naive_loop(blip_folder):
+    """Argmax over the text decoder's logits, all of them computed again for each token."""
+    captioner = load_captioner("blip", blip_folder, max_tokens=6)
+    model, image = captioner.model, pictures(1)
+    pixels = torch.nn.functional.interpolate(image, (32, 32), mode="bicubic", antialias=True).clamp(0, 1)
+    mean, std = torch.tensor([0.48145466, 0.4578275, 0.40821073]), torch.tensor([0.26862954, 0.26130258, 0.27577711])
+    pixels = (pixels - mean.view(3, 1, 1)) / std.view(3, 1, 1)
+    ids = [5]
+    with torch.no_grad():
+        seen = model.vision_model(pixel_values=pixels)[0]
+        while len(ids) < 7 and ids[-1] != 3:
+            logits = model.text_decoder(input_ids=torch.tensor([ids]), encoder_hidden_states=seen).logits[0, -1]
+            ids.append(int(logits.argmax()))
+    expected = " ".join(WORDS_OF_BERT[i] for i in ids[1:] if i not in captioner.tokenizer.all_special_ids)
+    assert captioner(image)[0] == expected
+
+
+def test_blip_errors(blip_folder, tmp_path):
+    with pytest.raises(ValueError, match="not blip2; give a blip2 folder"):
+        load_captioner("blip2", blip_folder)
+    with pytest.raises(ValueError, match=r"no config\.json"):
+        load_captioner("blip", tmp_path)
+    (tmp_path / "config.json").write_text((blip_folder / "config.json").read_text())
+    with pytest.raises(ValueError, match="no complete blip model"):
+        load_captioner("blip", tmp_path)
+
+
+# --- ClipCap ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module", params=["mlp", "transformer"])
+def clipcap_folder(request, tmp_path_factory):
+    """A random ClipCap of the released layout; CLIP is RN50 narrowed through a config of its own."""
+    import open_clip
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    folder = tmp_path_factory.mktemp("clipcap")
+    small = {
+        "embed_dim": 16,
+        "vision_cfg": {"image_size": 32, "layers": 1, "width": 64, "patch_size": 16},
+        "text_cfg": {"context_length": 8, "vocab_size": 16, "width": 16, "heads": 2, "layers": 1},
+    }
+    configs = tmp_path_factory.mktemp("configs")
+    (configs / "clipcap-test-clip.json").write_text(json.dumps(small))
+    open_clip.add_model_config(configs)
+    torch.manual_seed(5)
+    save_file(open_clip.create_model("clipcap-test-clip").state_dict(), folder / "clip.safetensors")
+    end = write_gpt2_tokenizer(folder)
+    sizes = {"vocab_size": end + 1, "n_embd": 64, "n_layer": 2, "n_head": 1, "n_positions": 64}
+    gpt = GPT2LMHeadModel(GPT2Config(**sizes))
+    model = ClipCap(gpt, 16, 4, clip_length=3 if request.param == "transformer" else 0, layers=2)
+    scale_up(model, 4)
+    state = model.state_dict()
+    if request.param == "mlp":
+        assert {"clip_project.model.0.weight", "clip_project.model.2.bias"} <= set(state)
+    else:
+        names = "norm1.weight attn.to_queries.weight attn.to_keys_values.weight attn.project.bias mlp.fc1.weight"
+        assert {f"clip_project.transformer.layers.1.{name}" for name in names.split()} <= set(state)
+        assert {"clip_project.prefix_const", "clip_project.linear.weight"} <= set(state)
+    state["gpt.transformer.h.0.attn.bias"] = torch.ones(1, 1, 64, 64)  # older releases stored the causal mask
+    save_file({key: value.clone().contiguous() for key, value in state.items()}, folder / "clipcap.safetensors")
+    return folder
+
+
+@pytest.mark.parametrize("beams", [1, 2])
+def test_clipcap(clipcap_folder, beams):
+    captioner = load_captioner("clipcap", clipcap_folder, config="clipcap-test-clip", beams=beams, max_tokens=8)
+    images = pictures(3)
+    captions = captioner(images)
+    assert captions == [captioner(image[None])[0] for image in images]
+    assert any(captions) and not any("." in text for text in captions)
+
+
+def test_clipcap_matches_a_naive_loop(clipcap_folder):
+    captioner = load_captioner("clipcap", clipcap_folder, config="clipcap-test-clip", max_tokens=6)
+    gpt, tokenizer = captioner.model.gpt, captioner.tokenizer
+    image = torch.full((1, 3, 32, 32), 0.3)
+    mean, std = torch.tensor([0.48145466, 0.4578275, 0.40821073]), torch.tensor([0.26862954, 0.26130258, 0.27577711])
+    with torch.no_grad():
+        x = captioner.model(captioner.visual((image - mean.view(3, 1, 1)) / std.view(3, 1, 1)))
+        assert x.shape == (1, 4, 64)
+        ids = []
+        while len(ids) < 6:
+            ids.append(int(gpt(inputs_embeds=x).logits[0, -1].argmax()))
+            if ids[-1] in (tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids(".")):
+                break
+            x = torch.cat([x, gpt.transformer.wte(torch.tensor([[ids[-1]]]))], 1)
+    assert captioner(image)[0] == tokenizer.decode(ids, skip_special_tokens=True).split(".")[0].strip()
+
+
+def test_clipcap_transformer_attention_is_the_releases():
+    """The mapper's layer against the released einsum form of its attention."""
+    from seada_core.clipcap import _MapperLayer
+
+    torch.manual_seed(0)
+    layer, x = _MapperLayer(32), torch.randn(2, 5, 32)
+    h = layer.norm1(x)
+    q = layer.attn["to_queries"](h).reshape(2, 5, 8, 4)
+    k, v = layer.attn["to_keys_values"](h).reshape(2, 5, 2, 8, 4).unbind(2)
+    attention = (torch.einsum("bnhd,bmhd->bnmh", q, k) * 4**-0.5).softmax(2)
+    y = x + layer.attn["project"](torch.einsum("bnmh,bmhd->bnhd", attention, v).reshape(2, 5, 32))
+    y = y + layer.mlp["fc2"](layer.mlp["fc1"](layer.norm2(y)).relu())
+    torch.testing.assert_close(layer(x), y, atol=1e-5, rtol=1e-5)
+
+
+def test_clipcap_errors(clipcap_folder, tmp_path):
+    with pytest.raises(ValueError, match=r"no clip\.safetensors"):
+        load_captioner("clipcap", tmp_path)
+    for name in ("clip.safetensors", "clipcap.safetensors"):
+        (tmp_path / name).write_bytes((clipcap_folder / name).read_bytes())
+    with pytest.raises(ValueError, match=r"has no vocab\.json"):
+        load_captioner("clipcap", tmp_path, config="clipcap-test-clip")
+
+
+# --- text -------------------------------------------------------------------------------------------------------------
+
+
+STRIPPED = {
+    "a black and white photo of a dog": "a photo of a dog",
+    "A black and white photo of a dog": "A photo of a dog",
+    "a black-and-white photograph of a street": "a photograph of a street",
+    "black and white photo of a dog": "photo of a dog",
+    "Black and white photo of a dog": "Photo of a dog",
+    "a black & white picture of a man": "a picture of a man",
+    "a b&w photo of a man": "a photo of a man",
+    "a B/W image of a man": "an image of a man",
+    "a black and white image of a church": "an image of a church",
+    "an old black and white photo of a church": "an old photo of a church",
+    "a vintage, black and white photo of a church": "a vintage photo of a church",
+    "a black and white vintage photo of a car": "a vintage photo of a car",
+    "a black and white aerial view of a city": "an aerial view of a city",
+    "a monochrome photo of a bridge": "a photo of a bridge",
+    "a monochromatic image of a bridge": "an image of a bridge",
+    "a grayscale photo of a bridge": "a photo of a bridge",
+    "a greyscale picture of a bridge": "a picture of a bridge",
+    "a gray scale picture of a bridge": "a picture of a bridge",
+    "a sepia photo of a bridge": "a photo of a bridge",
+    "a sepia-toned photograph of soldiers": "a photograph of soldiers",
+    "a sepia toned old photograph of soldiers": "an old photograph of soldiers",
+    "there is a black and white photo of a man": "there is a photo of a man",
+    "this is a black and white photo of a man": "this is a photo of a man",
+    "it's a black and white photo": "it's a photo",
+    "a black and white photo": "a photo",
+    "black and white": "",
+    "a photo of a dog in black and white": "a photo of a dog",
+    "a photo of a man in black and white": "a photo of a man",
+    "a city street in black and white": "a city street",
+    "a city street shown in black and white": "a city street",
+    "a man photographed in black and white": "a man",
+    "a beach in grayscale": "a beach",
+    "a beach in sepia tones": "a beach",
+    "a photo of a lighthouse in black and white on a hill": "a photo of a lighthouse on a hill",
+    "In black and white, a dog runs": "A dog runs",
+    "a dog on a beach, black and white": "a dog on a beach",
+    "a dog on a beach, black and white photo": "a dog on a beach",
+    "a dog on a beach, black and white photography": "a dog on a beach",
+    "black and white, a dog on a beach": "a dog on a beach",
+    "a dog on a beach (black and white)": "a dog on a beach",
+    "a dog on a beach. the photo is black and white.": "a dog on a beach.",
+    "a dog on a beach. The image is in black and white": "a dog on a beach",
+    "a man and a woman in a black and white photo": "a man and a woman in a photo",
+    "a black and white photo of a black and white cat": "a photo of a black and white cat",
+    "two black and white photos of a dog": "two photos of a dog",
+    "a black and white drawing of a horse": "a drawing of a horse",
+    "a black and white portrait of an old woman": "a portrait of an old woman",
+}
+KEPT = [
+    "a black and white cat",
+    "a photo of a black and white cat",
+    "a black and white cat sitting on a chair",
+    "a black and white striped shirt",
+    "a man in a black and white striped shirt",
+    "a woman dressed in black and white",
+    "a man in black and white",
+    "a referee in black and white",
+    "two people dressed in black and white on a beach",
+    "a black and white cow in a field",
+    "a herd of black and white cows",
+    "a zebra with black and white stripes",
+    "a photo of a man in a black and white shirt",
+    "a woman in a black and white dress",
+    "a black and white checkered floor",
+    "a bathroom with black and white tiles",
+    "a woman standing next to a black and white picture frame",
+    "a black and white photo frame on a table",
+    "a man in a black and white photo booth",
+    "a wall painted in black and white",
+    "a vintage photo of a car",
+    "an old photo of a house",
+    "a black dog and a white cat",
+    "a black car and white truck",
+    "a white and black dog",
+    "a man in a black suit and a white shirt",
+    "a photo of a panda",
+    "a black and white penguin on ice",
+    "a soccer player in black and white stripes",
+    "a monochrome monitor on a desk",
+    "a photo of the sea",
+    "a photo of mountains, alp",
+    "a black and white soccer ball",
+    "",
+    "a photo of a player wearing black and white",
+    "a photo of an English springer",
+    "a girl holding a black and white umbrella",
+    "a photo of a person painted in black and white",
+    "a gray horse",
+    "a white horse in black mud",
+]
+
+
+@pytest.mark.parametrize("text", STRIPPED)
+def test_monochrome_phrases_go(text):
+    assert strip_monochrome(text) == STRIPPED[text]
+    assert strip_monochrome(STRIPPED[text]) == STRIPPED[text]
+
+
+@pytest.mark.parametrize("text", KEPT)
+def test_black_and_white_things_stay(text):
+    assert strip_monochrome(text) == text
+
+
+def test_captioner_strips_its_captions():
+    captioner = tiny_coca()
+    captioner.tokenizer = Tokenizer.from_captions(["a black and white photo of a dog"], 12, 64)
+    captioner.decode = lambda images: [(captioner.tokenizer(["a black and white photo of a dog"])[0].tolist(), 0.0)]
+    assert captioner(pictures(1)) == ["a photo of a dog"]
+
+
+# --- training ---------------------------------------------------------------------------------------------------------
+
+
+def test_contrastive_loss_shares_equal_captions():
+    """Against a loop over pairs; rows 0 and 2 have the same caption."""
+    torch.manual_seed(0)
+    a, b = (torch.nn.functional.normalize(torch.randn(3, 8), dim=-1) for _ in range(2))
+    text = torch.tensor([[1, 5, 2], [1, 6, 2], [1, 5, 2]])
+    expected = 0.0
+    for x, y in ((a, b), (b, a)):
+        for i in range(3):
+            same = [j for j in range(3) if text[i].tolist() == text[j].tolist()]
+            exps = [torch.exp(10 * x[i] @ y[j]) for j in range(3)]
+            expected -= sum(torch.log(exps[j] / sum(exps)) for j in same) / len(same) / 6
+    torch.testing.assert_close(contrastive_loss(a, b, text, torch.tensor(10.0)), expected)
+
+
+def test_stage_overfits_eight_pictures():
+    torch.manual_seed(0)
+    words = ["dog", "cat", "church", "horse", "boat", "street", "forest", "chair"]
+    captions = [f"a photo of a {word}" for word in words]
+    tokenizer = Tokenizer.from_captions(captions, 12, 64)
+    stage = CaptionerStage(TinyCoCa(TINY, tokenizer)).train()
+    assert set(stage.parts()) == {"captioner"}
+    coarse = torch.rand(8, 3, 4, 4)
+    rgb = torch.nn.functional.interpolate(coarse, (64, 64), mode="bicubic").clamp(0, 1)
+    optimizer = torch.optim.AdamW(stage.parameters(), lr=5e-3)
+    batch = {"rgb": rgb, "captions": captions}
+    first = None
+    for _ in range(60):
+        losses = stage(batch)
+        first = first or {name: loss.item() for name, loss in losses.items()}
+        optimizer.zero_grad()
+        losses["loss"].backward()
+        optimizer.step()
+    torch.testing.assert_close(losses["loss"], losses["contrastive"] + 2 * losses["caption"])
+    assert losses["caption"] < 0.5 * first["caption"]
+    assert all(p.grad is not None for p in stage.parameters())
+    stage.eval()
+    assert stage.captioner(rgb) == captions
