@@ -14,7 +14,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from benchmarks.embedded_model import add_model_arguments, positive, read_shard
+from benchmarks.embedded_model import add_model_arguments, keys_of, positive, read_shard
 
 PHOTOS = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 BACKGROUND, INK = (24, 24, 24), (230, 230, 230)
@@ -58,13 +58,12 @@ def stack(sections: Sequence[Image.Image]) -> Image.Image:
 
 def choose(path: Path, count: int, seed: int) -> Iterator[tuple[str, Image.Image]]:
     """`count` pictures of a shard, the same ones for a seed, with their keys, in the shard's order."""
-    keys = [pair.key for pair in read_shard(path)]
+    keys = keys_of(path)
     if not keys:
         raise ValueError(f"{path} has no pictures")
     chosen = set(random.Random(seed).sample(keys, min(count, len(keys))))
-    for pair in read_shard(path):
-        if pair.key in chosen:
-            yield pair.key, Image.fromarray((pair.truth * 255).round().byte().permute(1, 2, 0).numpy())
+    for pair in read_shard(path, chosen):
+        yield pair.key, Image.fromarray((pair.truth * 255).round().byte().permute(1, 2, 0).numpy())
 
 
 def photos_of(folder: Path) -> Iterator[Image.Image]:

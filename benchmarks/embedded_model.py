@@ -13,7 +13,7 @@ import math
 import sys
 import tarfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import groupby, islice
 from pathlib import Path
@@ -26,6 +26,7 @@ from torch import Tensor
 from seada_core import color, metrics
 
 NETWORK = "efficientnet-lite0"
+PICTURES = (".jpg", ".jpeg", ".png", ".webp")
 
 
 @dataclass(frozen=True)
@@ -53,15 +54,23 @@ def gray_of(rgb: Tensor) -> Tensor:
     return to_8bit(color.luminance(rgb)).expand_as(rgb)
 
 
-def read_shard(path: Path) -> Iterator[Pair]:
-    """Pictures of a webdataset shard in their order, one in memory at a time.
+def keys_of(path: Path) -> list[str]:
+    """The keys of a webdataset shard's pictures, in their order."""
+    with tarfile.open(path) as shard:
+        return [m.name.rsplit(".", 1)[0] for m in shard if m.isfile() and m.name.endswith(PICTURES)]
 
-    Raises ValueError, naming the member, for a picture that cannot be read.
+
+def read_shard(path: Path, keys: Container[str] | None = None) -> Iterator[Pair]:
+    """Pictures of a webdataset shard in their order (only those of `keys`, if given), one in memory at a time.
+
+    Raises ValueError, naming the picture, for one that cannot be read.
     """
     with tarfile.open(path) as shard:
         for key, members in groupby((m for m in shard if m.isfile()), key=lambda m: m.name.rsplit(".", 1)[0]):
+            if keys is not None and key not in keys:
+                continue
             parts = {m.name.rsplit(".", 1)[-1]: shard.extractfile(m).read() for m in members}
-            picture = next((parts[suffix] for suffix in ("jpg", "png", "webp") if suffix in parts), None)
+            picture = next((parts[suffix[1:]] for suffix in PICTURES if suffix[1:] in parts), None)
             if picture is None:
                 continue
             about = json.loads(parts.get("json", b"{}"))

@@ -153,9 +153,9 @@ class ConvTower(nn.Module):
 
         def conv(inputs: int, outputs: int, kernel: int, stride: int) -> nn.Sequential:
             padding = (kernel - stride + 1) // 2
-            return nn.Sequential(
-                nn.Conv2d(inputs, outputs, kernel, stride, padding, bias=False), nn.BatchNorm2d(outputs)
-            )
+            # running statistics over the last 30 steps or so suit averaged (EMA) weights better than the last ten's
+            norm = nn.BatchNorm2d(outputs, momentum=0.03)
+            return nn.Sequential(nn.Conv2d(inputs, outputs, kernel, stride, padding, bias=False), norm)
 
         stages = []
         inputs, kernel, stride = 1, config.stem_stride + 2, config.stem_stride
@@ -266,6 +266,8 @@ class BLIPCaptioner(nn.Module):
     def forward(self, images: Tensor) -> list[str]:
         pixels = normalize(resize(images.to(self.model.device), self.image_size, crop=False), self.mean, self.std)
         ids = self.model.generate(pixel_values=pixels.to(self.model.dtype), **self.options)
+        if self.model.config.model_type == "blip":
+            ids = ids[:, 1:]  # the start token, which not every copy of its tokenizer knows to be special
         return [strip_monochrome(text) for text in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
 
 

@@ -74,17 +74,27 @@ def psnr(a: Tensor, b: Tensor) -> Tensor:
 
 
 def ssim(a: Tensor, b: Tensor) -> Tensor:
-    """Structural similarity (Wang et al. 2004) of RGB with data range 1: 11×11 Gaussian window of sigma 1.5, mean over
-    channels and pixels. Raises ValueError for pictures smaller than the window."""
+    """Structural similarity of RGB with data range 1 (Wang et al. 2004): 11×11 Gaussian window of sigma 1.5, mean over
+    the channels and over the pixels whose window lies inside the picture, as in the paper and in scikit-image.
+
+    Raises ValueError for pictures smaller than the window.
+    """
     from torchmetrics.functional.image import structural_similarity_index_measure
 
     a, b = _pair(a, b)
     if min(a.shape[-2:]) < SSIM_WINDOW:
         raise ValueError(f"SSIM needs pictures of at least {SSIM_WINDOW}×{SSIM_WINDOW} px, got {tuple(a.shape[-2:])}")
-    values = structural_similarity_index_measure(
-        a.reshape(-1, *a.shape[-3:]), b.reshape(-1, *b.shape[-3:]), data_range=1.0, reduction="none"
+    _, values = structural_similarity_index_measure(
+        a.reshape(-1, *a.shape[-3:]),
+        b.reshape(-1, *b.shape[-3:]),
+        data_range=1.0,
+        reduction="none",
+        return_full_image=True,
     )
-    return values.reshape(a.shape[:-3])
+    # The mean that torchmetrics itself returns includes windows filled up by reflection, in some of its versions.
+    border = SSIM_WINDOW // 2
+    inside = values[..., border : a.shape[-2] - border, border : a.shape[-1] - border]
+    return inside.mean(dim=(-3, -2, -1)).reshape(a.shape[:-3])
 
 
 def delta_e2000(a: Tensor, b: Tensor) -> Tensor:
@@ -217,19 +227,22 @@ def feature_statistics(batches: Iterable[Tensor], name: str = "efficientnet-lite
     return statistics
 
 
-def _square_root(covariance: Tensor) -> Tensor:
+def _factor(covariance: Tensor) -> Tensor:
+    """F with F Fᵀ = Σ, one column for each eigenvalue that is not zero to rounding."""
     values, vectors = torch.linalg.eigh(covariance)
-    return vectors * values.clamp(min=0).sqrt() @ vectors.T
+    kept = values > values[-1] * len(values) * torch.finfo(values.dtype).eps
+    return vectors[:, kept] * values[kept].sqrt()
 
 
 def frechet_distance(a: GaussianStatistics, b: GaussianStatistics) -> float:
     """|μ_a - μ_b|² + tr(Σ_a + Σ_b - 2 (Σ_a Σ_b)^½), Dowson and Landau 1982, as in FID.
 
-    The last trace is the sum of singular values of Σ_a^½ Σ_b^½, which stays accurate for singular covariances (fewer
-    pictures than features). With few pictures the distance is biased upwards: compare it only at equal counts.
+    With Σ = F Fᵀ the last trace is the sum of the singular values of F_aᵀ F_b, which stays accurate for singular
+    covariances (fewer pictures than features). With few pictures the distance is biased upwards: compare it only at
+    equal counts.
     """
     covariance_a, covariance_b = a.covariance, b.covariance
-    overlap = torch.linalg.svdvals(_square_root(covariance_a) @ _square_root(covariance_b)).sum()
+    overlap = torch.linalg.svdvals(_factor(covariance_a).T @ _factor(covariance_b)).sum()
     distance = (a.mean - b.mean).square().sum() + covariance_a.trace() + covariance_b.trace() - 2 * overlap
     return max(0.0, distance.item())
 

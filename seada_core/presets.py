@@ -96,11 +96,10 @@ class TokenConfig:
 
 @dataclass(frozen=True)
 class CaptionerConfig:
-    """A CoCa (open_clip). Only the tiny one of `mini` is built from this; larger ones come from files.
+    """A CoCa (open_clip). Only the tiny one of `mini` is built from this; larger ones come from files."""
 
-    The vocabulary and the caption length are its tokenizer's.
-    """
-
+    vocab_size: int = 4096  # at most: the tokenizer keeps only the tokens that its training captions use
+    length: int = 32  # tokens per caption
     image_size: int = 96
     vision_channels: tuple[int, ...] = (32, 64, 128, 256)  # at strides stem_stride, then twice that, ...
     vision_blocks: tuple[int, ...] = (0, 1, 1, 1)  # residual blocks at each

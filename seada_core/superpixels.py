@@ -59,12 +59,14 @@ def _cluster(lab: Tensor, n_segments: int, compactness: float, iterations: int) 
     corner_x = torch.arange(nx, device=device) * bw
     corners = torch.stack(torch.meshgrid(corner_y, corner_x, indexing="ij"), -1).view(-1, 1, 2) * scale
 
-    def around(corner: Tensor, size: int, count: int, length: int) -> Tensor:
-        nearest = ((corner + size / 2) * count / length).floor().long()
-        return (nearest[:, None] + torch.arange(-1, 2, device=device)).clamp(0, count - 1)
+    def around(corner: Tensor, size: int, count: int, length: int) -> tuple[Tensor, Tensor]:
+        nearest = ((corner + size / 2) * count / length).floor().long().clamp(0, count - 1)
+        index = nearest[:, None] + torch.arange(-1, 2, device=device)
+        return index.clamp(0, count - 1), (index >= 0) & (index < count)
 
-    near_y, near_x = around(corner_y, bh, rows, height), around(corner_x, bw, columns, width)
+    (near_y, in_y), (near_x, in_x) = around(corner_y, bh, rows, height), around(corner_x, bw, columns, width)
     candidates = (near_y[:, None, :, None] * columns + near_x[None, :, None, :]).view(-1, 9)
+    exists = (in_y[:, None, :, None] & in_x[None, :, None, :]).view(-1, 9, 1)
 
     start_y = ((torch.arange(rows, device=device) + 0.5) * height / rows).long()
     start_x = ((torch.arange(columns, device=device) + 0.5) * width / columns).long()
@@ -75,21 +77,20 @@ def _cluster(lab: Tensor, n_segments: int, compactness: float, iterations: int) 
         near = centres[candidates]  # (blocks, 9, 5)
         near = torch.cat([near[..., :3], near[..., 3:] - corners], dim=-1)
         # |p - c|^2 without |p|^2, which is the same for all candidates
-        distance = torch.cat([-2 * near, near.square().sum(-1, keepdim=True)], dim=-1) @ pixels
-        best, choice = distance[:, 0].clone(), torch.zeros_like(distance[:, 0], dtype=torch.uint8)
-        for k in range(1, 9):
-            closer = distance[:, k] < best
-            choice.masked_fill_(closer, k)
-            torch.minimum(best, distance[:, k], out=best)
+        offset = near.square().sum(-1, keepdim=True).masked_fill(~exists, 1e9)  # finite: padding is 0
+        distance = torch.cat([-2 * near, offset], dim=-1) @ pixels  # (blocks, 9, pixels)
+        nearest = distance.amin(1, keepdim=True)
         if iteration == iterations - 1:
             break
-        member = (choice[:, None] == torch.arange(9, device=device, dtype=torch.uint8)[:, None]).to(lab.dtype)
+        member = (nearest - distance).sign_().add_(1)  # 1 at the nearest centre, else 0
         sums = member @ pixels.mT  # (blocks, 9, 6): sums of features, and counts
         sums[..., 3:5] += corners * sums[..., 5:]
         total = torch.zeros(rows * columns, 6, device=device).index_add_(0, candidates.flatten(), sums.flatten(0, 1))
         count = total[:, 5:]
         centres = torch.where(count > 0, total[:, :5] / count.clamp_min(1), centres)
-    labels = candidates.gather(1, choice.long())
+    # argmin along so short an axis is slow
+    rank = torch.arange(9, device=device, dtype=torch.uint8)[:, None]
+    labels = candidates.gather(1, ((distance == nearest) * rank).amax(1).long())
     labels = labels.view(ny, nx, bh, bw).transpose(1, 2).reshape(ny * bh, nx * bw)
     return labels[:height, :width]
 

@@ -354,7 +354,8 @@ class TokenDiffusion(nn.Module):
         start = round(strength * self.config.steps)
         if steps == 0 or start == 0:
             return z_tokens
-        times = torch.linspace(start, 0, min(steps, start) + 1).round().long().tolist()
+        strides = min(steps, start)
+        times = [round(start * i / strides) for i in range(strides, -1, -1)]
         conditions = (z_tokens, gray_features, context)
         x = q_sample(self.schedule, z_tokens, start, generators)
         for t, s in zip(times, times[1:]):

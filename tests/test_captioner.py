@@ -574,7 +574,7 @@ def test_stage_overfits_eight_pictures():
     optimizer = torch.optim.AdamW(stage.parameters(), lr=5e-3)
     batch = {"rgb": rgb, "captions": captions}
     first = None
-    for _ in range(60):
+    for _ in range(120):
         losses = stage(batch)
         first = first or {name: loss.item() for name, loss in losses.items()}
         optimizer.zero_grad()

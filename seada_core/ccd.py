@@ -1,0 +1,132 @@
+"""EDN's controllable creative diffusion: x0 guidance (Eq. 3, 4) and the learned modulation by grey photo and hints."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .backbone import decoder_sites
+from .color import luminance, rgb_to_ycbcr
+from .presets import HintConfig
+
+if TYPE_CHECKING:
+    from diffusers import UNet2DConditionModel
+
+# Weights of `losses` for guidance. Constancy stays small: grey world desaturates.
+WEIGHTS = {"exposure": 0.2, "constancy": 0.01, "smoothness": 0.01, "hint": 1.0, "luminance": 0.2}
+
+
+def predict_x0(x_t: Tensor, eps: Tensor, alpha_bar_t: Tensor | float) -> Tensor:
+    """Eq. 3: x0 = x_t / sqrt(alpha_bar_t) - sqrt(1 - alpha_bar_t) / sqrt(alpha_bar_t) eps; alpha_bar_t > 0."""
+    alpha_bar_t = torch.as_tensor(alpha_bar_t, dtype=x_t.dtype, device=x_t.device)
+    return (x_t - (1 - alpha_bar_t).sqrt() * eps) / alpha_bar_t.sqrt()
+
+
+def losses(rgb: Tensor, gray: Tensor, hint_map: Tensor | None = None, patch: int = 16) -> dict[str, Tensor]:
+    """The terms of L_CCD, Eq. 4, each (B,) and a mean over pixels, so that weights do not depend on the resolution.
+
+    Args:
+        rgb: decoded x0 (B, 3, H, W).
+        gray: the photo's luminance (B, 1, H, W).
+        hint_map: (B, 3, H, W): Cb, Cr, mask; None leaves the hint term out.
+        patch: side of the exposure term's patches, px.
+
+    exposure: mean |R_k - R_E| over patches, R_k the patch's mean intensity and R_E the photo's own there.
+    constancy: sum over {RG, RB, GB} of (Y_m - Y_n)^2, Y the picture's mean channel intensities (grey world).
+    smoothness: mean over pixels, summed over (Cb, Cr), of (|horizontal| + |vertical gradient|)^2.
+    hint: squared chroma distance to the hints, weighted by the mask. luminance: squared distance to `gray`.
+    """
+    ycbcr = rgb_to_ycbcr(rgb)
+    chroma = ycbcr[:, 1:]
+    size = min(patch, *rgb.shape[-2:])
+    exposure = (F.avg_pool2d(rgb.mean(1, keepdim=True), size) - F.avg_pool2d(gray, size)).abs().mean((1, 2, 3))
+    r, g, b = rgb.mean((2, 3)).unbind(1)
+    horizontal = F.pad(chroma.diff(dim=-1), (0, 1)).abs()
+    vertical = F.pad(chroma.diff(dim=-2), (0, 0, 0, 1)).abs()
+    terms = {
+        "exposure": exposure,
+        "constancy": (r - g) ** 2 + (r - b) ** 2 + (g - b) ** 2,
+        "smoothness": (horizontal + vertical).pow(2).sum(1).mean((1, 2)),
+        "luminance": (luminance(rgb) - gray).pow(2).mean((1, 2, 3)),
+    }
+    if hint_map is not None:
+        mask = hint_map[:, 2:]
+        terms["hint"] = ((chroma - hint_map[:, :2]).pow(2) * mask).sum(1).mean((1, 2))
+    return terms
+
+
+def weighted(terms: dict[str, Tensor], weights: dict[str, float] | None = None) -> Tensor:
+    """(B,) weighted sum of `losses`' terms; `weights` replaces single entries of `WEIGHTS`."""
+    weights = {**WEIGHTS, **(weights or {})}
+    return torch.stack([weights[name] * value for name, value in terms.items()]).sum(0)
+
+
+def guide(x0: Tensor, loss: Callable[[Tensor], Tensor], scale: float) -> Tensor:
+    """Move x0 down the gradient of a loss, without back-propagation through the UNet.
+
+    Args:
+        x0: estimate (B, 4, h, w); detached here.
+        loss: x0 to (B,) losses, each a mean over pixels.
+        scale: step length. The gradient is multiplied by the number of latent cells, so that a cell moves as far at
+            any resolution. The posterior variance does not enter (EDN removes it).
+    Returns:
+        x0 - scale h w grad, same dtype.
+    """
+    with torch.inference_mode(False), torch.enable_grad():
+        leaf = x0.detach().clone().requires_grad_(True)
+        (gradient,) = torch.autograd.grad(loss(leaf).sum(), leaf)
+    return x0 - scale * x0.shape[-2] * x0.shape[-1] * gradient.to(x0.dtype)
+
+
+class HintEncoder(nn.Module):
+    """The learned modulation: features of [grey, hint chroma, hint mask] scale and shift (SFT) the UNet's decoder.
+
+    One zero-initialised projection per decoder sub-block, at every resolution: at the start it changes nothing.
+
+    Args:
+        unet: the UNet to modulate; only its sizes are used.
+        config: widths of the stem at 1/2, 1/4 and 1/8 of the picture; deeper levels keep the last.
+    """
+
+    def __init__(self, unet: UNet2DConditionModel, config: HintConfig):
+        super().__init__()
+        sites = decoder_sites(unet)
+        stem: list[nn.Module] = []
+        before = 4
+        for width in config.channels:
+            stem += [nn.Conv2d(before, width, 3, stride=2, padding=1), nn.SiLU()]
+            before = width
+        stem += [nn.Conv2d(before, before, 3, padding=1), nn.SiLU()]
+        self.stem = nn.Sequential(*stem)
+        self.downs = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(before, before, 3, stride=2, padding=1), nn.SiLU())
+            for _ in range(max(level for _, level in sites))
+        )
+        self.levels = [level for _, level in sites]
+        self.projections = nn.ModuleList(nn.Conv2d(before, 2 * channels, 1) for channels, _ in sites)
+        for projection in self.projections:
+            nn.init.zeros_(projection.weight)
+            nn.init.zeros_(projection.bias)
+
+    def encode(self, gray: Tensor, hint_map: Tensor) -> list[Tensor]:
+        """Features at the latent's resolution, its half, and so on. One pass serves all steps.
+
+        Args:
+            gray: (B, 1, 8h, 8w) in [0, 1].
+            hint_map: (B, 3, 8h, 8w): Cb, Cr in [-0.5, 0.5], mask in [0, 1].
+        """
+        # chroma is small beside luminance: bring both to the order of 1
+        h = self.stem(torch.cat([gray * 2 - 1, hint_map[:, :2] * 4, hint_map[:, 2:]], dim=1))
+        features = [h]
+        for down in self.downs:
+            features.append(down(features[-1]))
+        return features
+
+    def modulate(self, i: int, h: Tensor, features: list[Tensor]) -> Tensor:
+        """h (1 + scale) + shift at decoder site `i`."""
+        scale, shift = self.projections[i](features[self.levels[i]]).chunk(2, dim=1)
+        return h * (1 + scale) + shift

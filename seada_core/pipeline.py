@@ -1,0 +1,371 @@
+"""Colorizer: photo in, colour photo out. It joins the parts; no part knows of another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from . import ccd, checkpoints
+from .backbone import Hook, build_scheduler, denoise
+from .color import luminance, merge_chroma, rgb_to_ycbcr
+from .hints import Hint, hint_map, propagate, resize_hint_map
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from .presets import Preset
+
+Callback = Callable[[int, int], None]  # steps done, steps in all; may raise to interrupt
+
+DECODE_SIZE = 512  # longest short side at which chroma is decoded, px; guided upsampling does the rest
+LONGEST = 4  # long side over short side beyond which a photo is squeezed for diffusion
+HINT_SCALE = 6.0  # step length of hint guidance
+
+
+class Colorizer:
+    """The whole method over one model: caption, adapt, diffuse under control, decode, put luminance back.
+
+    Args:
+        folder: part files; see `checkpoints.SECTIONS`. `unet`, `semantic_encoder` and `vq_decoder` must be there.
+        device: None for CUDA where there is one.
+        dtype: None for float32.
+    """
+
+    def __init__(self, folder: Path, device: torch.device | str | None = None, dtype: torch.dtype | None = None):
+        self.folder = folder
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.dtype = dtype or torch.float32
+        self._parts: dict[str, nn.Module] = {}
+        self.preset: Preset = checkpoints.read_preset(folder / "unet.safetensors", "unet")
+        self.scheduler = build_scheduler(self.preset.diffusion)
+
+    @classmethod
+    def from_pretrained(
+        cls, model: str, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> Colorizer:
+        """The embedded model for "mini", otherwise a folder of part files.
+
+        Raises:
+            CheckpointError: the folder or a part that is always needed is missing or broken.
+        """
+        colorizer = cls(checkpoints.model_folder(model), device, dtype)
+        for part in ("unet", "semantic_encoder", "vq_decoder"):
+            colorizer.part(part)
+        return colorizer
+
+    def has(self, part: str) -> bool:
+        """Whether the model comes with a part."""
+        return part in self._parts or (self.folder / f"{part}.safetensors").is_file()
+
+    def part(self, part: str) -> nn.Module:
+        """A part of the model, loaded at first use."""
+        if part not in self._parts:
+            module, _ = checkpoints.load_part(self.folder / f"{part}.safetensors", part)
+            # the text and token parts work on ids and log-probabilities: half precision gains nothing there
+            dtype = self.dtype if part in ("unet", "controlnet_rca", "semantic_adapter", "hint_encoder") else None
+            self._parts[part] = module.to(self.device, dtype, memory_format=torch.channels_last)
+        return self._parts[part]
+
+    @torch.inference_mode()
+    def __call__(
+        self,
+        image: Image.Image | Tensor,
+        *,
+        prompt: str | Sequence[str] | None = None,
+        negative_prompt: str | None = None,
+        hints: Sequence[Hint] = (),
+        palette: Sequence[str] | None = None,
+        steps: int | None = None,
+        guidance: float | None = None,
+        strength: float = 1.0,
+        seed: int = 0,
+        size: int | None = None,
+        token_steps: int = 0,
+        temperature: float = 1.0,
+        callback: Callback | None = None,
+    ) -> Image.Image | Tensor:
+        """Colour a photo, or a batch of them; each picture's result depends on itself and the seed alone.
+
+        Args:
+            image: a PIL picture of any mode and size, or sRGB (or grey) in [0, 1], (B, 3 or 1, H, W) or (3 or 1, H, W).
+                Only its luminance is used.
+            prompt: what the photo shows and in which colours; None asks the captioner.
+            negative_prompt: what guidance moves away from.
+            hints: colours at places, in pixels of the photo.
+            palette: colours (`#rrggbb`) to stay close to.
+            steps: denoising steps, at least 1; None for the model's own number, as with guidance and size.
+            guidance: classifier-free guidance weight; 1 turns it off.
+            strength: of the controller, 0 to 1 and beyond; 0 leaves it out.
+            seed: the noise of every picture.
+            size: short side of the picture that is diffused, px, a multiple of 8.
+            token_steps: steps of token diffusion on the codebook; 0 decodes the latent itself (Eq. 5).
+            temperature: of token diffusion.
+            callback: called as callback(done, steps) after every step.
+        Returns:
+            the same kind and size: PIL RGB, or (B, 3, H, W) or (3, H, W) in the input's dtype.
+        Raises:
+            ValueError: an argument is out of range; the message says what is allowed.
+        """
+        if isinstance(image, Tensor):
+            batch = image if image.ndim == 4 else image[None]
+            if batch.ndim != 4 or batch.shape[1] not in (1, 3) or 0 in batch.shape:
+                raise ValueError(f"expected (B, 3, H, W) or (3, H, W), grey or colour, not {tuple(image.shape)}")
+            gray = (luminance(batch) if batch.shape[1] == 3 else batch).float().clamp(0, 1)
+        else:
+            from .pictures import luminance_array
+
+            array = luminance_array(image)
+            gray = torch.from_numpy(array).float()[None, None]
+            if array.dtype.kind == "u":
+                gray = gray / 255
+        chroma = self.chroma(
+            gray,
+            prompt=prompt,
+            negative_prompt=negative_prompt,
+            hints=hints,
+            palette=palette,
+            steps=steps,
+            guidance=guidance,
+            strength=strength,
+            seed=seed,
+            size=size,
+            token_steps=token_steps,
+            temperature=temperature,
+            callback=callback,
+        )
+        if isinstance(image, Tensor):
+            rgb = merge_chroma(chroma.to(gray.device), gray).to(image.dtype)
+            return rgb if image.ndim == 4 else rgb[0]
+        from PIL import Image as PILImage
+
+        from .color import merge_tiled
+
+        return PILImage.fromarray(merge_tiled(chroma[0].float().cpu(), array))
+
+    def chroma(
+        self,
+        gray: Tensor,
+        *,
+        prompt: str | Sequence[str] | None = None,
+        negative_prompt: str | None = None,
+        hints: Sequence[Hint] = (),
+        palette: Sequence[str] | None = None,
+        steps: int | None = None,
+        guidance: float | None = None,
+        strength: float = 1.0,
+        seed: int = 0,
+        size: int | None = None,
+        token_steps: int = 0,
+        temperature: float = 1.0,
+        callback: Callback | None = None,
+    ) -> Tensor:
+        """(Cb, Cr) maps (B, 2, h, w) for grey photos (B, 1, H, W) in [0, 1], h <= H; arguments as for calling."""
+        sampling = self.preset.sampling
+        steps = sampling.steps if steps is None else steps
+        guidance = sampling.guidance if guidance is None else guidance
+        size = sampling.size if size is None else size
+        _check(steps, self.preset.diffusion.train_steps, guidance, strength, size, token_steps, temperature)
+        photo_size = tuple(gray.shape[-2:])
+        small = _resize(gray, _diffusion_size(photo_size, size)).to(self.device)
+        decoded = _resize(gray, _decode_size(photo_size, max(DECODE_SIZE, size))).to(self.device)
+
+        if prompt is None:
+            prompt = self.caption(small)
+        texts = [prompt] * len(gray) if isinstance(prompt, str) else list(prompt)
+        if len(texts) != len(gray):
+            raise ValueError(f"{len(texts)} prompts for {len(gray)} pictures: give one, or one each")
+        context = self.context(texts)
+        uncond = self.context([negative_prompt or ""]).expand_as(context) if guidance != 1 else None
+
+        hooks: list[Hook] = []
+        spread = None
+        if hints:
+            sparse = hint_map(hints, decoded.shape[-2:], photo_size).to(self.device).expand(len(gray), -1, -1, -1)
+            chroma, confidence = propagate(decoded, sparse)
+            spread = torch.cat([chroma, confidence], dim=1)
+            if self.has("hint_encoder"):
+                hooks.append(self._modulation(small, resize_hint_map(sparse, small.shape[-2:])))
+        correct = self._correction(small, spread, palette)
+        z = self.sample(small, context, uncond, steps, guidance, strength, seed, hooks, correct, callback)
+        chroma = self.decode(z, decoded, context, token_steps, temperature, seed)
+        if spread is not None:
+            # where a hint is certain it is the colour, whatever the model thinks
+            chroma = chroma + spread[:, 2:] * (spread[:, :2] - chroma)
+        return chroma
+
+    def caption(self, gray: Tensor) -> list[str]:
+        """What the captioner says of grey photos (B, 1, H, W); empty texts for a model without one."""
+        if not self.has("captioner"):
+            return [""] * len(gray)
+        return self.part("captioner")(gray.expand(-1, 3, -1, -1))
+
+    def context(self, texts: Sequence[str]) -> Tensor:
+        """e_r (B, L, d): semantic encoder, then the semantic adapter where the model has one."""
+        e = self.part("semantic_encoder")(list(texts))[0].to(self.dtype)
+        return self.part("semantic_adapter")(e) if self.has("semantic_adapter") else e
+
+    def sample(
+        self,
+        gray: Tensor,
+        context: Tensor,
+        uncond: Tensor | None,
+        steps: int,
+        guidance: float,
+        strength: float,
+        seed: int,
+        hooks: Sequence[Hook] = (),
+        correct: Callable[[Tensor], Tensor] | None = None,
+        callback: Callback | None = None,
+    ) -> Tensor:
+        """Latents (B, 4, h, w) in float32 by deterministic DDIM, from noise at the last timestep.
+
+        Args:
+            gray: condition (B, 1, 8h, 8w).
+            context, uncond: (B, L, d); uncond None for no guidance.
+            hooks: besides RCA, see `backbone.denoise`.
+            correct: changes each step's x0 estimate.
+        """
+        batch, _, height, width = gray.shape
+        noise = torch.randn(4, height // 8, width // 8, generator=torch.Generator().manual_seed(seed))
+        x = noise.to(self.device).expand(batch, -1, -1, -1).contiguous(memory_format=torch.channels_last)
+        rows = 1 if uncond is None else 2
+        both = context if uncond is None else torch.cat([context, uncond])
+        condition = gray.expand(-1, 3, -1, -1).repeat(rows, 1, 1, 1).to(self.dtype)
+        unet = self.part("unet")
+        control = self.part("controlnet_rca") if strength != 0 and self.has("controlnet_rca") else None
+        self.scheduler.set_timesteps(steps)
+        timesteps = self.scheduler.timesteps.tolist()
+        alphas = self.scheduler.alphas_cumprod.tolist()
+        for done, (t, before) in enumerate(zip(timesteps, [*timesteps[1:], -1]), 1):
+            z_t = x.repeat(rows, 1, 1, 1).to(self.dtype)
+            timestep = torch.tensor(t, device=self.device)
+            residuals, attend = None, []
+            if control is not None:
+                features = control.encode(z_t, timestep, both, condition, strength)
+                residuals = features.residuals
+                attend = [lambda i, h, f=features: control.attend(i, h, f)]
+            output = denoise(unet, z_t, timestep, both, residuals, [*attend, *hooks]).float()
+            if uncond is not None:
+                with_text, without = output.chunk(2)
+                output = without + guidance * (with_text - without)
+            alpha_bar, alpha_bar_before = alphas[t], alphas[before] if before >= 0 else 1.0
+            if self.preset.diffusion.prediction == "v_prediction":
+                x0 = alpha_bar**0.5 * x - (1 - alpha_bar) ** 0.5 * output
+            else:
+                x0 = ccd.predict_x0(x, output, alpha_bar)
+            if correct is not None:
+                x0 = correct(x0)
+            eps = (x - alpha_bar**0.5 * x0) / (1 - alpha_bar) ** 0.5
+            x = alpha_bar_before**0.5 * x0 + (1 - alpha_bar_before) ** 0.5 * eps
+            if callback is not None:
+                callback(done, steps)
+        return x
+
+    def decode(
+        self,
+        z: Tensor,
+        gray: Tensor,
+        context: Tensor,
+        token_steps: int = 0,
+        temperature: float = 1.0,
+        seed: int = 0,
+    ) -> Tensor:
+        """(Cb, Cr) at `gray`'s size of latents z: by Eq. 5, or with `token_steps` after token diffusion (Eq. 6)."""
+        decoder = self.part("vq_decoder")
+        if not token_steps:
+            return decoder.chroma(z, gray)
+        if not self.has("token_diffusion"):
+            raise ValueError(f"{self.folder} has no token_diffusion part: use token_steps=0, or train stage tokens")
+        features = decoder.gray_features(gray)
+        tokens = self.part("token_diffusion").sample(
+            decoder.encode_tokens(z, gray),
+            features[-1],
+            context.float(),
+            token_steps,
+            [torch.Generator().manual_seed(seed) for _ in range(len(z))],
+            temperature=temperature,
+        )
+        return decoder.chroma(decoder.dequantize(tokens, features), gray, features)
+
+    def _modulation(self, gray: Tensor, sparse: Tensor) -> Hook:
+        encoder = self.part("hint_encoder")
+        features = encoder.encode(gray.to(self.dtype), sparse.to(self.dtype))
+
+        def modulate(i: int, h: Tensor) -> Tensor:
+            rows = [f.repeat(len(h) // len(f), 1, 1, 1) for f in features]
+            return encoder.modulate(i, h, rows)
+
+        return modulate
+
+    def _correction(
+        self, gray: Tensor, spread: Tensor | None, palette: Sequence[str] | None
+    ) -> Callable[[Tensor], Tensor] | None:
+        """CCD's guidance of x0 towards hints, and towards the nearest colours of a palette."""
+        if spread is None and not palette:
+            return None
+        decoder = self.part("vq_decoder")
+        target = None if spread is None else resize_hint_map(spread, gray.shape[-2:])
+        colors = None if not palette else _palette_chroma(palette).to(self.device)
+
+        def loss(x0: Tensor) -> Tensor:
+            # the grey photo is the luminance already: only chroma can be wrong
+            chroma = decoder.chroma(x0, gray)
+            total = x0.new_zeros(len(x0))
+            if target is not None:
+                distance = (chroma - target[:, :2]).pow(2).sum(1)
+                total = total + (distance * target[:, 2]).mean((1, 2))
+            if colors is not None:
+                distances = (chroma[:, None] - colors[None, :, :, None, None]).pow(2).sum(2)
+                total = total + 0.3 * distances.amin(1).mean((1, 2))
+            return total
+
+        return lambda x0: ccd.guide(x0, loss, HINT_SCALE)
+
+
+def _check(steps, train_steps, guidance, strength, size, token_steps, temperature) -> None:
+    if not 1 <= steps <= train_steps:
+        raise ValueError(f"steps must be 1 to {train_steps}, not {steps}")
+    if not 0 <= guidance <= 100:
+        raise ValueError(f"guidance must be 0 to 100, not {guidance}")
+    if not 0 <= strength <= 10:
+        raise ValueError(f"strength must be 0 to 10, not {strength}")
+    if size < 8 or size % 8:
+        raise ValueError(f"size must be a multiple of 8 px and at least 8, not {size}")
+    if token_steps < 0:
+        raise ValueError(f"token_steps must not be negative, not {token_steps}")
+    if temperature <= 0:
+        raise ValueError(f"temperature must be above 0, not {temperature}")
+
+
+def _diffusion_size(photo: tuple[int, int], size: int) -> tuple[int, int]:
+    """The photo's shape with its short side at `size`, both sides multiples of 8."""
+    scale = size / min(photo)
+    height, width = (min(max(8, round(side * scale / 8) * 8), size * LONGEST) for side in photo)
+    return height, width
+
+
+def _decode_size(photo: tuple[int, int], short: int) -> tuple[int, int]:
+    """The photo's own size where its short side is at most `short`, else scaled down to it."""
+    scale = min(1.0, short / min(photo), short * LONGEST / max(photo))
+    height, width = (max(1, round(side * scale)) for side in photo)
+    return height, width
+
+
+def _resize(gray: Tensor, size: tuple[int, int]) -> Tensor:
+    if tuple(gray.shape[-2:]) == size:
+        return gray
+    return F.interpolate(gray, size, mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
+
+
+def _palette_chroma(palette: Sequence[str]) -> Tensor:
+    """Hex colours to (N, 2) chroma; grey is always allowed."""
+    from PIL import ImageColor
+
+    rgb = torch.tensor([ImageColor.getrgb(color)[:3] for color in palette]).float() / 255
+    chroma = rgb_to_ycbcr(rgb.T[:, :, None])[1:, :, 0].T
+    return torch.cat([chroma, torch.zeros(1, 2)])

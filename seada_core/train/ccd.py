@@ -1,0 +1,49 @@
+"""Stage ccd: the hint encoder learns to modulate a frozen, controlled UNet (EDN, learned modulation)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ..color import luminance
+from ..hints import sample_point_hints, sample_superpixel_hints
+from ..presets import Preset, TrainConfig
+from .diffusion import DiffusionStage, add_noise, latent_error, pick_texts, sample_timesteps, target
+
+
+class CCDStage(DiffusionStage):
+    """Only the hint encoder is trained; hints are revealed superpixels for half of a batch and few points for the rest.
+
+    Args:
+        parts: unet, semantic_encoder, semantic_adapter, controlnet_rca, hint_encoder.
+    """
+
+    def __init__(self, parts: dict[str, nn.Module], preset: Preset, config: TrainConfig):
+        super().__init__("ccd", parts, preset, config)
+        self.hint_encoder = parts["hint_encoder"].requires_grad_(True)
+
+    def forward(self, batch: dict) -> dict[str, Tensor]:
+        z, rgb = batch["latent"], batch["rgb"]
+        gray = luminance(rgb)
+        with torch.no_grad():
+            context = self.context(pick_texts(batch, self.config))
+            hints = self._hints(rgb)
+        noise = torch.randn_like(z)
+        t = sample_timesteps(len(z), self.config, self.scheduler.config.num_train_timesteps, z.device)
+        z_t = add_noise(self.scheduler, z, noise, t)
+        features = self.hint_encoder.encode(gray, hints)
+        hook = lambda i, h: self.hint_encoder.modulate(i, h, features)  # noqa: E731
+        prediction = self.predict(z_t, t, context, gray.expand_as(rgb), [hook])
+        wanted = target(self.scheduler, z, noise, t)
+        return {"loss": latent_error(prediction, wanted, self.config.chroma_weight)}
+
+    def _hints(self, rgb: Tensor) -> Tensor:
+        # drawn on the CPU from torch's own stream, so that a resumed run draws the same
+        generator = torch.Generator().manual_seed(int(torch.randint(2**31, ())))
+        half = len(rgb) // 2
+        pictures = rgb.cpu()
+        superpixels = sample_superpixel_hints(pictures[:half], generator) if half else pictures[:0]
+        return torch.cat([superpixels, sample_point_hints(pictures[half:], generator)]).to(rgb.device)
+
+    def parts(self) -> dict[str, nn.Module]:
+        return {"hint_encoder": self.hint_encoder}

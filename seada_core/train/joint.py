@@ -1,0 +1,63 @@
+"""Stage joint: L_total = L_diff + 0.1 L_CCD + 0.6 L_VQ (EDN Eq. 1), all at once."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from .. import ccd
+from ..color import luminance
+from ..presets import Preset, TrainConfig
+from .diffusion import DiffusionStage, add_noise, latent_error, pick_texts, sample_timesteps, target
+
+CCD_WEIGHT, VQ_WEIGHT = 0.1, 0.6
+
+
+class JointStage(DiffusionStage):
+    """Controller, adapter and token diffusion together; the codec stays frozen, since both others live in its space.
+
+    L_CCD is taken on the decoded x0 of Eq. 3 and weighted by alpha_bar_t: at high noise x0 says little. Token diffusion
+    is conditioned on the tokens of that same x0, the colour latent that the first step produces.
+
+    Args:
+        parts: unet, semantic_encoder, semantic_adapter, controlnet_rca, vq_decoder, token_diffusion.
+    """
+
+    def __init__(self, parts: dict[str, nn.Module], preset: Preset, config: TrainConfig):
+        super().__init__("stage3", parts, preset, config)
+        self.name = "joint"
+        self.vq_decoder = parts["vq_decoder"].requires_grad_(False)
+        self.token_diffusion = parts["token_diffusion"].requires_grad_(True)
+
+    def forward(self, batch: dict) -> dict[str, Tensor]:
+        z, rgb = batch["latent"], batch["rgb"]
+        gray = luminance(rgb)
+        context = self.context(pick_texts(batch, self.config))
+        noise = torch.randn_like(z)
+        t = sample_timesteps(len(z), self.config, self.scheduler.config.num_train_timesteps, z.device)
+        z_t = add_noise(self.scheduler, z, noise, t)
+        prediction = self.predict(z_t, t, context, gray.expand_as(rgb)).float()
+        diffusion = latent_error(prediction, target(self.scheduler, z, noise, t), self.config.chroma_weight)
+
+        alpha_bar = self.scheduler.alphas_cumprod.to(z.device)[t][:, None, None, None]
+        if self.scheduler.config.prediction_type == "v_prediction":
+            x0 = alpha_bar.sqrt() * z_t - (1 - alpha_bar).sqrt() * prediction
+        else:
+            x0 = ccd.predict_x0(z_t, prediction, alpha_bar)
+        terms = ccd.losses(self.vq_decoder.decode(x0, gray).float(), gray)
+        guidance = (ccd.weighted(terms) * alpha_bar.flatten()).mean()
+
+        with torch.no_grad():
+            features = self.vq_decoder.gray_features(gray)[-1].float()
+            tokens = self.vq_decoder.encode_tokens(z, gray)
+            z_tokens = self.vq_decoder.encode_tokens(x0.detach(), gray)
+        vq = self.token_diffusion.loss(tokens, z_tokens, features, context.float())["loss"]
+        return {
+            "diffusion": diffusion,
+            "ccd": guidance,
+            "vq": vq,
+            "loss": diffusion + CCD_WEIGHT * guidance + VQ_WEIGHT * vq,
+        }
+
+    def parts(self) -> dict[str, nn.Module]:
+        return {**super().parts(), "token_diffusion": self.token_diffusion}
