@@ -53,19 +53,14 @@ def build_scheduler(config: DiffusionConfig) -> DDIMScheduler:
 
 
 def decoder_sites(unet: UNet2DConditionModel) -> list[tuple[int, int]]:
-    """(channels, level) of the hidden state after each decoder sub-block, its block's upsampling included.
+    """(channels, level) of the hidden state after each decoder sub-block, before its block's upsampling.
 
-    Level 0 is the latent's own resolution, 1 its half, and so on. Twelve sites in SD1.5.
+    Level 0 is the latent's own resolution, 1 its half, and so on. Twelve sites in SD1.5, three at each level.
     """
-    sites = []
-    level = len(unet.up_blocks) - 1
-    for block in unet.up_blocks:
-        last = len(block.resnets) - 1
-        for i, resnet in enumerate(block.resnets):
-            if i == last and block.upsamplers is not None:
-                level -= 1
-            sites.append((resnet.out_channels, level))
-    return sites
+    deepest = len(unet.up_blocks) - 1
+    return [
+        (resnet.out_channels, deepest - depth) for depth, block in enumerate(unet.up_blocks) for resnet in block.resnets
+    ]
 
 
 def encoder_features(net: nn.Module) -> list[tuple[int, int]]:
@@ -125,7 +120,7 @@ def denoise(
         timesteps: (B,) or a scalar tensor.
         context: (B, L, d) text embedding.
         residuals: added to the skips and the middle block's output, as ControlNet does; one per `encode` feature.
-        hooks: called after decoder sub-block i as `h = hook(i, h)`, in order; see `decoder_sites`.
+        hooks: called after decoder sub-block i, before any upsampling, as `h = hook(i, h)`, in order; see `decoder_sites`.
     """
     timesteps = timesteps.expand(x.shape[0])
     emb = time_embedding(unet, timesteps, x.dtype)
@@ -136,15 +131,13 @@ def denoise(
     site = 0
     for block in unet.up_blocks:
         attentions = getattr(block, "attentions", [None] * len(block.resnets))
-        last = len(block.resnets) - 1
-        for i, (resnet, attention) in enumerate(zip(block.resnets, attentions)):
+        for resnet, attention in zip(block.resnets, attentions):
             h = resnet(torch.cat([h, skips.pop()], dim=1), emb)
             if attention is not None:
                 h = attention(h, encoder_hidden_states=context, return_dict=False)[0]
-            if i == last:
-                for upsampler in block.upsamplers or ():
-                    h = upsampler(h, skips[-1].shape[-2:])
             for hook in hooks:
                 h = hook(site, h)
             site += 1
+        for upsampler in block.upsamplers or ():
+            h = upsampler(h, skips[-1].shape[-2:])
     return unet.conv_out(unet.conv_act(unet.conv_norm_out(h)))

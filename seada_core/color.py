@@ -2,7 +2,7 @@
 
 Pictures are float tensors `(..., 3, H, W)` of gamma-encoded sRGB in [0, 1]. Luminance is BT.601 luma of the encoded
 values, PIL's "L"; chroma is (Cb, Cr) of full-range JPEG YCbCr, centred at 0, in [-0.5, 0.5]. Nothing here clips unless
-it says so, and everything but `merge_uint8` is differentiable.
+it says so, and everything but `merge_tiled` is differentiable.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ CB, CR = 2 * (1 - KB), 2 * (1 - KR)  # B = Y + CB Cb, R = Y + CR Cr
 
 _LAB_DELTA = 6 / 29
 
-# Guided chroma upsampling, tuned on Kodak24: luma difference (0 to 1) at which a sample's say halves, ridge of the local
-# regression of chroma on luma, and how much of the blur of averaging is undone.
+# Guided chroma upsampling, tuned on Kodak24: luma difference (0 to 1) at which a sample's say halves, ridge of the
+# local regression of chroma on luma, and how much of the blur of averaging is undone.
 RANGE, RIDGE, SHARPEN = 0.1, 0.02, 0.6
 TILE = 512  # px a side: a tile's maps stay in the processor's cache
 
@@ -116,14 +116,12 @@ def ycbcr_to_rgb(ycbcr: Tensor) -> Tensor:
 
 
 def rgb_to_hsl(rgb: Tensor) -> Tensor:
-    """Encoded sRGB `(..., 3, H, W)` in [0, 1] to hue, saturation, lightness, each in [0, 1] (hue in turns; grey has 0)."""
+    """Encoded sRGB `(..., 3, H, W)` in [0, 1] to hue (turns; grey has 0), saturation, lightness in [0, 1]."""
     r, g, b = _channels(rgb, 3)
     top, low = rgb.amax(-3), rgb.amin(-3)
     span = top - low
     safe = torch.where(span > 0, span, torch.ones_like(span))
-    hue = torch.where(
-        top == r, (g - b) / safe % 6, torch.where(top == g, (b - r) / safe + 2, (r - g) / safe + 4)
-    )
+    hue = torch.where(top == r, (g - b) / safe % 6, torch.where(top == g, (b - r) / safe + 2, (r - g) / safe + 4))
     room = 1 - (top + low - 1).abs()
     saturation = torch.where(room > 0, span / torch.where(room > 0, room, torch.ones_like(room)), 0.0)
     return torch.stack([torch.where(span > 0, hue / 6, 0.0), saturation, (top + low) / 2], dim=-3)
@@ -169,11 +167,12 @@ def merge(chroma_rgb: Tensor, gray: Tensor) -> Tensor:
 
 
 def merge_chroma(cbcr: Tensor, gray: Tensor) -> Tensor:
-    """RGB `(..., 3, H, W)` in [0, 1] whose luma is `gray` `(..., 1, H, W)` and whose chroma comes from `cbcr` `(..., 2, h, w)`.
+    """RGB `(..., 3, H, W)` in [0, 1] with the luma `gray` `(..., 1, H, W)` and the chroma `cbcr` `(..., 2, h, w)`.
 
     Chroma of the luma's own size is taken as it is. Smaller chroma is upsampled with the luma as guide (see `_guided`),
     so that colours do not bleed over edges; larger chroma is averaged down. Colours outside the gamut are pulled in at
-    constant luma and hue. `gray` outside [0, 1] counts as its nearest bound. Raises ValueError for shapes that do not fit.
+    constant luma and hue. `gray` outside [0, 1] counts as its nearest bound. Raises ValueError for shapes that do not
+    fit.
     """
     _channels(cbcr, 2), _channels(gray, 1)
     if cbcr.shape[:-3] != gray.shape[:-3]:
@@ -196,8 +195,10 @@ def merge_chroma(cbcr: Tensor, gray: Tensor) -> Tensor:
         band = []
         for x in range(0, size[1], TILE):
             tile = gray[..., y : y + TILE, x : x + TILE]
-            chroma = cbcr[..., y : y + TILE, x : x + TILE] if low is None else _guided(
-                crop, tile, (y, x), size, tuple(cbcr.shape[-2:])
+            chroma = (
+                cbcr[..., y : y + TILE, x : x + TILE]
+                if low is None
+                else _guided(crop, tile, (y, x), size, tuple(cbcr.shape[-2:]))
             )
             band.append(_compose(tile, chroma))
         bands.append(torch.cat(band, dim=-1))
@@ -323,12 +324,13 @@ def _guided(crop: Crop, y: Tensor, origin: tuple[int, int], size: tuple[int, int
     total = torch.zeros_like(y)
     value = torch.zeros_like(y).repeat(1, 3, 1, 1)
     a = torch.zeros_like(y).repeat(1, 2, 1, 1)
-    for i in (0, 1):
-        wy = (rows[2] if i else 1 - rows[2]).to(y)[:, None]
-        across = samples.index_select(-2, (rows[i] - r0).to(device))
-        for j in (0, 1):
-            near = (columns[2] if j else 1 - columns[2]).to(y) * wy
-            tap = across.index_select(-1, (columns[j] - c0).to(device))
+    for j in (0, 1):
+        wx = (columns[2] if j else 1 - columns[2]).to(y)
+        # Columns first, while the rows are few: then whole rows are copied.
+        across = samples.index_select(-1, (columns[j] - c0).to(device))
+        for i in (0, 1):
+            near = (rows[2] if i else 1 - rows[2]).to(y)[:, None] * wx
+            tap = across.index_select(-2, (rows[i] - r0).to(device))
             dy = y - tap[:, 2:3]
             weight = near / (dy * dy + RANGE**2)
             total = total + weight

@@ -29,7 +29,8 @@ class Mapper(nn.Sequential):
         for width in channels:
             layers += [nn.Conv2d(in_channels, width, 4, stride=2, padding=1), nn.SiLU()]
             in_channels = width
-        super().__init__(*layers, nn.Conv2d(in_channels, out_channels, 4, padding="same"))
+        # an even kernel keeps the size with one more row of padding below and to the right
+        super().__init__(*layers, nn.ZeroPad2d((1, 2, 1, 2)), nn.Conv2d(in_channels, out_channels, 4))
 
     def forward(self, picture: Tensor) -> Tensor:
         return super().forward(picture * 2 - 1)
@@ -117,8 +118,8 @@ class ControlNetRCA(nn.Module):
         self.encoder = ConditionalEncoder(unet)
         groups = unet.conv_norm_out.num_groups
         features = encoder_features(unet)
-        self.pairs = _pair_sites(decoder_sites(unet), features, len(unet.up_blocks[0].resnets), config.sites)
         sites = decoder_sites(unet)
+        self.pairs = _pair_sites(sites, features, config.sites)
         self.rca = nn.ModuleDict(
             {
                 str(site): RCA(sites[site][0], features[feature][0], config.head_dim, groups)
@@ -168,9 +169,7 @@ def _zero_conv(channels: int) -> nn.Conv2d:
     return conv
 
 
-def _pair_sites(
-    sites: list[tuple[int, int]], features: list[tuple[int, int]], per_block: int, which: str
-) -> dict[int, int]:
+def _pair_sites(sites: list[tuple[int, int]], features: list[tuple[int, int]], which: str) -> dict[int, int]:
     """Decoder site -> index of the controller's feature of the same resolution, the deepest ones first.
 
     `conv_in`'s output (feature 0) has seen no network yet and is never attended to.
@@ -180,8 +179,9 @@ def _pair_sites(
     pairs = {}
     for level in {level for _, level in sites}:
         here = [i for i, (_, site_level) in enumerate(sites) if site_level == level]
+        if which == "blocks":
+            here = here[-1:]
         candidates = [j for j in range(len(features) - 1, 0, -1) if features[j][1] == level]
         for rank, site in enumerate(here):
-            if which == "all" or site % per_block == per_block - 1:
-                pairs[site] = candidates[rank * len(candidates) // len(here)]
+            pairs[site] = candidates[rank * len(candidates) // len(here)]
     return dict(sorted(pairs.items()))

@@ -117,9 +117,9 @@ class Colorizer:
                 raise ValueError(f"expected (B, 3, H, W) or (3, H, W), grey or colour, not {tuple(image.shape)}")
             gray = (luminance(batch) if batch.shape[1] == 3 else batch).float().clamp(0, 1)
         else:
-            from .pictures import luminance_array
+            from .pictures import from_pil
 
-            array = luminance_array(image)
+            array = from_pil(image).luminance
             gray = torch.from_numpy(array).float()[None, None]
             if array.dtype.kind == "u":
                 gray = gray / 255

@@ -74,7 +74,7 @@ class CodecConfig:
     codes: int = 1024  # K
     code_dim: int = 4  # directions of the latent residual that the codebook sees, at most `latent_channels`
     channels: tuple[int, ...] = (16, 32, 48, 96)  # the decoder's widths
-    blocks: tuple[int, ...] = (1, 1, 2, 2)  # its residual blocks; at full size they follow the injection, for the head
+    blocks: tuple[int, ...] = (1, 1, 2, 4)  # its residual blocks
     gray_channels: tuple[int, ...] = (16, 24, 32, 48)
     gray_blocks: tuple[int, ...] = (0, 1, 1, 2)
 

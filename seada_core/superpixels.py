@@ -16,7 +16,7 @@ HISTOGRAM_BITS = 5  # per RGB channel: colours are clustered through a histogram
 
 
 def slic(image: Tensor, n_segments: int, compactness: float = 10.0, iterations: int = 10) -> Tensor:
-    """SLIC superpixels (Achanta et al. 2012): k-means over (L*, a*, b*, x, y), each centre within its own neighbourhood.
+    """SLIC superpixels (Achanta et al. 2012): k-means over (L*, a*, b*, x, y), each centre in its own neighbourhood.
 
     Distances are those of the paper, D^2 = d_lab^2 + (d_xy / S)^2 compactness^2 with S the grid step, and every pixel
     compares the 3x3 centres of the grid around it. Fragments below a quarter of the mean area join the adjacent larger
@@ -152,7 +152,9 @@ def _connect(labels: Tensor, lab: Tensor) -> Tensor:
         distance = (mean[source] - mean[target]).square().sum(1)
         nearest = torch.full((n,), torch.inf, device=lab.device).scatter_reduce_(0, source, distance, "amin")
         chosen = distance == nearest[source]
-        parent = torch.arange(n, device=lab.device).scatter_reduce_(0, source[chosen], target[chosen], "amax", include_self=False)
+        parent = torch.arange(n, device=lab.device).scatter_reduce_(
+            0, source[chosen], target[chosen], "amax", include_self=False
+        )
         while not torch.equal(parent[parent], parent):
             parent = parent[parent]
         owner = parent[owner]
@@ -164,7 +166,7 @@ def _connect(labels: Tensor, lab: Tensor) -> Tensor:
 
 
 def quantize(image: Tensor, n: int) -> tuple[Tensor, Tensor]:
-    """The picture in at most `n` colours: k-means in L*a*b* from a deterministic start (farthest weighted colour first).
+    """The picture in at most `n` colours: k-means in L*a*b* from a deterministic start (farthest, weighted by use).
 
     image: (3, H, W) sRGB in [0, 1]. Returns the picture (3, H, W) and its palette (m, 3), m <= n, most frequent first;
     a picture that has fewer colours may keep fewer. Raises ValueError for another shape or `n` below 1.

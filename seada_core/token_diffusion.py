@@ -7,6 +7,7 @@ tokens were, given the tokens of the colour latent of the first diffusion (z_c),
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -73,9 +74,7 @@ def q_sample(
     return torch.where(fate < keep, x0, torch.where(fate < unmasked, anew, schedule.num_codes))
 
 
-def log_posterior(
-    schedule: TokenSchedule, log_x0: Tensor, x_t: Tensor, t: int | Tensor, s: int | Tensor
-) -> Tensor:
+def log_posterior(schedule: TokenSchedule, log_x0: Tensor, x_t: Tensor, t: int | Tensor, s: int | Tensor) -> Tensor:
     """log of the sum over x_0 of q(x_s | x_t, x_0) p(x_0), for any 0 <= s < t: (B, K + 1, N), the mask last.
 
     With log_x0 a (log) one-hot this is the posterior itself; with the network's prediction it is p_theta(x_s | x_t).
@@ -206,9 +205,7 @@ class TokenDiffusion(nn.Module):
         self.embed_time = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU())
         self.modulation = nn.Linear(width, 6 * width)
         self.null_context = nn.Parameter(torch.zeros(1, 1, config.context_dim))
-        self.blocks = nn.ModuleList(
-            TokenBlock(width, config.heads, config.context_dim) for _ in range(config.layers)
-        )
+        self.blocks = nn.ModuleList(TokenBlock(width, config.heads, config.context_dim) for _ in range(config.layers))
         self.norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, config.codes)
         for zero in (self.modulation, self.head):
@@ -220,14 +217,16 @@ class TokenDiffusion(nn.Module):
         self.register_buffer("loss_square", torch.zeros(config.steps))
         self.register_buffer("loss_count", torch.zeros(config.steps))
 
-    def forward(self, x_t: Tensor, t: Tensor, z_tokens: Tensor, gray_features: Tensor, context: Tensor | None) -> Tensor:
+    def forward(
+        self, x_t: Tensor, t: Tensor, z_tokens: Tensor, gray_features: Tensor, context: Tensor | None
+    ) -> Tensor:
         """Logits (B, K, N) of the clean tokens; x_t (B, N) in 0..K, t (B,)."""
         batch, _, height, width = gray_features.shape
         for name, tokens in (("x_t", x_t), ("z_tokens", z_tokens)):
             if tokens.shape != (batch, height * width):
                 raise ValueError(
-                    f"{name} must be ({batch}, {height * width}), one token for each position of the {height} x {width} "
-                    f"grey features, got {tuple(tokens.shape)}"
+                    f"{name} must be ({batch}, {height * width}), one token for each position of the {height} x {width}"
+                    f" grey features, got {tuple(tokens.shape)}"
                 )
         if context is None:
             context = self.null_context.expand(batch, -1, -1)
@@ -240,7 +239,7 @@ class TokenDiffusion(nn.Module):
         return self.head(self.norm(h)).mT
 
     def time_probabilities(self) -> Tensor:
-        """(T,) probabilities of drawing t = 1..T: proportional to the rms loss at t (VQ-Diffusion), uniform at first."""
+        """(T,) chances of drawing t = 1..T: proportional to the rms loss at t (VQ-Diffusion), uniform at first."""
         uniform = torch.full_like(self.loss_square, 1 / self.config.steps)
         if (self.loss_count <= 10).any():
             return uniform
@@ -248,9 +247,9 @@ class TokenDiffusion(nn.Module):
         return torch.lerp(rms / rms.sum(), uniform, UNIFORM_SHARE)
 
     def _remember(self, kl: Tensor, t: Tensor) -> None:
-        hit = F.one_hot(t - 1, self.config.steps).to(kl)  # a product, since scatter's order varies on a GPU
+        hit = F.one_hot(t - 1, self.config.steps).to(kl)  # a scatter's order varies on a GPU
         number = hit.sum(0)
-        mean = kl.square() @ hit / number.clamp(min=1)
+        mean = (kl.square()[:, None] * hit).sum(0) / number.clamp(min=1)
         rate = torch.where(self.loss_count == 0, 1.0, 0.1) * (number > 0)
         self.loss_square.lerp_(mean, rate)
         self.loss_count.add_(number)
@@ -358,7 +357,7 @@ class TokenDiffusion(nn.Module):
         times = [round(start * i / strides) for i in range(strides, -1, -1)]
         conditions = (z_tokens, gray_features, context)
         x = q_sample(self.schedule, z_tokens, start, generators)
-        for t, s in zip(times, times[1:]):
+        for t, s in itertools.pairwise(times):
             log_x0 = self._log_x0(x, t, conditions, temperature, truncation, guidance)
             x = sample_categorical(log_posterior(self.schedule, log_x0, x, t, s), generators)
         return x

@@ -50,14 +50,12 @@ def test_equation_5_level_by_level():
         return f_d + torch.einsum("oc,bchw->bohw", weight, features[level]) + bias[None, :, None, None]
 
     x = decoder.stem(z)
-    for level in (3, 2, 1):
+    for level in (3, 2, 1, 0):
+        x = inject(level, x)
         for block in decoder.levels[level]:
             x = residual(block, x)
-        x = inject(level, x)
-        x = decoder.ups[level - 1](x).repeat_interleave(2, -1).repeat_interleave(2, -2)
-    x = inject(0, x)
-    for block in decoder.levels[0]:
-        x = residual(block, x)
+        if level > 0:
+            x = decoder.ups[level - 1](x).repeat_interleave(2, -1).repeat_interleave(2, -2)
     torch.testing.assert_close(codec.chroma(z, gray), decoder.chroma(x), atol=1e-5, rtol=1e-4)
 
 
@@ -209,24 +207,22 @@ def test_loss_terms_against_pictures():
 def test_codebook_update_against_a_loop():
     torch.manual_seed(0)
     stage = CodecStage(dataclasses.replace(SMALL, codes=8), decay=0.9)
-    stage.counts.copy_(torch.rand(8) + 3)
-    stage.sums.copy_(torch.randn(8, 4))
-    counts, sums = stage.counts.clone(), stage.sums.clone()
+    stage.codec.usage.copy_(torch.rand(8) + 3)
+    usage, codebook = stage.codec.usage.clone(), stage.codec.codebook.clone()
     vectors, tokens = torch.randn(2, 15, 4), torch.randint(0, 8, (2, 15))
     stage.update_codebook(vectors, tokens)
     for code in range(8):
         members = [vectors[b, i] for b in range(2) for i in range(15) if tokens[b, i] == code]
-        count = 0.9 * counts[code] + 0.1 * len(members)
-        total = 0.9 * sums[code] + 0.1 * (sum(members) if members else torch.zeros(4))
+        count = 0.9 * usage[code] + 0.1 * len(members)
+        total = 0.9 * usage[code] * codebook[code] + 0.1 * (sum(members) if members else torch.zeros(4))
         torch.testing.assert_close(stage.codec.codebook[code], total / count, atol=1e-5, rtol=1e-4)
 
 
 def test_unused_codes_restart_on_vectors_of_the_batch():
     torch.manual_seed(0)
     stage = CodecStage(dataclasses.replace(SMALL, codes=8))
-    stage.counts.fill_(4.0)
-    stage.counts[5] = 1e-4
-    stage.sums.copy_(torch.randn(8, 4))
+    stage.codec.usage.fill_(4.0)
+    stage.codec.usage[5] = 1e-4
     vectors = torch.randn(1, 32, 4)
     stage.update_codebook(vectors, torch.zeros(1, 32, dtype=torch.long))
     assert (vectors[0] - stage.codec.codebook[5]).abs().sum(1).min() < 1e-5

@@ -40,8 +40,6 @@ class CodecStage(Stage):
         self.commitment_weight = commitment_weight
         self.perceptual = perceptual
         self.decay = decay
-        self.register_buffer("counts", torch.zeros(config.codes))
-        self.register_buffer("sums", torch.zeros(config.codes, config.code_dim))
 
     def forward(self, batch: dict) -> dict[str, Tensor]:
         rgb, z = batch["rgb"], batch["latent"]
@@ -72,15 +70,15 @@ class CodecStage(Stage):
     def update_codebook(self, vectors: Tensor, tokens: Tensor) -> None:
         """One exponential-average step of k-means: vectors (B, N, code_dim) with their codes (B, N)."""
         vectors, tokens = vectors.float().flatten(0, 1), tokens.flatten()
-        self.counts.mul_(self.decay).index_add_(0, tokens, torch.full_like(vectors[:, 0], 1 - self.decay))
-        self.sums.mul_(self.decay).index_add_(0, tokens, vectors * (1 - self.decay))
-        share = len(tokens) / len(self.counts)
-        dead = (self.counts < 0.03 * share).nonzero().squeeze(1)
-        if len(dead):
-            chosen = torch.randint(len(vectors), (len(dead),), device=vectors.device)
-            self.counts[dead] = 0.1 * share
-            self.sums[dead] = 0.1 * share * vectors[chosen]
-        self.codec.codebook.copy_(self.sums / self.counts.unsqueeze(1))
+        codebook, usage = self.codec.codebook, self.codec.usage
+        sums = codebook * usage.unsqueeze(1) * self.decay
+        sums.index_add_(0, tokens, vectors * (1 - self.decay))
+        usage.mul_(self.decay).index_add_(0, tokens, torch.full_like(vectors[:, 0], 1 - self.decay))
+        codebook.copy_(sums / usage.clamp(min=1e-12).unsqueeze(1))
+        share = len(tokens) / len(usage)
+        dead = (usage < 0.03 * share).nonzero().squeeze(1)
+        codebook[dead] = vectors[torch.randint(len(vectors), (len(dead),), device=vectors.device)]
+        usage[dead] = 0.1 * share
 
     def preview(self, batch: dict) -> dict[str, Tensor]:
         gray = luminance(batch["rgb"])

@@ -1,0 +1,258 @@
+"""Colour hints: points, discs, masks and pictures as hint maps; samplers that make hints from photos for training.
+
+A hint map is a float tensor (B, 3, H, W): (Cb, Cr, mask). The mask is in [0, 1]; chroma is 0 where the mask is 0.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from numbers import Real
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .color import rgb_to_ycbcr
+from .propagation import propagate
+from .superpixels import quantize, slic
+
+__all__ = [
+    "Hint",
+    "hint_map",
+    "hint_map_from_mask",
+    "hint_map_from_picture",
+    "load_hints",
+    "parse_color",
+    "parse_hint",
+    "parse_palette",
+    "propagate",
+    "quantize",
+    "resize_hint_map",
+    "sample_point_hints",
+    "sample_superpixel_hints",
+    "slic",
+    "superpixel_labels",
+]
+
+PATCH = 2  # side of a sampled point hint, px
+SUPERPIXELS = 100  # per training picture
+QUANTIZED_COLORS = 32
+
+
+def parse_color(text: str) -> tuple[float, float, float]:
+    """ "#rrggbb" as (r, g, b) in [0, 1]. Raises ValueError for anything else."""
+    if not isinstance(text, str) or not re.fullmatch(r"#[0-9a-fA-F]{6}", text):
+        raise ValueError(f"bad colour {text!r}: expected #rrggbb, such as #d0a070")
+    return tuple(int(text[i : i + 2], 16) / 255 for i in (1, 3, 5))
+
+
+@dataclass(frozen=True)
+class Hint:
+    """A colour at pixel (x, y) of the input photo, or in a disc of `radius` pixels around that pixel's centre.
+
+    Coordinates count from the top left pixel, (0, 0). Raises ValueError for a colour that is not #rrggbb, a coordinate
+    that is not a finite number, and a radius that is negative or not finite.
+    """
+
+    x: float
+    y: float
+    color: str
+    radius: float = 0
+
+    def __post_init__(self):
+        for name in ("x", "y", "radius"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, Real) or not -math.inf < value < math.inf:
+                raise ValueError(f"hint {name} is {value!r}: expected a finite number of pixels")
+        if self.radius < 0:
+            raise ValueError(f"hint radius is {self.radius}: expected 0 or more pixels")
+        parse_color(self.color)
+
+
+def parse_hint(text: str) -> Hint:
+    """ "X,Y,#RRGGBB" or "X,Y,#RRGGBB,RADIUS" as a Hint. Raises ValueError naming the text."""
+    parts = [part.strip() for part in text.split(",")]
+    if len(parts) not in (3, 4):
+        raise ValueError(f"bad hint {text!r}: expected X,Y,#RRGGBB or X,Y,#RRGGBB,RADIUS")
+    try:
+        x, y, *radius = (float(part) for part in (*parts[:2], *parts[3:]))
+    except ValueError:
+        raise ValueError(f"bad hint {text!r}: X, Y and RADIUS must be numbers, as in 120,80,#d0a070,12") from None
+    try:
+        return Hint(x, y, parts[2], *radius)
+    except ValueError as error:
+        raise ValueError(f"bad hint {text!r}: {error}") from None
+
+
+def load_hints(path: str | Path) -> list[Hint]:
+    """Hints of a JSON file: {"hints": [{"x": 12, "y": 30, "color": "#d0a070", "radius": 4}, ...]}, or the bare list.
+
+    `radius` may be left out. Raises ValueError naming the file, and the entry (counted from 1) that is wrong.
+    """
+    try:
+        data = json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"cannot read hints from {path}: {error.strerror or error}") from error
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not a JSON file: {error}") from error
+    entries = data.get("hints") if isinstance(data, dict) else data
+    if not isinstance(entries, list):
+        raise ValueError(f'{path}: expected {{"hints": [...]}} or a list of hints')
+    hints = []
+    for number, entry in enumerate(entries, 1):
+        where = f"{path}, hint {number}"
+        if not isinstance(entry, dict):
+            raise ValueError(f'{where}: expected {{"x": .., "y": .., "color": "#rrggbb"}}, got {entry!r}')
+        missing = {"x", "y", "color"} - entry.keys()
+        unknown = entry.keys() - {"x", "y", "color", "radius"}
+        if missing or unknown:
+            problem = f"has no {sorted(missing)[0]}" if missing else f"has an unknown field {sorted(unknown)[0]!r}"
+            raise ValueError(f"{where} {problem}; fields are x, y, color and, optionally, radius")
+        try:
+            hints.append(Hint(**entry))
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from None
+    return hints
+
+
+def parse_palette(text: str) -> list[str]:
+    """ "#aabbcc,#ddeeff" as a list of "#rrggbb" in lower case. Raises ValueError if it is empty or a colour is bad."""
+    colors = [part.strip().lower() for part in text.split(",")] if text.strip() else []
+    if not colors:
+        raise ValueError("the palette is empty: expected colours such as #aabbcc,#ddeeff")
+    for color in colors:
+        parse_color(color)
+    return colors
+
+
+def _chroma(color: str) -> Tensor:
+    """(Cb, Cr) of "#rrggbb", shape (2,)."""
+    return rgb_to_ycbcr(torch.tensor(parse_color(color)).view(3, 1, 1))[1:].flatten()
+
+
+def hint_map(hints: Iterable[Hint], size: tuple[int, int], photo_size: tuple[int, int]) -> Tensor:
+    """Hints given on a photo of `photo_size` (H0, W0), drawn on a map of `size` (H, W): (1, 3, H, W).
+
+    A disc covers the map pixels whose centres lie in it, and every hint at least the pixel that it falls in. Where
+    hints overlap, the later one wins. Raises ValueError for a hint outside the photo.
+    """
+    (height, width), (photo_height, photo_width) = size, photo_size
+    result = torch.zeros(1, 3, height, width)
+    scale_x, scale_y = width / photo_width, height / photo_height
+    rows = torch.arange(height, dtype=torch.float64)[:, None] + 0.5
+    columns = torch.arange(width, dtype=torch.float64) + 0.5
+    for hint in hints:
+        if not (0 <= hint.x < photo_width and 0 <= hint.y < photo_height):
+            raise ValueError(
+                f"hint {hint.color} at ({hint.x:g}, {hint.y:g}) lies outside the photo, which is {photo_width} wide "
+                f"and {photo_height} high"
+            )
+        # a coordinate names a pixel of the photo; the hint is at its centre
+        x, y = (math.floor(hint.x) + 0.5) * scale_x, (math.floor(hint.y) + 0.5) * scale_y
+        covered = torch.zeros(height, width, dtype=torch.bool)
+        if hint.radius:
+            covered = ((rows - y) / scale_y).square() + ((columns - x) / scale_x).square() <= hint.radius**2
+        covered[min(int(y), height - 1), min(int(x), width - 1)] = True
+        result[0, :2, covered] = _chroma(hint.color)[:, None]
+        result[0, 2, covered] = 1
+    return result
+
+
+def _check_mask(mask: Tensor) -> Tensor:
+    mask = mask.float()
+    if mask.ndim != 4 or mask.shape[1] != 1:
+        raise ValueError(f"a hint mask must have the shape (B, 1, H, W), got {tuple(mask.shape)}")
+    if not ((mask >= 0) & (mask <= 1)).all():
+        raise ValueError("a hint mask must lie in [0, 1]")
+    return mask
+
+
+def hint_map_from_mask(mask: Tensor, color: str) -> Tensor:
+    """One colour "#rrggbb" wherever `mask` (B, 1, H, W) in [0, 1] is positive: (B, 3, H, W)."""
+    mask = _check_mask(mask)
+    return torch.cat([(mask > 0) * _chroma(color).to(mask.device).view(1, 2, 1, 1), mask], dim=1)
+
+
+def hint_map_from_picture(picture: Tensor, mask: Tensor) -> Tensor:
+    """The chroma of `picture` (B, 3, H, W) sRGB wherever `mask` (B, 1, H, W) in [0, 1] is positive: (B, 3, H, W)."""
+    mask = _check_mask(mask)
+    if picture.ndim != 4 or picture.shape[1] != 3 or picture.shape[-2:] != mask.shape[-2:]:
+        raise ValueError(f"the picture has shape {tuple(picture.shape)}; expected (B, 3, H, W) with the mask's H, W")
+    chroma = rgb_to_ycbcr(picture.float())[:, 1:]
+    mask = mask.expand(len(picture), -1, -1, -1)
+    return torch.cat([torch.where(mask > 0, chroma, 0), mask], dim=1)
+
+
+def resize_hint_map(hint_map: Tensor, size: tuple[int, int]) -> Tensor:
+    """A hint map (B, 3, h, w) at `size` (H, W).
+
+    Chroma is the mask-weighted mean of what falls into a pixel, so that a small hint keeps its colour; the mask is the
+    maximum there, so that it keeps its weight.
+    """
+    chroma, mask = hint_map[:, :2], hint_map[:, 2:]
+    weight = F.adaptive_avg_pool2d(mask, size)
+    mean = F.adaptive_avg_pool2d(chroma * mask, size) / weight.clamp_min(torch.finfo(weight.dtype).tiny)
+    return torch.cat([mean, F.adaptive_max_pool2d(mask, size)], dim=1)
+
+
+def superpixel_labels(rgb: Tensor, n_segments: int = SUPERPIXELS) -> Tensor:
+    """Labels (B, H, W) of the SLIC superpixels of each colour-quantised picture (B, 3, H, W), for caching."""
+    return torch.stack([slic(quantize(picture, QUANTIZED_COLORS)[0], n_segments) for picture in rgb])
+
+
+def sample_superpixel_hints(
+    rgb: Tensor,
+    generator: torch.Generator,
+    reveal: tuple[float, float] = (0.3, 0.5),
+    n_segments: int = SUPERPIXELS,
+    labels: Tensor | None = None,
+) -> Tensor:
+    """EDN's training hints: superpixels of the colour-quantised picture, a random share with their mean chroma.
+
+    rgb: (B, 3, H, W) sRGB in [0, 1]. reveal: the range of the share, drawn anew for each picture. labels: (B, H, W)
+    from `superpixel_labels`, where they are cached. Returns a hint map (B, 3, H, W). The generator is read picture by
+    picture, so that a batch gives what its pictures would give one after another.
+    """
+    labels = superpixel_labels(rgb, n_segments) if labels is None else labels
+    chroma = rgb_to_ycbcr(rgb.float())[:, 1:].flatten(2)
+    maps = []
+    for picture, label in zip(chroma, labels.flatten(1)):
+        n = int(label.max()) + 1
+        share = reveal[0] + (reveal[1] - reveal[0]) * torch.rand((), generator=generator, device=generator.device)
+        order = torch.randperm(n, generator=generator, device=generator.device).to(label.device)
+        shown = (order < round(float(share) * n)).to(picture)
+        count = torch.bincount(label, minlength=n)
+        mean = torch.zeros(2, n, device=picture.device).index_add_(1, label, picture) / count.clamp_min(1)
+        maps.append(torch.cat([mean * shown, shown[None]])[:, label])
+    return torch.stack(maps).view(-1, *rgb.shape[1:])
+
+
+def sample_point_hints(rgb: Tensor, generator: torch.Generator, max_points: int = 100) -> Tensor:
+    """Training hints as users click them: 0 to `max_points` random patches of 2x2 pixels with their mean chroma.
+
+    The number is floor((max_points + 1) u^3) for a uniform u: few points are common (half of the pictures have at most
+    an eighth of the maximum), and about a fifth of the pictures have none.
+
+    rgb: (B, 3, H, W) sRGB in [0, 1]. Returns a hint map (B, 3, H, W). The generator is read picture by picture.
+    """
+    height, width = rgb.shape[-2:]
+    ph, pw = min(PATCH, height), min(PATCH, width)
+    means = F.avg_pool2d(rgb_to_ycbcr(rgb.float())[:, 1:], (ph, pw), stride=1)  # (B, 2, H - ph + 1, W - pw + 1)
+    result = torch.zeros_like(rgb, dtype=torch.float32)
+    device = generator.device
+    for mean, target in zip(means, result):
+        u = float(torch.rand((), generator=generator, device=device))
+        n = min(int((max_points + 1) * u**3), max_points)
+        y = torch.randint(mean.shape[1], (n,), generator=generator, device=device).to(rgb.device)
+        x = torch.randint(mean.shape[2], (n,), generator=generator, device=device).to(rgb.device)
+        patch = torch.cat([mean[:, y, x], torch.ones(1, n, device=rgb.device)])
+        # pixel by pixel of the patch: no write meets itself with another value, so that the order cannot matter
+        for dy in range(ph):
+            for dx in range(pw):
+                target[:, y + dy, x + dx] = patch
+    return result

@@ -1,0 +1,284 @@
+"""Reading and writing people's photos: any size and mode in, nothing half-written out.
+
+A `Picture` keeps what a photo carries besides its pixels (alpha, EXIF, ICC profile, resolution), upright and in 8 bits;
+16-bit and float grey keeps its full precision as float luminance.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import struct
+import threading
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+MAX_PIXELS = 200_000_000  # raises Pillow's guard against decompression bombs (89 million) to cover 100-megapixel photos
+
+SUFFIXES = frozenset(
+    (".avif", ".bmp", ".dib", ".gif", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg")
+    + (".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tga", ".tif", ".tiff", ".webp")
+)
+# Formats that Pillow decodes itself: EPS, for one, would run Ghostscript.
+READABLE = ("AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TGA", "TIFF", "WEBP")
+WRITABLE = {
+    ".jpg": ("JPEG", {"quality": 95, "subsampling": 0}),
+    ".jpeg": ("JPEG", {"quality": 95, "subsampling": 0}),
+    ".png": ("PNG", {}),
+    ".webp": ("WEBP", {"quality": 95}),
+    ".tif": ("TIFF", {"compression": "tiff_lzw"}),
+    ".tiff": ("TIFF", {"compression": "tiff_lzw"}),
+    ".bmp": ("BMP", {}),
+}
+OPAQUE = ("JPEG", "BMP")
+
+_ORIENTATION = 0x0112
+# TIFF tags that describe how the *old* file laid out its pixels; Pillow's EXIF of a TIFF holds them all.
+_LAYOUT_TAGS = frozenset(
+    [*range(254, 260), 262, 266, 273, *range(277, 282), 284, *range(288, 294), 301, *range(317, 326), 330]
+    + [*range(332, 343), 347, *range(512, 522), 529, 530, 531, 532, 700, 33723, 34377, 34675]
+)
+_EXIF_LIMIT = 65_000  # bytes that one JPEG segment holds, less its header
+
+# What a damaged EXIF block raises; it is no reason to refuse the photo.
+_EXIF_ERRORS = (ValueError, TypeError, KeyError, IndexError, SyntaxError, EOFError, OSError, struct.error)
+
+_bomb_lock = threading.Lock()
+
+
+class PictureError(ValueError):
+    """A picture that cannot be read or written; its one line names the file, the reason and what to do."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A photo, upright.
+
+    `pixels`: uint8 RGB `(H, W, 3)`, uint8 grey `(H, W)`, or float32 grey `(H, W)` in [0, 1] from 16-bit or float
+    files. `alpha`: uint8 `(H, W)`. `exif` carries no orientation. `icc` fits the pixels' kind. `dpi` is (x, y).
+    """
+
+    pixels: np.ndarray
+    alpha: np.ndarray | None = None
+    exif: bytes | None = None
+    icc: bytes | None = None
+    dpi: tuple[float, float] | None = None
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width, height in pixels."""
+        return self.pixels.shape[1], self.pixels.shape[0]
+
+    @property
+    def luminance(self) -> np.ndarray:
+        """BT.601 luma `(H, W)`: uint8 (PIL's "L"), or float32 in [0, 1] where the file has more than 8 bits."""
+        if self.pixels.ndim == 2:
+            return self.pixels
+        return np.asarray(Image.fromarray(self.pixels).convert("L"))
+
+    def with_rgb(self, rgb: np.ndarray) -> Picture:
+        """The same photo with other colours, uint8 `(H, W, 3)`. A grey ICC profile goes, the rest stays.
+
+        Raises ValueError when the size differs.
+        """
+        if rgb.shape != (*self.pixels.shape[:2], 3) or rgb.dtype != np.uint8:
+            raise ValueError(f"expected uint8 {(*self.pixels.shape[:2], 3)}, got {rgb.dtype} {rgb.shape}")
+        icc = self.icc if self.pixels.ndim == 3 else None
+        return Picture(rgb, self.alpha, self.exif, icc, self.dpi)
+
+
+def read(path: str | os.PathLike) -> Picture:
+    """The first frame of the picture file at `path`. Raises PictureError for whatever is not one."""
+    path = Path(path)
+    try:
+        if path.is_dir():
+            raise PictureError(f"{path} is a folder, not a picture")
+        if not path.exists():
+            raise PictureError(f"{path} does not exist")
+        if path.stat().st_size == 0:
+            raise PictureError(f"{path} is empty (0 bytes)")
+        Image.init()  # registers the formats; builds of Pillow differ in whether they have AVIF
+        formats = [name for name in READABLE if name in Image.OPEN]
+        with _raised_limit(), Image.open(path, formats=formats) as image:
+            return from_pil(image)
+    except PictureError as error:
+        raise error if str(path) in str(error) else PictureError(f"{path}: {error}") from error
+    except Image.UnidentifiedImageError as error:
+        raise PictureError(f"{path} is not a picture that can be read (JPEG, PNG, TIFF, WebP, BMP, GIF...)") from error
+    except PermissionError as error:
+        raise PictureError(f"{path} may not be read: {error.strerror}") from error
+    except Image.DecompressionBombError as error:
+        raise PictureError(f"{path} is over the limit of {MAX_PIXELS // 10**6} megapixels") from error
+    except MemoryError as error:
+        raise PictureError(f"{path} is too large for this machine's memory") from error
+    except Exception as error:  # Decoders of damaged files raise nearly anything.
+        raise PictureError(f"{path} is damaged or cut short: {_one_line(error)}") from error
+
+
+def from_pil(image: Image.Image) -> Picture:
+    """A `Picture` of any mode of PIL image. Raises PictureError over the pixel limit and for values not finite."""
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        raise PictureError(
+            f"{width}x{height} is over the limit of {MAX_PIXELS // 10**6} megapixels; make the picture smaller"
+        )
+    if width * height == 0:
+        raise PictureError("the picture has no pixels")
+    dpi, icc = _dpi(image), image.info.get("icc_profile")
+    image.load()
+    exif = _exif(image)
+    with contextlib.suppress(*_EXIF_ERRORS):
+        image = ImageOps.exif_transpose(image)
+    pixels, alpha = _pixels(image)
+    space = icc[16:20] if icc and len(icc) > 20 else None
+    fits = space == (b"RGB " if pixels.ndim == 3 else b"GRAY")
+    return Picture(pixels, alpha, exif, icc if fits else None, dpi)
+
+
+def to_pil(picture: Picture) -> Image.Image:
+    """An 8-bit PIL image, mode L, LA, RGB or RGBA, whose `info` holds EXIF, ICC profile and resolution."""
+    pixels = picture.pixels
+    if pixels.dtype != np.uint8:
+        pixels = np.clip(pixels * 255 + 0.5, 0, 255).astype(np.uint8)
+    image = Image.fromarray(pixels)
+    if picture.alpha is not None:
+        image.putalpha(Image.fromarray(picture.alpha))
+    image.info.update(_extras(picture))
+    return image
+
+
+def write(picture: Picture, path: str | os.PathLike) -> None:
+    """Writes the picture in the format of the suffix, in 8 bits; an existing file is replaced only by a complete one.
+
+    JPEG at quality 95 without chroma subsampling. JPEG and BMP hold no alpha: the picture is laid on white. Raises
+    PictureError for an unknown suffix, a missing folder, a full disk and sizes that the format cannot hold.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in WRITABLE:
+        raise PictureError(f"{path}: cannot write {path.suffix or 'a file without suffix'}; use {', '.join(WRITABLE)}")
+    if not path.parent.is_dir():
+        raise PictureError(f"{path}: its folder does not exist; make it first")
+    if path.is_dir():
+        raise PictureError(f"{path} is a folder; name a file")
+    kind, options = WRITABLE[path.suffix.lower()]
+    image = to_pil(picture)
+    if image.has_transparency_data and kind in OPAQUE:
+        ground = Image.new("RGBA", image.size, "white")
+        ground.alpha_composite(image.convert("RGBA"))
+        image = ground.convert(image.mode.removesuffix("A"))
+    options = {**options, **_extras(picture)}
+    if kind == "JPEG" and len(options.get("exif", b"")) > _EXIF_LIMIT:
+        del options["exif"]
+    # A link stays a link to the new file.
+    target = Path(os.path.realpath(path))
+    part = target.with_name(f".{target.name[:100]}.{secrets.token_hex(4)}.part")
+    try:
+        with open(part, "xb") as file:
+            image.save(file, kind, **options)
+            file.flush()
+            os.fsync(file.fileno())  # a full disk may only show here
+        os.replace(part, target)
+    except (OSError, ValueError, SystemError) as error:
+        raise PictureError(f"cannot write {path}: {_one_line(error)}") from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def find(paths: Sequence[str | os.PathLike]) -> list[Path]:
+    """The picture files that `paths` name: files as they are (even missing ones, which `read` reports), folders as the
+    sorted picture files directly in them, each file once. Raises PictureError for a folder without pictures.
+    """
+    found: dict[Path, None] = {}
+    for path in map(Path, paths):
+        if not path.is_dir():
+            found[path] = None
+            continue
+        try:
+            inside = [p for p in path.iterdir() if p.suffix.lower() in SUFFIXES and p.name[0] != "." and p.is_file()]
+        except OSError as error:
+            raise PictureError(f"{path} may not be read: {_one_line(error)}") from error
+        if not inside:
+            raise PictureError(f"no pictures in {path} (looked for {' '.join(sorted(SUFFIXES))})")
+        found.update(dict.fromkeys(sorted(inside)))
+    return list(found)
+
+
+@contextlib.contextmanager
+def _raised_limit() -> Iterator[None]:
+    # Pillow's limit is a global of its module, checked in `open`: ours holds while a file is read, and no longer.
+    with _bomb_lock, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, MAX_PIXELS
+        try:
+            yield
+        finally:
+            Image.MAX_IMAGE_PIXELS = before
+
+
+def _pixels(image: Image.Image) -> tuple[np.ndarray, np.ndarray | None]:
+    if image.mode.startswith("I") or image.mode == "F":
+        alpha = None
+        key = image.info.get("transparency")
+        values = np.asarray(image)
+        if isinstance(key, int):
+            alpha = np.where(values == key, 0, 255).astype(np.uint8)
+        return _gray_float(values), alpha
+    if image.mode in ("La", "RGBa"):
+        image = image.convert(image.mode[:-1] + "A")
+    mode = "L" if image.mode in ("1", "L", "LA") else "RGB"
+    pixels = np.array(image.convert(mode))
+    if not image.has_transparency_data:
+        return pixels, None
+    if image.mode not in ("LA", "RGBA"):  # palettes, and single values that stand for transparent
+        image = image.convert("RGBA")
+    return pixels, np.array(image.getchannel("A"))
+
+
+def _gray_float(values: np.ndarray) -> np.ndarray:
+    """Grey of more than 8 bits as float32 in [0, 1].
+
+    Unsigned 16-bit values span 0..65535. 32-bit integers and floats say nothing of their range: the smallest of 1
+    (floats only), 255, 65535 and 2^31 - 1 that holds the largest value is taken.
+    """
+    if not np.isfinite(values).all():
+        raise PictureError("the picture holds values that are not finite (NaN or infinity)")
+    if values.dtype.itemsize == 2:
+        return values.astype(np.float32) / np.float32(65535)
+    spans = [255, 65535, 2**31 - 1] if values.dtype.kind in "iu" else [1, 255, 65535, 2**31 - 1]
+    top = float(values.max())
+    span = next((s for s in spans if top <= s), top)
+    return np.clip(values.astype(np.float32) / np.float32(span), 0, 1)
+
+
+def _exif(image: Image.Image) -> bytes | None:
+    try:
+        exif = image.getexif()
+        for tag in [_ORIENTATION, *(_LAYOUT_TAGS & set(exif))]:
+            exif.pop(tag, None)
+        return exif.tobytes() if len(exif) else None
+    except _EXIF_ERRORS:
+        return None
+
+
+def _dpi(image: Image.Image) -> tuple[float, float] | None:
+    try:
+        x, y = (float(v) for v in image.info["dpi"])
+    except (KeyError, TypeError, ValueError, ZeroDivisionError):
+        return None
+    return (x, y) if 0 < x < 1e5 and 0 < y < 1e5 else None
+
+
+def _extras(picture: Picture) -> dict:
+    extras = {"exif": picture.exif, "icc_profile": picture.icc, "dpi": picture.dpi}
+    return {name: value for name, value in extras.items() if value is not None}
+
+
+def _one_line(error: BaseException) -> str:
+    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return " ".join(text.split())
