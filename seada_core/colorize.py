@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import math
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,7 +30,11 @@ INTERRUPTED = 130  # what shells report for a command that Ctrl-C ended
 
 
 class CommandError(Exception):
-    """What no picture can be coloured with: the message is the whole error line."""
+    """No picture can be coloured at all. The message is the whole error line, `status` the exit status."""
+
+    def __init__(self, message: str, status: int = 1):
+        super().__init__(message)
+        self.status = status
 
 
 @dataclass(frozen=True)
@@ -76,6 +81,7 @@ def _from_hints(name: str) -> Callable[[str], object]:
 def _build_parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="python -m seada_core.colorize",
+        usage="%(prog)s IN... [-o OUT] [options]",
         description="Colour black-and-white photos. Luminance, size, transparency and EXIF data stay as they are.",
         epilog="Exit status: 0 all done, 1 something failed (the other pictures are done), 2 bad usage.",
         allow_abbrev=False,
@@ -153,7 +159,7 @@ def _build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def plan(inputs: Sequence[Path], output: str | None, variants: int = 1, overwrite: bool = False) -> list[Job]:
+def plan(inputs: Sequence[Path], output: str | None, seeds: Sequence[int] = (0,), overwrite: bool = False) -> list[Job]:
     """What is to be done, every picture once. Nothing is read or written.
 
     Raises CommandError where OUT does not fit the inputs.
@@ -164,12 +170,12 @@ def plan(inputs: Sequence[Path], output: str | None, variants: int = 1, overwrit
     if out is not None:
         folder = len(inputs) > 1 or inputs[0].is_dir() or out.is_dir() or output.endswith(("/", os.sep))
         if folder and out.exists() and not out.is_dir():
-            raise CommandError(f"{out} is a file; several pictures need a folder")
+            raise CommandError(f"{out} is a file; several pictures need a folder", 2)
         if not folder and out.suffix.lower() not in WRITABLE:
             found = f"{out.suffix!r}" if out.suffix else "no suffix"
-            raise CommandError(f"{out} has {found}; results can be written as {', '.join(WRITABLE)}")
+            raise CommandError(f"{out} has {found}; results can be written as {', '.join(WRITABLE)}", 2)
         if not folder and not out.parent.is_dir():
-            raise CommandError(f"{out.parent} does not exist; make that folder first")
+            raise CommandError(f"{out.parent} does not exist; make that folder first", 2)
 
     pairs: dict[Path, tuple[Path, Path]] = {}  # resolved input -> input, output
     bad = []
@@ -191,21 +197,217 @@ def plan(inputs: Sequence[Path], output: str | None, variants: int = 1, overwrit
 
     jobs, taken = [], {}
     for file, target in pairs.values():
-        error = None
-        for path in (target, *(_variant(target, k) for k in range(variants if variants > 1 else 0))):
-            if path.resolve() in pairs:
-                error = f"{path} is an input, and would be replaced by a result; choose another -o"
-            elif path.resolve() in taken:
-                error = f"{path} is already the result of {taken[path.resolve()]}; colour them into different folders"
-            elif path.exists() and not overwrite:
-                error = f"{path} exists; use --overwrite to replace it, or choose another -o"
-            if error:
-                break
-        else:
-            taken[target.resolve()] = file
-        jobs.append(Job(file, target, error and f"{file}: {error}"))
+        paths = [target, *(_variant(target, seed) for seed in seeds if len(seeds) > 1)]
+        error = next(filter(None, (_refusal(path, pairs, taken, overwrite) for path in paths)), None)
+        if error is None:
+            taken |= dict.fromkeys((path.resolve() for path in paths), file)
+        jobs.append(Job(file, target, error))
     return bad + jobs
+
+
+def _refusal(path: Path, inputs: dict[Path, object], taken: dict[Path, Path], overwrite: bool) -> str | None:
+    """Why nothing may be written to a path; None if it may."""
+    resolved = path.resolve()
+    if resolved in inputs:
+        return f"{path} is an input, which a result would replace; choose another -o"
+    if resolved in taken:
+        return f"{path} is already the result of {taken[resolved]}; colour them into different folders"
+    if path.exists() and not overwrite:
+        return f"{path} exists; use --overwrite to replace it, or choose another -o"
+    return None
 
 
 def _variant(target: Path, seed: int) -> Path:
     return target.with_name(f"{target.stem}-seed{seed}{target.suffix}")
+
+
+def load_model(model: str, device: str | None, dtype: str) -> Colorizer:
+    """The model on its device. Raises CommandError where either cannot be used."""
+    import torch
+
+    from .checkpoints import CheckpointError
+    from .pipeline import Colorizer
+
+    if device is not None:
+        try:
+            torch.empty(1, device=device)
+        except (RuntimeError, AssertionError, NotImplementedError) as error:
+            raise CommandError(f"device {device!r} cannot be used: {_one_line(error)}") from None
+    try:
+        return Colorizer.from_pretrained(model, device, getattr(torch, dtype))
+    except CheckpointError as error:
+        raise CommandError(_one_line(error)) from None
+
+
+def caption(colorizer: Colorizer, luminance: Image.Image) -> str:
+    """What the model's captioner says of a photo given as its luminance, mode L or F in [0, 1]."""
+    import numpy as np
+    import torch
+
+    small = luminance.copy()
+    small.thumbnail((CAPTION_SIZE, CAPTION_SIZE))
+    gray = torch.from_numpy(np.asarray(small, np.float32) / (255 if small.mode == "L" else 1))
+    with torch.inference_mode():
+        return colorizer.caption(gray.clamp(0, 1)[None, None].to(colorizer.device))[0]
+
+
+def colorize(
+    colorizer: Colorizer,
+    picture: Picture,
+    target: Path,
+    seeds: Sequence[int],
+    options: dict,
+    callback: Callable[[int, int], None] | None = None,
+) -> str:
+    """Colour one photo and write it to `target`; returns the prompt or caption used.
+
+    For several seeds `target` is a contact sheet and each result is written beside it as soon as it is done.
+    `options` and `callback` are as for calling the Colorizer. Raises CommandError for a part of the model that cannot
+    be used, ValueError for options that the model or the photo does not allow and for what cannot be written.
+    """
+    import numpy as np
+    from PIL import Image
+
+    from . import pictures
+    from .checkpoints import CheckpointError
+
+    luminance = Image.fromarray(picture.luminance)  # of 16-bit photos mode F: nothing is lost
+    prompt = options["prompt"]
+    small = [("input", _thumbnail(luminance))]
+    for seed in seeds:
+        try:
+            if prompt is None:
+                prompt = caption(colorizer, luminance)
+            rgb = colorizer(luminance, **{**options, "prompt": prompt}, seed=seed, callback=callback)
+        except CheckpointError as error:  # parts are loaded at first use
+            raise CommandError(_one_line(error)) from None
+        result = picture.with_rgb(np.asarray(rgb))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        pictures.write(result, target if len(seeds) == 1 else _variant(target, seed))
+        small.append((f"seed {seed}", _thumbnail(rgb)))
+    if len(seeds) > 1:
+        pictures.write(pictures.from_pil(contact_sheet(small)), target)
+    return prompt
+
+
+def _thumbnail(image: Image.Image) -> Image.Image:
+    """RGB of at most `SHEET_TILE` pixels a side."""
+    small = image.copy()
+    small.thumbnail((SHEET_TILE, SHEET_TILE))
+    if small.mode == "F":
+        small = small.point(lambda v: v * 255 + 0.5).convert("L")
+    return small.convert("RGB")
+
+
+def contact_sheet(tiles: Sequence[tuple[str, Image.Image]]) -> Image.Image:
+    """Labelled pictures of one size in rows on white, as near to a square of tiles as they fill."""
+    from PIL import Image, ImageDraw, ImageFont
+
+    width = max(SHEET_MIN_WIDTH, *(image.width for _, image in tiles)) + SHEET_MARGIN
+    height = max(image.height for _, image in tiles) + SHEET_LABEL + SHEET_MARGIN
+    columns = math.ceil(math.sqrt(len(tiles)))
+    rows = math.ceil(len(tiles) / columns)
+    sheet = Image.new("RGB", (columns * width + SHEET_MARGIN, rows * height + SHEET_MARGIN), "white")
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(16)
+    for i, (label, image) in enumerate(tiles):
+        x, y = SHEET_MARGIN + i % columns * width, SHEET_MARGIN + i // columns * height
+        sheet.paste(image, (x, y))
+        draw.text((x, y + image.height + 2), label, "black", font)
+    return sheet
+
+
+def _run(args: argparse.Namespace) -> int:
+    from . import pictures
+
+    seeds = range(args.seed, args.seed + args.variants)
+    jobs = plan(args.inputs, args.output, seeds, args.overwrite)
+    options = {
+        "prompt": args.prompt,
+        "negative_prompt": args.negative_prompt,
+        "hints": [*args.hints, *args.hint],
+        "palette": args.palette,
+        "steps": args.steps,
+        "guidance": args.guidance,
+        "strength": args.strength,
+        "size": args.size,
+        "token_steps": args.token_steps,
+        "temperature": args.temperature,
+    }
+    colorizer, status, broken = None, 0, None
+    for number, job in enumerate(jobs, 1):
+        start, prompt, error = time.perf_counter(), args.prompt, job.error
+        if broken is None and error is None:
+            try:
+                picture = pictures.read(job.source)
+                # a command line without one good picture need not wait for the model
+                colorizer = colorizer or load_model(args.model, args.device, args.dtype)
+                with _progress(f"{number}/{len(jobs)} {job.source.name}", len(seeds)) as callback:
+                    prompt = colorize(colorizer, picture, job.target, seeds, options, callback)
+            except CommandError as problem:
+                broken = str(problem)
+                print(f"error: {broken}", file=sys.stderr)
+            except (ValueError, OSError, MemoryError, RuntimeError) as problem:
+                error = _one_line(problem)
+        if error is not None:
+            # what is wrong with the file itself names it already
+            error = error if str(job.source) in error else f"{job.source}: {error}"
+            print(f"error: {error}", file=sys.stderr)
+        error = error or broken
+        status = 1 if error else status
+        _report(job, seeds, prompt, time.perf_counter() - start, error, args.json)
+    return status
+
+
+@contextlib.contextmanager
+def _progress(name: str, variants: int) -> Iterator[Callable[[int, int], None]]:
+    """A callback that moves a bar of steps on standard error, where that is a terminal."""
+    from tqdm import tqdm
+
+    with tqdm(desc=name, unit="step", leave=False, disable=not sys.stderr.isatty()) as bar:
+
+        def callback(done: int, steps: int) -> None:
+            bar.total = steps * variants
+            bar.update()
+
+        yield callback
+
+
+def _report(job: Job, seeds: Sequence[int], prompt: str | None, seconds: float, error: str | None, as_json: bool):
+    if as_json:
+        record = {
+            "input": str(job.source),
+            "output": None if error else str(job.target),
+            "seed": seeds[0],
+            "prompt": prompt,
+            "seconds": round(seconds, 3),
+            "error": error,
+        }
+        if len(seeds) > 1:
+            record["variants"] = [] if error else [str(_variant(job.target, seed)) for seed in seeds]
+        print(json.dumps(record), flush=True)
+    elif not error:
+        seed = f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {seeds[0]} to {seeds[-1]}"
+        print(f'{job.source} -> {job.target} ({seed}, {seconds:.1f} s, "{prompt}")', flush=True)
+
+
+def _one_line(error: BaseException) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 400 else f"{text[:400]}..."
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit status: 0 fine, 1 something failed, 2 bad usage, 130 interrupted."""
+    try:
+        return _run(_build_parser().parse_args(argv))
+    except SystemExit as end:  # of argparse: help, or bad usage already reported
+        return int(end.code or 0)
+    except CommandError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.status
+    except KeyboardInterrupt:
+        print("error: interrupted; the pictures reported so far are done", file=sys.stderr)
+        return INTERRUPTED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

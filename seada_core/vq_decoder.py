@@ -33,19 +33,13 @@ class Residual(nn.Module):
 
 
 class GrayEncoder(nn.Module):
-    """Features F_G of a grey picture at 1, 1/2, 1/4, 1/8 of its size: the mirror of the decoder.
-
-    Every level also sees all of its pixels' luminances (space to depth), not only what the finer level made of them.
-    """
+    """Features F_G of a grey picture at 1, 1/2, 1/4, 1/8 of its size: the mirror of the decoder."""
 
     def __init__(self, channels: tuple[int, ...], blocks: tuple[int, ...]):
         super().__init__()
-        self.pixels = nn.ModuleList(
-            nn.Conv2d(4**level, width, 3 if level == 0 else 1, padding=int(level == 0))
-            for level, width in enumerate(channels)
-        )
-        self.downs = nn.ModuleList(
-            nn.Conv2d(fine, coarse, 3, stride=2, padding=1) for fine, coarse in pairwise(channels)
+        self.inputs = nn.ModuleList(
+            nn.Conv2d(before, here, 3, stride=1 if level == 0 else 2, padding=1)
+            for level, (before, here) in enumerate(zip((1, *channels), channels))
         )
         self.blocks = nn.ModuleList(
             nn.Sequential(*(Residual(width) for _ in range(count))) for width, count in zip(channels, blocks)
@@ -53,13 +47,11 @@ class GrayEncoder(nn.Module):
 
     def forward(self, gray: Tensor) -> list[Tensor]:
         """(B, 1, 8h, 8w) in [0, 1] to a list of (B, C_i, 8h / 2^i, 8w / 2^i), finest first."""
-        gray = 4 * (gray - 0.5)  # about unit variance, like the latent
-        features: list[Tensor] = []
-        for level, (pixels, blocks) in enumerate(zip(self.pixels, self.blocks)):
-            x = pixels(F.pixel_unshuffle(gray, 2**level))
-            if features:
-                x = x + self.downs[level - 1](F.relu(features[-1]))
-            features.append(blocks(x))
+        x, features = gray - 0.5, []
+        for convolution, blocks in zip(self.inputs, self.blocks):
+            x = blocks(convolution(x))
+            features.append(x)
+            x = F.relu(x)
         return features
 
 

@@ -1,0 +1,541 @@
+import errno
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+
+from seada_core import checkpoints, colorize, pictures
+from seada_core.colorize import main
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def scene(width: int = 40, height: int = 28) -> Image.Image:
+    """A colour picture of smooth shading and hard edges."""
+    y, x = np.mgrid[:height, :width]
+    rgb = np.stack([255 * x / max(1, width - 1), 255 * y / max(1, height - 1), 128 + 100 * np.sin(x / 3)], -1)
+    image = Image.fromarray(rgb.astype(np.uint8))
+    ImageDraw.Draw(image).rectangle((width // 4, height // 4, width // 2, height // 2), "white", "black")
+    return image
+
+
+@pytest.fixture
+def photo(tmp_path) -> Path:
+    path = tmp_path / "photo.png"
+    scene().save(path)
+    return path
+
+
+@pytest.fixture
+def run(tiny_model, capfd):
+    """Run the command with the tiny model; gives (status, stdout lines, stderr lines)."""
+
+    def run(*argv, model=tiny_model):
+        capfd.readouterr()
+        status = main([*map(str, argv), "--model", str(model), "--device", "cpu"])
+        out, err = capfd.readouterr()
+        return status, out.splitlines(), err.splitlines()
+
+    return run
+
+
+def no_traces(folder: Path) -> bool:
+    """Whether a folder is free of half-written files."""
+    return not [p for p in folder.rglob("*") if p.name.startswith(".") or ".part" in p.name]
+
+
+def luma_share(source: Image.Image, result: Image.Image) -> float:
+    """The share of pixels whose luminance is within 1/255 of the input's."""
+    a, b = (np.asarray(image.convert("L")).astype(int) for image in (source, result))
+    return float((abs(a - b) <= 1).mean())
+
+
+# --- what comes out ---------------------------------------------------------------------------------------------------
+
+
+def test_one_file_gets_a_name_beside_it(run, photo):
+    status, out, err = run(photo)
+    assert (status, err) == (0, [])
+    assert len(out) == 1
+    assert "photo-color.png" in out[0]
+    result = Image.open(photo.with_name("photo-color.png"))
+    assert result.size == (40, 28)
+    assert result.mode == "RGB"
+    assert luma_share(scene(), result) >= 0.995
+    assert np.ptp(np.asarray(result).astype(int), axis=-1).max() > 2  # it is in colour
+    assert sorted(p.name for p in photo.parent.iterdir()) == ["photo-color.png", "photo.png"]
+
+
+def gray16() -> Image.Image:
+    return Image.fromarray((np.asarray(scene().convert("L")).astype(np.uint16) * 257))
+
+
+def rgba() -> Image.Image:
+    image = scene()
+    image.putalpha(Image.linear_gradient("L").resize(image.size))
+    return image
+
+
+def la() -> Image.Image:
+    image = scene().convert("L")
+    image.putalpha(Image.linear_gradient("L").resize(image.size))
+    return image
+
+
+@pytest.mark.parametrize(
+    ("name", "make"),
+    [
+        ("l.png", lambda: scene().convert("L")),
+        ("l.jpg", lambda: scene().convert("L")),
+        ("one.tif", lambda: scene().convert("1")),
+        ("la.png", la),
+        ("p.png", lambda: scene().quantize(16)),
+        ("rgba.webp", rgba),
+        ("rgba.png", rgba),
+        ("cmyk.jpg", lambda: scene().convert("CMYK")),
+        ("cmyk.tif", lambda: scene().convert("CMYK")),
+        ("deep.png", gray16),
+        ("deep.tif", gray16),
+        ("float.tif", lambda: Image.fromarray(np.asarray(scene().convert("L"), np.float32) / 255)),
+        ("tiny.png", lambda: Image.new("L", (1, 1), 90)),
+        ("wide.png", lambda: scene(67, 1)),
+        ("odd.bmp", lambda: scene(33, 71)),
+    ],
+)
+def test_modes_and_sizes(run, tmp_path, name, make):
+    source, target = tmp_path / name, tmp_path / f"out{Path(name).suffix}"
+    image = make()
+    image.save(source, **({"lossless": True, "exact": True} if name.endswith("webp") else {}))
+    assert run(source, "-o", target, "--steps", 1)[0] == 0
+    result = Image.open(target)
+    assert result.size == image.size
+    # Pillow clips 16-bit and float grey when it converts them
+    plain = {"deep": scene().convert("L"), "float": scene().convert("L")}.get(name.split(".")[0])
+    plain = plain or Image.open(source).convert("RGB")
+    lossy = target.suffix in (".jpg", ".webp")
+    if not lossy:
+        assert luma_share(plain, result.convert("RGB")) >= 0.995
+    else:
+        a, b = (np.asarray(i.convert("L")).astype(float) for i in (plain, result.convert("RGB")))
+        assert abs(a - b).mean() < 2
+    if image.mode in ("LA", "RGBA"):
+        assert np.array_equal(np.asarray(result.getchannel("A")), np.asarray(image.getchannel("A")))
+
+
+def test_rotated_by_exif_and_metadata_kept(run, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned: upright, the picture is 28 wide and 40 high
+    exif[0x010E] = "grandmother"
+    scene().save(tmp_path / "turned.png", exif=exif)
+    assert run(tmp_path / "turned.png", "--steps", 1)[0] == 0
+    result = Image.open(tmp_path / "turned-color.png")
+    assert result.size == (28, 40)
+    assert result.getexif()[0x010E] == "grandmother"
+    assert result.getexif().get(0x0112, 1) == 1
+    assert luma_share(scene().transpose(Image.Transpose.ROTATE_270), result) >= 0.995
+
+
+def test_a_suffix_that_cannot_be_written_becomes_png(run, tmp_path):
+    scene().save(tmp_path / "old.gif")
+    assert run(tmp_path / "old.gif", "--steps", 1)[0] == 0
+    assert Image.open(tmp_path / "old-color.png").format == "PNG"
+    scene().save(tmp_path / "UPPER.JPG")
+    assert run(tmp_path / "UPPER.JPG", "--steps", 1)[0] == 0
+    assert Image.open(tmp_path / "UPPER-color.JPG").format == "JPEG"
+
+
+def test_the_seed_decides(run, photo, tmp_path):
+    for name, seed in (("a", 3), ("b", 3), ("c", 4)):
+        assert run(photo, "-o", tmp_path / f"{name}.png", "--seed", seed)[0] == 0
+    a, b, c = ((tmp_path / f"{name}.png").read_bytes() for name in "abc")
+    assert a == b != c
+
+
+def test_options_reach_the_model(run, photo, tmp_path, monkeypatch):
+    from seada_core.hints import Hint
+    from seada_core.pipeline import Colorizer
+
+    seen = []
+    call = Colorizer.__call__
+    monkeypatch.setattr(Colorizer, "__call__", lambda self, image, **k: seen.append((self, k)) or call(self, image, **k))
+    hints = tmp_path / "hints.json"
+    hints.write_text('{"hints": [{"x": 1, "y": 2, "color": "#102030"}]}')
+    argv = ["--prompt", "a red barn", "--negative-prompt", "grey", "--hints", hints, "--hint", "5,6,#AA0000,3"]
+    argv += ["--palette", "#aabbcc,#DDEEFF", "--steps", 2, "--guidance", 3, "--strength", 0.5, "--seed", 9]
+    argv += ["--size", 32, "--temperature", 0.7, "--dtype", "bfloat16"]
+    status, _, err = run(photo, *argv)
+    assert (status, err) == (0, [])
+    [(colorizer, options)] = seen
+    assert str(colorizer.dtype) == "torch.bfloat16"
+    assert options.pop("callback")
+    assert options == {
+        "prompt": "a red barn",
+        "negative_prompt": "grey",
+        "hints": [Hint(1, 2, "#102030"), Hint(5, 6, "#AA0000", 3)],
+        "palette": ["#aabbcc", "#ddeeff"],
+        "steps": 2,
+        "guidance": 3,
+        "strength": 0.5,
+        "seed": 9,
+        "size": 32,
+        "token_steps": 0,
+        "temperature": 0.7,
+    }
+
+
+def test_a_hint_colors_its_place(run, tmp_path):
+    Image.new("L", (40, 40), 120).save(tmp_path / "flat.png")
+    assert run(tmp_path / "flat.png", "--hint", "20,20,#c03020,4")[0] == 0
+    r, g, b = Image.open(tmp_path / "flat-color.png").getpixel((20, 20))
+    # the hint's chroma at the photo's luminance 120: #c03020 has luminance 89
+    assert np.allclose((r, g, b), np.array([0xC0, 0x30, 0x20]) + 120 - 89, atol=6)
+
+
+def test_the_caption_is_asked_once_and_used(run, photo, tmp_path, monkeypatch):
+    from seada_core.pipeline import Colorizer
+
+    seen = []
+    monkeypatch.setattr(Colorizer, "caption", lambda self, gray: seen.append(gray) or ["a green hill"] * len(gray))
+    status, out, _ = run(photo, "--json", "--variants", 2, "--steps", 1)
+    assert status == 0
+    assert json.loads(out[0])["prompt"] == "a green hill"
+    [gray] = seen
+    assert gray.shape == (1, 1, 28, 40)
+    assert np.allclose(gray[0, 0].numpy() * 255, np.asarray(scene().convert("L")), atol=1e-3)
+    captioned = photo.with_name("photo-color-seed1.png").read_bytes()
+    run(photo, "-o", tmp_path / "told.png", "--prompt", "a green hill", "--seed", 1, "--steps", 1)
+    assert (tmp_path / "told.png").read_bytes() == captioned
+
+
+# --- several pictures -------------------------------------------------------------------------------------------------
+
+
+def test_a_folder_with_bad_files(run, tmp_path):
+    folder = tmp_path / "album"
+    folder.mkdir()
+    for name in ("a.png", "c.jpg"):
+        scene().save(folder / name)
+    (folder / "b.png").write_bytes(b"this is no picture")
+    (folder / "d.png").write_bytes(b"")
+    (folder / "e.jpg").write_bytes((folder / "c.jpg").read_bytes()[:300])
+    (folder / "notes.txt").write_text("not a picture, and not asked about")
+    status, out, err = run(folder, "-o", tmp_path / "new" / "out", "--steps", 1)
+    assert status == 1
+    assert sorted(p.name for p in (tmp_path / "new" / "out").iterdir()) == ["a.png", "c.jpg"]
+    assert len(out) == 2
+    assert len(err) == 3
+    for line, name in zip(err, ("b.png", "d.png", "e.jpg")):
+        assert line.startswith("error: ")
+        assert line.count(name) == 1
+    assert "empty" in err[1]
+
+
+def test_default_folder_and_several_files(run, tmp_path):
+    folder = tmp_path / "album"
+    folder.mkdir()
+    scene().save(folder / "a.png")
+    scene().save(tmp_path / "b.png")
+    assert run(folder, tmp_path / "b.png", folder / "a.png", "--steps", 1)[0] == 0
+    assert [p.name for p in (tmp_path / "album-color").iterdir()] == ["a.png"]
+    assert (tmp_path / "b-color.png").is_file()
+    assert [p.name for p in folder.iterdir()] == ["a.png"]  # given twice, coloured once
+
+
+def test_each_picture_is_as_if_alone(run, tmp_path):
+    for name, size in (("a.png", (40, 28)), ("b.png", (28, 40))):
+        scene(*size).save(tmp_path / name)
+    assert run(tmp_path / "a.png", tmp_path / "b.png", "-o", tmp_path / "both")[0] == 0
+    assert run(tmp_path / "b.png", "-o", f"{tmp_path}/alone/")[0] == 0
+    assert (tmp_path / "both" / "b.png").read_bytes() == (tmp_path / "alone" / "b.png").read_bytes()
+
+
+def test_variants_and_their_sheet(run, photo, tmp_path):
+    status, out, err = run(photo, "-o", tmp_path / "v.png", "--variants", 3, "--seed", 5, "--json")
+    assert (status, err) == (0, [])
+    files = [tmp_path / f"v-seed{k}.png" for k in (5, 6, 7)]
+    record = json.loads(out[0])
+    assert record["variants"] == [str(f) for f in files]
+    assert record["seed"] == 5
+    assert len({f.read_bytes() for f in files}) == 3
+    assert run(photo, "-o", tmp_path / "alone.png", "--seed", 6)[0] == 0
+    assert (tmp_path / "alone.png").read_bytes() == files[1].read_bytes()
+    sheet = np.asarray(Image.open(tmp_path / "v.png").convert("RGB")).astype(int)
+    # grey first, then the seeds: each is found on the sheet, pixel by pixel, with a dark label under it
+    gray = np.asarray(scene().convert("L").convert("RGB")).astype(int)
+    places = []
+    for tile in (gray, *(np.asarray(Image.open(f)).astype(int) for f in files)):
+        windows = np.lib.stride_tricks.sliding_window_view(sheet, tile.shape)[:, :, 0]
+        found = [(y, x) for y, x in np.argwhere((windows[..., 0, 0, :] == tile[0, 0]).all(-1)) if
+                 (sheet[y : y + 28, x : x + 40] == tile).all()]  # fmt: skip
+        assert len(found) == 1
+        places += found
+        y, x = found[0]
+        assert sheet[y + 28 : y + 52, x : x + 80].min() < 80
+    assert places == sorted(places)
+    assert len(set(places)) == 4
+
+
+def test_json_lines(run, photo, tmp_path):
+    status, out, err = run(tmp_path / "missing.png", photo, "--json", "--prompt", "a barn", "--seed", 2, "--steps", 1)
+    assert status == 1
+    bad, good = map(json.loads, out)
+    assert good.pop("seconds") > 0
+    target = str(photo.with_name("photo-color.png"))
+    assert good == {"input": str(photo), "output": target, "seed": 2, "prompt": "a barn", "error": None}
+    assert bad["output"] is None
+    assert "does not exist" in bad["error"]
+    assert err == [f"error: {bad['error']}"]
+
+
+# --- what goes wrong --------------------------------------------------------------------------------------------------
+
+
+def test_nothing_is_overwritten_unasked(run, photo):
+    target = photo.with_name("photo-color.png")
+    target.write_bytes(b"mine")
+    status, _, err = run(photo)
+    assert status == 1
+    assert len(err) == 1
+    assert "--overwrite" in err[0]
+    assert target.read_bytes() == b"mine"
+    assert run(photo, "--overwrite", "--steps", 1)[0] == 0
+    assert Image.open(target).size == (40, 28)
+    (photo.with_name("v-seed1.png")).write_bytes(b"mine")
+    assert run(photo, "-o", photo.with_name("v.png"), "--variants", 2)[0] == 1
+    assert not photo.with_name("v.png").exists()
+    assert not photo.with_name("v-seed0.png").exists()
+
+
+@pytest.mark.parametrize("link", [False, True])
+def test_the_input_is_never_replaced(run, photo, tmp_path, link):
+    target = photo
+    if link:
+        target = tmp_path / "link.png"
+        target.symlink_to(photo)
+    before = photo.read_bytes()
+    status, _, err = run(photo, "-o", target, "--overwrite")
+    assert status == 1
+    assert "is an input" in err[0]
+    assert photo.read_bytes() == before
+    assert run(photo.parent, "-o", photo.parent, "--overwrite")[0] == 1
+    assert photo.read_bytes() == before
+
+
+def test_two_inputs_with_one_result(run, tmp_path):
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        scene().save(tmp_path / folder / "a.png")
+    status, out, err = run(tmp_path / "one", tmp_path / "two", "-o", tmp_path / "out", "--steps", 1, "--overwrite")
+    assert status == 1
+    assert len(out) == 1
+    assert "already the result of" in err[0]
+
+
+@pytest.mark.parametrize(
+    ("argv", "says"),
+    [
+        (["--steps", "0"], "at least 1"),
+        (["--steps", "-3"], "at least 1"),
+        (["--steps", "many"], "at least 1"),
+        (["--size", "100"], "multiple of 8"),
+        (["--guidance", "nan"], "0 to 100"),
+        (["--strength", "-1"], "0 to 10"),
+        (["--temperature", "0"], "above 0"),
+        (["--variants", "0"], "1 to 256"),
+        (["--seed", "-1"], "from 0"),
+        (["--hint", "1,2"], "X,Y,#RRGGBB"),
+        (["--hint", "1,2,red"], "#rrggbb"),
+        (["--hint", "a,2,#ff0000"], "numbers"),
+        (["--hints", "missing.json"], "missing.json"),
+        (["--palette", "#aabbcc,#dd"], "#dd"),
+        (["--dtype", "int8"], "int8"),
+        (["--colour"], "--colour"),
+        (["-o", "out.xyz"], ".xyz"),
+        (["-o", "out"], "no suffix"),
+        (["-o", "nowhere/out.png"], "nowhere"),
+    ],
+)
+def test_bad_usage(run, photo, tmp_path, monkeypatch, argv, says):
+    monkeypatch.chdir(tmp_path)
+    status, out, err = run(photo, *argv)
+    assert (status, out) == (2, [])
+    assert len(err) == 1
+    assert err[0].startswith("error: ")
+    assert says in err[0]
+    assert [p.name for p in tmp_path.iterdir()] == ["photo.png"]
+
+
+def test_no_input_and_a_file_for_a_folder(run, photo, tmp_path):
+    assert run()[0] == 2
+    (tmp_path / "out.png").write_bytes(b"mine")
+    status, _, err = run(photo, photo, "-o", tmp_path / "out.png", "--overwrite")
+    assert status == 2
+    assert "folder" in err[0]
+
+
+def test_a_folder_without_pictures(run, photo, tmp_path):
+    (tmp_path / "empty").mkdir()
+    status, _, err = run(tmp_path / "empty", "-o", tmp_path / "out")
+    assert status == 1
+    assert len(err) == 1
+    assert "no pictures in" in err[0]
+    assert not (tmp_path / "out").exists()
+    assert run(tmp_path / "empty", photo, "-o", tmp_path / "out", "--steps", 1)[0] == 1
+    assert (tmp_path / "out" / "photo.png").is_file()
+
+
+def test_a_hint_outside_one_of_two_pictures(run, tmp_path):
+    scene(20, 20).save(tmp_path / "small.png")
+    scene(60, 60).save(tmp_path / "large.png")
+    status, out, err = run(tmp_path / "small.png", tmp_path / "large.png", "--hint", "50,50,#ff0000", "--steps", 1)
+    assert status == 1
+    assert len(out) == 1
+    assert len(err) == 1
+    assert err[0].startswith(f"error: {tmp_path / 'small.png'}: ")
+    assert "outside the photo" in err[0]
+    assert not (tmp_path / "small-color.png").exists()
+    assert (tmp_path / "large-color.png").is_file()
+
+
+def wrong_part(folder: Path) -> None:
+    shutil.copy(folder / "vq_decoder.safetensors", folder / "unet.safetensors")
+
+
+def other_version(folder: Path) -> None:
+    rewrite(folder / "vq_decoder.safetensors", metadata={"seada.version": "99"})
+
+
+def not_finite(folder: Path) -> None:
+    rewrite(folder / "controlnet_rca.safetensors", nan=True)
+
+
+def cut_short(folder: Path) -> None:
+    file = folder / "semantic_adapter.safetensors"
+    file.write_bytes(file.read_bytes()[:1000])
+
+
+def missing_part(folder: Path) -> None:
+    (folder / "unet.safetensors").unlink()
+
+
+def rewrite(file: Path, metadata: dict | None = None, nan: bool = False) -> None:
+    from safetensors import safe_open
+    from safetensors.torch import save_file
+
+    with safe_open(file, "pt") as source:
+        tensors = {name: source.get_tensor(name) for name in source.keys()}  # noqa: SIM118
+        described = source.metadata()
+    if nan:
+        next(iter(tensors.values())).flatten()[0] = float("nan")
+    file.unlink()
+    save_file(tensors, file, described | (metadata or {}))
+
+
+@pytest.mark.parametrize(
+    ("harm", "says"),
+    [
+        (wrong_part, "holds the part 'vq_decoder', expected 'unet'"),
+        (other_version, "version 99"),
+        (not_finite, "not finite"),
+        (cut_short, "safetensors"),
+        (missing_part, "no unet file"),
+    ],
+)
+def test_a_broken_model_is_one_line(run, photo, tiny_model, tmp_path, harm, says):
+    model = tmp_path / "model"
+    shutil.copytree(tiny_model, model)
+    harm(model)
+    scene().save(tmp_path / "second.png")
+    status, out, err = run(photo, tmp_path / "second.png", "--json", "-o", tmp_path / "out", model=model)
+    assert status == 1
+    assert len(err) == 1  # not once for each picture
+    assert err[0].startswith("error: ")
+    assert says in err[0]
+    assert [says in json.loads(line)["error"] for line in out] == [True, True]
+    assert not (tmp_path / "out").exists()
+
+
+def test_unknown_model_and_device(run, photo):
+    status, out, err = run(photo, model="no-such-model")
+    assert (status, out, len(err)) == (1, [], 1)
+    assert "no-such-model" in err[0]
+    status, _, err = run(photo, "--device", "abacus", "--device", "abacus")
+    assert status in (0, 1)  # the fixture's --device comes last
+    assert main([str(photo), "--device", "abacus", "--overwrite"]) == 1
+
+
+class FullDisk(io.FileIO):
+    """A file on a disk with 100 bytes left."""
+
+    def write(self, data):
+        if self.tell() + len(data) > 100:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return super().write(data)
+
+
+def test_a_full_disk(run, photo, tmp_path, monkeypatch):
+    monkeypatch.setattr(pictures, "open", lambda path, mode: FullDisk(path, mode.replace("b", "")), raising=False)
+    status, out, err = run(photo, "-o", tmp_path / "out.png", "--steps", 1)
+    assert (status, out, len(err)) == (1, [], 1)
+    assert os.strerror(errno.ENOSPC) in err[0]
+    assert [p.name for p in tmp_path.iterdir()] == ["photo.png"]
+
+
+def test_interrupted_while_writing(run, photo, tmp_path, monkeypatch):
+    target = photo.with_name("photo-color.png")
+    target.write_bytes(b"mine")
+
+    def interrupt(self, file, *args, **kwargs):
+        file.write(b"half a picture")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Image.Image, "save", interrupt)
+    status, out, err = run(photo, "--overwrite", "--steps", 1)
+    assert (status, out, len(err)) == (130, [], 1)
+    assert "interrupted" in err[0]
+    assert target.read_bytes() == b"mine"
+    assert no_traces(tmp_path)
+
+
+def test_progress_only_on_a_terminal(run, photo, tmp_path, monkeypatch):
+    assert run(photo, "-o", tmp_path / "a.png")[2] == []
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    _, out, err = run(photo, "-o", tmp_path / "b.png", "--variants", 2, "--json")
+    assert len(out) == 1
+    assert "1/1 photo.png" in "".join(err)
+    assert "/6 " in "".join(err)  # two variants of three steps
+
+
+# --- as a process -----------------------------------------------------------------------------------------------------
+
+
+def test_help_imports_nothing_heavy():
+    code = (
+        "import sys; from seada_core.colorize import main; status = main(['--help']); "
+        "heavy = {'torch', 'numpy', 'PIL', 'diffusers', 'transformers', 'tqdm'} & set(sys.modules); "
+        "sys.exit(f'imported {heavy}' if heavy else status)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert (done.returncode, done.stderr) == (0, "")
+    for option in ("--hint", "--palette", "--variants", "--json", "--overwrite", "--token-steps"):
+        assert option in done.stdout
+
+
+def test_as_a_process(tiny_model, photo, tmp_path):
+    (tmp_path / "bad.png").write_bytes(b"no picture")
+    argv = [sys.executable, "-m", "seada_core.colorize", "bad.png", "photo.png", "--model", str(tiny_model), "--json"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(argv, capture_output=True, text=True, cwd=tmp_path, env=environment)
+    assert done.returncode == 1
+    bad, good = map(json.loads, done.stdout.splitlines())
+    assert bad["error"]
+    assert good["output"] == "photo-color.png"
+    assert luma_share(scene(), Image.open(tmp_path / "photo-color.png")) >= 0.995
+    assert done.stderr.splitlines() == [f"error: {bad['error']}"]

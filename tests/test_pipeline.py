@@ -1,0 +1,163 @@
+"""The Colorizer on a tiny random model: sizes, luminance, determinism, hints, bad arguments."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from seada_core import backbone
+from seada_core.color import luminance, rgb_to_ycbcr
+from seada_core.hints import Hint
+from seada_core.pipeline import Colorizer
+
+
+@pytest.fixture(scope="module")
+def colorizer(tiny_model):
+    return Colorizer.from_pretrained(str(tiny_model))
+
+
+def photo(height=50, width=70, seed=0) -> Image.Image:
+    rng = np.random.default_rng(seed)
+    small = Image.fromarray(rng.integers(0, 255, (5, 6), np.uint8), "L")
+    return small.resize((width, height), Image.Resampling.BICUBIC)
+
+
+def tensor(image) -> torch.Tensor:
+    return torch.from_numpy(np.asarray(image.convert("RGB")).copy()).permute(2, 0, 1).float() / 255
+
+
+@pytest.mark.parametrize("size", [(50, 70), (64, 64), (1, 1), (3, 90), (130, 17)])
+def test_same_size_and_luminance(colorizer, size):
+    image = photo(*size)
+    result = colorizer(image, steps=2)
+    assert result.size == image.size and result.mode == "RGB"
+    difference = np.abs(np.asarray(result.convert("L")).astype(int) - np.asarray(image).astype(int))
+    assert (difference > 1).mean() <= 0.005
+    assert np.asarray(result).std(axis=-1).max() > 0 or size == (1, 1)  # it has colour
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA", "P", "CMYK", "I;16", "1"])
+def test_any_mode(colorizer, mode):
+    if mode == "I;16":
+        image = Image.fromarray((np.asarray(photo()).astype(np.uint16) * 257))
+    else:
+        image = photo().convert("RGB").convert(mode)
+    assert colorizer(image, steps=1).size == image.size
+
+
+def test_tensors_keep_their_kind(colorizer):
+    one = tensor(photo())
+    batch = torch.stack([one, tensor(photo(seed=1))])
+    assert colorizer(one, steps=1).shape == one.shape
+    result = colorizer(batch.half(), steps=1)
+    assert result.shape == batch.shape and result.dtype == torch.float16
+    assert colorizer(batch[:, :1], steps=1).shape == batch.shape
+    assert (luminance(colorizer(batch, steps=1)) - luminance(batch)).abs().max() < 1e-5
+
+
+def test_a_seed_gives_the_same_picture_again_alone_or_within_a_batch(colorizer):
+    batch = torch.stack([tensor(photo(seed=i)) for i in range(3)])
+    whole, again = colorizer(batch, seed=7), colorizer(batch, seed=7)
+    assert torch.equal(whole, again)
+    for i in range(3):
+        assert (colorizer(batch[i], seed=7) - whole[i]).abs().max() < 0.5 / 255
+    assert (colorizer(batch, seed=8) - whole).abs().max() > 2 / 255
+
+
+def test_strength_0_is_bit_identical_to_no_control(colorizer, monkeypatch):
+    image = tensor(photo())
+    off = colorizer(image, strength=0)
+    monkeypatch.setattr(Colorizer, "has", lambda self, part: part not in ("controlnet_rca", "captioner"))
+    assert torch.equal(off, colorizer(image))
+    monkeypatch.undo()
+    assert not torch.equal(off, colorizer(image))
+
+
+def test_sampler_equals_diffusers_ddim(colorizer):
+    """Our loop against diffusers' DDIM step by step, with guidance and control."""
+    gray = luminance(tensor(photo(64, 64)))[None]
+    context, uncond = colorizer.context(["a dog"]), colorizer.context([""])
+    ours = colorizer.sample(gray, context, uncond, 4, 3.0, 1.0, seed=5)
+    scheduler, unet, control = colorizer.scheduler, colorizer.part("unet"), colorizer.part("controlnet_rca")
+    scheduler.set_timesteps(4)
+    x = torch.randn(4, 8, 8, generator=torch.Generator().manual_seed(5))[None]
+    for t in scheduler.timesteps:
+        outputs = []
+        for text in (context, uncond):
+            features = control.encode(x, t, text, gray.expand(-1, 3, -1, -1))
+            hook = lambda i, h, f=features: control.attend(i, h, f)  # noqa: E731
+            outputs.append(backbone.denoise(unet, x, t, text, features.residuals, [hook]))
+        x = scheduler.step(outputs[1] + 3.0 * (outputs[0] - outputs[1]), t, x, eta=0.0).prev_sample
+    torch.testing.assert_close(ours, x, rtol=1e-3, atol=1e-3)
+
+
+def test_a_hint_is_its_colour_where_it_is_placed(colorizer):
+    image = Image.new("L", (70, 50), 128)
+    result = tensor(colorizer(image, hints=[Hint(20, 25, "#c04040", radius=4), Hint(55, 25, "#4040c0", radius=4)]))
+    chroma = rgb_to_ycbcr(result)[1:]
+    for x, color in ((20, (0xC0, 0x40, 0x40)), (55, (0x40, 0x40, 0xC0))):
+        wanted = rgb_to_ycbcr(torch.tensor(color).float().view(3, 1, 1) / 255)[1:, 0, 0]
+        assert (chroma[:, 25, x] - wanted).abs().max() < 0.03
+    with pytest.raises(ValueError, match="outside"):
+        colorizer(image, hints=[Hint(100, 5, "#ffffff")])
+
+
+def test_a_palette_pulls_colours_towards_it(colorizer):
+    image = tensor(photo(64, 64))
+
+    def distance(palette):
+        chroma = rgb_to_ycbcr(colorizer(image, palette=palette, seed=3))[1:].flatten(1).T
+        wanted = rgb_to_ycbcr(torch.tensor([[1.0, 0, 0]]).view(3, 1, 1))[1:, 0].T
+        return torch.cdist(chroma, torch.cat([wanted, torch.zeros(1, 2)])).amin(1).mean()
+
+    assert distance(["#ff0000"]) < distance(None)
+
+
+def test_prompts(colorizer):
+    batch = torch.stack([tensor(photo(seed=i)) for i in range(2)])
+    both = colorizer(batch, prompt=["a dog", "green grass"])
+    assert (both[0] - colorizer(batch[0], prompt="a dog")).abs().max() < 0.5 / 255
+    assert (both[1] - colorizer(batch[1], prompt="a dog")).abs().max() > 0
+    assert not torch.equal(both, colorizer(batch, prompt=["a dog", "green grass"], negative_prompt="blue sky"))
+    with pytest.raises(ValueError, match="3 prompts for 2 pictures"):
+        colorizer(batch, prompt=["a", "b", "c"])
+
+
+def test_callback_counts_steps_and_may_interrupt(colorizer):
+    seen = []
+    colorizer(photo(), steps=3, callback=lambda done, steps: seen.append((done, steps)))
+    assert seen == [(1, 3), (2, 3), (3, 3)]
+
+    def stop(done, steps):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        colorizer(photo(), steps=3, callback=stop)
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"steps": 0}, "steps must be 1 to 1000, not 0"),
+        ({"steps": -1}, "steps"),
+        ({"guidance": -1}, "guidance"),
+        ({"strength": -0.1}, "strength"),
+        ({"size": 100}, "multiple of 8"),
+        ({"token_steps": 5}, "no token_diffusion part"),
+        ({"temperature": 0}, "temperature"),
+    ],
+)
+def test_bad_arguments(colorizer, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        colorizer(photo(), **arguments)
+
+
+def test_bad_tensors(colorizer):
+    with pytest.raises(ValueError, match="expected"):
+        colorizer(torch.rand(2, 5, 8, 8))
+
+
+def test_half_precision_is_close(tiny_model, colorizer):
+    image = tensor(photo())
+    half = Colorizer.from_pretrained(str(tiny_model), dtype=torch.bfloat16)(image, steps=2)
+    assert torch.isfinite(half).all() and (half - colorizer(image, steps=2)).abs().mean() < 0.05
