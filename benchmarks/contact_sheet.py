@@ -122,7 +122,7 @@ def main(arguments: list[str] | None = None) -> int:
             sections.append(section(title, couples(), options.thumb, options.columns * 3 // 2))
         options.out.parent.mkdir(parents=True, exist_ok=True)
         stack(sections).save(options.out, "JPEG", quality=options.quality, optimize=True)
-    except (ValueError, OSError, tarfile.TarError) as error:
+    except (ValueError, OSError, ImportError, tarfile.TarError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0

@@ -130,7 +130,7 @@ class Mean:
         return self.total / self.count if self.count else math.nan
 
 
-def score(pairs: Iterable[Pair], batch: int = 16, device: str | torch.device = "cpu") -> dict:
+def score(pairs: Iterable[Pair], batch: int = 16, device: str | torch.device = "cpu", network: str = NETWORK) -> dict:
     """Compares each pair's result, and its grey photo, with the truth. Memory does not grow with the number of pairs.
 
     PSNR and colourfulness are means over pictures. Shares are of grey's: a share of 1 means no nearer to the truth than
@@ -138,7 +138,7 @@ def score(pairs: Iterable[Pair], batch: int = 16, device: str | torch.device = "
     """
     names = ("ours", "gray", "truth")
     means: dict[str, dict[str, Mean]] = {}
-    statistics = {name: metrics.GaussianStatistics(metrics.FEATURES[NETWORK]) for name in names}
+    statistics = {name: metrics.GaussianStatistics(metrics.FEATURES[network]) for name in names}
 
     def add(measure: str, name: str, values: Tensor) -> None:
         means.setdefault(measure, {}).setdefault(name, Mean()).add(values)
@@ -154,8 +154,8 @@ def score(pairs: Iterable[Pair], batch: int = 16, device: str | torch.device = "
             "gray": gray_of(truth),
             "truth": truth,
         }
-        pooled = {name: metrics.features(picture, NETWORK) for name, picture in pictures.items()}
-        top1 = {name: metrics.class_logits(vectors, NETWORK).argmax(1) for name, vectors in pooled.items()}
+        pooled = {name: metrics.features(picture, network) for name, picture in pictures.items()}
+        top1 = {name: metrics.class_logits(vectors).argmax(1) for name, vectors in pooled.items()}
         labels = torch.tensor([-1 if pair.label is None else pair.label for pair in group], device=device)
         for name in names:
             statistics[name].update(pooled[name])
@@ -182,13 +182,13 @@ def score(pairs: Iterable[Pair], batch: int = 16, device: str | torch.device = "
         "psnr_rgb_255": mean["psnr"],
         "colorfulness_absolute": _against_truth(mean["colorfulness"]),
         "colorfulness_signed": _against_truth(mean["colorfulness_signed"]),
-        f"feature_distance_{NETWORK}_pooled": _share(mean["feature"]),
-        f"frechet_distance_{NETWORK}_pooled": _share(frechet),
-        f"top1_agreement_with_truth_{NETWORK}": {
+        f"feature_distance_{network}_pooled": _share(mean["feature"]),
+        f"frechet_distance_{network}_pooled": _share(frechet),
+        f"top1_agreement_with_truth_{network}": {
             **mean["agreement"],
             "recovery": metrics.semantic_recovery(mean["agreement"]["ours"], mean["agreement"]["gray"], 1.0),
         },
-        f"imagenette_top1_accuracy_{NETWORK}": {
+        f"imagenette_top1_accuracy_{network}": {
             "pictures": means["imagenette"]["truth"].count,
             **labelled,
             "recovery": metrics.semantic_recovery(labelled["ours"], labelled["gray"], labelled["truth"]),
@@ -268,6 +268,9 @@ def main(arguments: list[str] | None = None) -> int:
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--outputs", type=Path, help="score the PNGs of this folder, named by key, and run no model")
     source.add_argument("--save", type=Path, help="also write every result to this folder, as --outputs reads them")
+    parser.add_argument(
+        "--network", choices=metrics.FEATURES, default=NETWORK, help=f"of the features (default: {NETWORK})"
+    )
     parser.add_argument("--json", type=Path, help="write the report to this file ('-': print nothing but the report)")
     add_model_arguments(parser)
     options = parser.parse_args(arguments)
@@ -287,8 +290,12 @@ def main(arguments: list[str] | None = None) -> int:
             run = results = Colorized(pairs, colorizer, options.batch, **steering)
             if options.save:
                 results = save_results(results, options.save)
-        report = {"data": options.data.name, "settings": settings, **score(progress(results), device=device)}
-    except (ValueError, OSError, tarfile.TarError) as error:
+        report = {
+            "data": options.data.name,
+            "settings": settings,
+            **score(progress(results), device=device, network=options.network),
+        }
+    except (ValueError, OSError, ImportError, tarfile.TarError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     if run:

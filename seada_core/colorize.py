@@ -224,9 +224,12 @@ def _variant(target: Path, seed: int) -> Path:
 def load_model(model: str, device: str | None, dtype: str) -> Colorizer:
     """The model on its device. Raises CommandError where either cannot be used."""
     import torch
+    from diffusers.utils import logging
 
     from .checkpoints import CheckpointError
     from .pipeline import Colorizer
+
+    logging.set_verbosity_error()  # its advice on loading is not for the command's users
 
     if device is not None:
         try:

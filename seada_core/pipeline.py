@@ -71,7 +71,7 @@ class Colorizer:
             self._parts[part] = module.to(self.device, dtype, memory_format=torch.channels_last)
         return self._parts[part]
 
-    @torch.inference_mode()
+    @torch.no_grad()  # not inference mode: guidance differentiates through the decoder
     def __call__(
         self,
         image: Image.Image | Tensor,

@@ -53,6 +53,7 @@ class ControlConfig:
 
     condition_channels: int = 3
     mapper_channels: tuple[int, ...] = (16, 32, 64)
+    condition_latent: int = 4  # channels of c_f; the paper names none, and four are few for a small model's eyes
     sites: str = "all"
     head_dim: int = 64
     rca: bool = True
@@ -154,7 +155,7 @@ class TrainConfig:
     generic_prob: float = 0.0  # captions replaced by "colored photo" and the like (EDN)
     train_unet: bool = False  # also train the UNet where the paper freezes it
     timestep_shift: float = 1.0  # above 1: more of the noisy timesteps
-    chroma_weight: float = 0.0  # extra weight of the latent error's chroma, see `diffusion.latent_error`
+    chroma_weight: float = 0.0  # weight of the error in the colour that x0 shows, see `DiffusionStage.errors`
     seed: int = 0
     checkpoint_every: int = 1000
     validate_every: int = 1000
@@ -194,7 +195,7 @@ SD15 = Preset(
 )
 
 _MINI = TrainConfig(
-    batch=64, resolution=96, crop=96, lr=5e-4, warmup=100, ema=0.999, empty_prob=0.25, color_prob=0.3,
+    batch=64, resolution=96, crop=96, lr=5e-4, warmup=100, ema=0.999, empty_prob=0.3, color_prob=0.2,
     train_unet=True, timestep_shift=3.0, chroma_weight=2.0, checkpoint_every=200, validate_every=500,
 )  # fmt: skip
 
@@ -205,8 +206,9 @@ MINI = Preset(
         channels=(64, 128, 256), layers_per_block=1, attention=(False, False, True), heads=4, context_dim=192
     ),
     adapter=AdapterConfig(length=32, width=192),
-    control=ControlConfig(additive=True, head_dim=32),
+    control=ControlConfig(condition_latent=48, additive=True, head_dim=32),
     diffusion=DiffusionConfig(prediction="v_prediction", zero_terminal_snr=True),
+    tokens=TokenConfig(width=96, layers=4, heads=4),
     sampling=SamplingConfig(steps=20, guidance=2.0, size=192),
     training={
         "captioner": replace(_MINI, steps=1500, lr=1e-3, decay=0.8),

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from seada_core import checkpoints, colorize, pictures
+from seada_core import pictures
 from seada_core.colorize import main
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -74,7 +74,7 @@ def test_one_file_gets_a_name_beside_it(run, photo):
 
 
 def gray16() -> Image.Image:
-    return Image.fromarray((np.asarray(scene().convert("L")).astype(np.uint16) * 257))
+    return Image.fromarray(np.asarray(scene().convert("L")).astype(np.uint16) * 257)
 
 
 def rgba() -> Image.Image:
@@ -164,7 +164,12 @@ def test_options_reach_the_model(run, photo, tmp_path, monkeypatch):
 
     seen = []
     call = Colorizer.__call__
-    monkeypatch.setattr(Colorizer, "__call__", lambda self, image, **k: seen.append((self, k)) or call(self, image, **k))
+
+    def record(self, image, **options):
+        seen.append((self, options))
+        return call(self, image, **options)
+
+    monkeypatch.setattr(Colorizer, "__call__", record)
     hints = tmp_path / "hints.json"
     hints.write_text('{"hints": [{"x": 1, "y": 2, "color": "#102030"}]}')
     argv = ["--prompt", "a red barn", "--negative-prompt", "grey", "--hints", hints, "--hint", "5,6,#AA0000,3"]
@@ -462,13 +467,13 @@ def test_a_broken_model_is_one_line(run, photo, tiny_model, tmp_path, harm, says
     assert not (tmp_path / "out").exists()
 
 
-def test_unknown_model_and_device(run, photo):
+def test_unknown_model_and_device(run, photo, capfd):
     status, out, err = run(photo, model="no-such-model")
     assert (status, out, len(err)) == (1, [], 1)
     assert "no-such-model" in err[0]
-    status, _, err = run(photo, "--device", "abacus", "--device", "abacus")
-    assert status in (0, 1)  # the fixture's --device comes last
-    assert main([str(photo), "--device", "abacus", "--overwrite"]) == 1
+    assert main([str(photo), "--device", "abacus"]) == 1
+    assert capfd.readouterr().err.startswith("error: device 'abacus' cannot be used")
+    assert [p.name for p in photo.parent.iterdir()] == ["photo.png"]
 
 
 class FullDisk(io.FileIO):

@@ -185,6 +185,17 @@ def test_features_are_those_of_the_package(truth, network):
     assert metrics.class_logits(pooled).argmax(1).tolist() == logits.argmax(1).tolist()
 
 
+def test_features_of_an_input_normalised_with_imagenets_values(truth, network):
+    """Affine maps of the input: to undo one normalisation and apply the other must give the other's features."""
+    mean, deviation = (torch.tensor(v).view(3, 1, 1) for v in ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]))
+    dull = torch.nn.functional.interpolate(0.45 + (truth[:2] - 0.5) * 0.2, size=224)  # small enough to stay in [0, 1]
+    other = ((dull - mean) / deviation * 128 + 127) / 255
+    assert 0 < other.min() < other.max() < 1
+    expected = metrics.features(other)
+    assert (metrics.features(dull, "efficientnet-lite0-imagenet-norm") - expected).abs().max() < 1e-3
+    assert (metrics.features(dull) - expected).abs().max() > 0.1
+
+
 def test_less_colour_is_farther_from_the_truth(truth, network):
     grey = metrics.feature_distance(faded(truth, 0), truth)
     half = metrics.feature_distance(faded(truth, 0.5), truth)

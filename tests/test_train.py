@@ -18,11 +18,13 @@ from safetensors.torch import save_file
 
 from seada_core import checkpoints, presets
 from seada_core.checkpoints import CheckpointError
+from seada_core.color import luminance, rgb_to_ycbcr
 from seada_core.tokenizer import Tokenizer
 from seada_core.train import data, diffusion
 from seada_core.train.__main__ import STAGES, _stage, main
 from seada_core.train.data import Batches, DataError, build_cache
 from seada_core.train.loop import TrainingError, fit, learning_rate
+from seada_core.train.probe import load_probe
 
 CAPTIONS = ["a photo of a dog", "a photo of green grass", "a photo of the sea"]
 SIZES = [
@@ -146,15 +148,32 @@ def test_stage1_loss_is_eq6(parts, tiny_preset, cache):
     torch.testing.assert_close(terms["loss"], terms["representation"] + 0.5 * terms["diffusion"])
 
 
-def test_velocity_target_and_chroma_weight():
-    scheduler = diffusion.build_scheduler(presets.MINI.diffusion)
-    z, noise, t = torch.randn(3, 4, 2, 2), torch.randn(3, 4, 2, 2), torch.tensor([0, 500, 999])
-    a = scheduler.alphas_cumprod[t][:, None, None, None]
-    torch.testing.assert_close(diffusion.target(scheduler, z, noise, t), a.sqrt() * noise - (1 - a).sqrt() * z)
-    error = torch.zeros(1, 4, 1, 1)
-    error[:, 0] = 1.0  # nearly pure luminance: the chroma rows hardly see it
-    plain, weighted = (diffusion.latent_error(error, torch.zeros_like(error), w) for w in (0.0, 2.0))
-    assert plain == 0.25 and float(weighted - plain) < 0.05
+def test_velocity_target_and_x0_of_an_output():
+    z, noise, t = torch.randn(3, 4, 2, 2), torch.randn(3, 4, 2, 2), torch.tensor([0, 500, 998])
+    for preset in (presets.MINI, presets.SD15):
+        scheduler = diffusion.build_scheduler(preset.diffusion)
+        a = scheduler.alphas_cumprod[t][:, None, None, None]
+        velocity = a.sqrt() * noise - (1 - a).sqrt() * z
+        wanted = diffusion.target(scheduler, z, noise, t)
+        torch.testing.assert_close(wanted, velocity if preset is presets.MINI else noise)
+        z_t = diffusion.add_noise(scheduler, z, noise, t)
+        torch.testing.assert_close(diffusion.predict_x0(scheduler, z_t, wanted, t), z, rtol=1e-2, atol=1e-2)
+
+
+def test_the_chroma_term_is_the_probes_error_of_x0(parts, tiny_preset, cache):
+    probe = load_probe(cache, steps=5, batch=4)
+    assert torch.equal(load_probe(cache).deviation, probe.deviation)  # kept beside the latents
+    stage = _stage("base", parts, tiny_preset, config(chroma_weight=2.0), probe)
+    batch = Batches(cache, 4, 64, seed=0)[0]
+    z, rgb, t = batch["latent"], batch["rgb"], torch.tensor([0, 100, 500, 999])
+    noise, output = torch.randn_like(z), torch.randn_like(z)
+    z_t = diffusion.add_noise(stage.scheduler, z, noise, t)
+    terms = stage.errors(output, z, noise, z_t, t, rgb)
+    a = stage.scheduler.alphas_cumprod[t][:, None, None, None]
+    chroma = rgb_to_ycbcr(rgb)[:, 1:].unfold(2, 8, 8).unfold(3, 8, 8).mean((-1, -2)) / probe.deviation
+    shown = probe(a.sqrt() * z_t - (1 - a).sqrt() * output, luminance(rgb))
+    torch.testing.assert_close(terms["chroma"], (shown - chroma).pow(2).mean())
+    torch.testing.assert_close(terms["loss"], terms["diffusion"] + 2 * terms["chroma"])
 
 
 def test_timesteps_cover_the_range_and_shift_towards_noise():

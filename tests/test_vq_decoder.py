@@ -188,7 +188,7 @@ def test_loss_terms_against_pictures():
     """L1 and MSE as measured on whole RGB pictures with the photo's luminance put back."""
     torch.manual_seed(0)
     stage = CodecStage(SMALL).eval()
-    rgb = torch.rand(2, 3, 16, 16)
+    rgb = torch.rand(2, 3, 32, 64)
     batch = batch_of(rgb)
     with torch.no_grad():
         losses = stage(batch)
@@ -199,6 +199,9 @@ def test_loss_terms_against_pictures():
         out = torch.stack([y + 1.402 * cr, y - 0.344136 * cb - 0.714136 * cr, y + 1.772 * cb], 1)
     torch.testing.assert_close(losses["l1"], (out - rgb).abs().mean(), atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(losses["mse"], (out - rgb).square().mean(), atol=1e-5, rtol=1e-4)
+    error = (out - rgb).numpy()
+    blocks = [error.reshape(2, 3, 32 // n, n, 64 // n, n).mean((3, 5)) for n in (8, 32)]
+    assert float(losses["cast"]) == pytest.approx(sum(np.abs(b).mean() for b in blocks), rel=1e-3)
     first, second = (-10 * math.log10(float(d.square().mean())) for d in out - rgb)
     assert float(losses["psnr_codes"]) == pytest.approx(first, abs=1e-3)
     assert float(losses["psnr"]) == pytest.approx(second, abs=1e-3)

@@ -114,7 +114,12 @@ def train(name: str, arguments) -> None:
     if arguments.validation:
         validation = _cache(arguments, arguments.validation, config.resolution, "validation")
     parts = _parts(name, preset, cache, [arguments.out / "parts", *([arguments.init] if arguments.init else [])])
-    stage = _stage(name, parts, preset, config)
+    probe = None
+    if config.chroma_weight and name not in ("captioner", "codec", "tokens"):
+        from .probe import load_probe
+
+        probe = load_probe(cache)
+    stage = _stage(name, parts, preset, config, probe)
     out = arguments.out / "parts"
 
     def export() -> None:
@@ -176,7 +181,7 @@ def _parts(name: str, preset: Preset, cache: "Cache", folders: list[Path]) -> di
     return parts
 
 
-def _stage(name: str, parts: dict[str, "nn.Module"], preset: Preset, config: TrainConfig) -> "Stage":
+def _stage(name: str, parts: dict[str, "nn.Module"], preset: Preset, config: TrainConfig, probe=None) -> "Stage":
     if name == "captioner":
         from .captioning import CaptionerStage
 
@@ -190,7 +195,7 @@ def _stage(name: str, parts: dict[str, "nn.Module"], preset: Preset, config: Tra
     if name == "ccd":
         from .ccd import CCDStage
 
-        return CCDStage(parts, preset, config)
+        return CCDStage(parts, preset, config, probe)
     if name == "tokens":
         from .tokens import TokensStage
 
@@ -198,10 +203,10 @@ def _stage(name: str, parts: dict[str, "nn.Module"], preset: Preset, config: Tra
     if name == "joint":
         from .joint import JointStage
 
-        return JointStage(parts, preset, config)
+        return JointStage(parts, preset, config, probe)
     from .diffusion import DiffusionStage
 
-    return DiffusionStage(name, parts, preset, config)
+    return DiffusionStage(name, parts, preset, config, probe)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from ..color import luminance
 from ..hints import sample_point_hints, sample_superpixel_hints
 from ..presets import Preset, TrainConfig
-from .diffusion import DiffusionStage, add_noise, latent_error, pick_texts, sample_timesteps, target
+from .diffusion import DiffusionStage, add_noise, pick_texts, sample_timesteps
 
 
 class CCDStage(DiffusionStage):
@@ -18,8 +18,8 @@ class CCDStage(DiffusionStage):
         parts: unet, semantic_encoder, semantic_adapter, controlnet_rca, hint_encoder.
     """
 
-    def __init__(self, parts: dict[str, nn.Module], preset: Preset, config: TrainConfig):
-        super().__init__("ccd", parts, preset, config)
+    def __init__(self, parts: dict[str, nn.Module], preset: Preset, config: TrainConfig, probe=None):
+        super().__init__("ccd", parts, preset, config, probe)
         self.hint_encoder = parts["hint_encoder"].requires_grad_(True)
 
     def forward(self, batch: dict) -> dict[str, Tensor]:
@@ -33,9 +33,8 @@ class CCDStage(DiffusionStage):
         z_t = add_noise(self.scheduler, z, noise, t)
         features = self.hint_encoder.encode(gray, hints)
         hook = lambda i, h: self.hint_encoder.modulate(i, h, features)  # noqa: E731
-        prediction = self.predict(z_t, t, context, gray.expand_as(rgb), [hook])
-        wanted = target(self.scheduler, z, noise, t)
-        return {"loss": latent_error(prediction, wanted, self.config.chroma_weight)}
+        output = self.predict(z_t, t, context, gray.expand_as(rgb), [hook]).float()
+        return self.errors(output, z, noise, z_t, t, rgb)
 
     def _hints(self, rgb: Tensor) -> Tensor:
         # drawn on the CPU from torch's own stream, so that a resumed run draws the same

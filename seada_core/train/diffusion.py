@@ -6,18 +6,15 @@ import copy
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .. import ccd
 from ..backbone import Hook, build_scheduler, denoise
 from ..color import luminance
 from ..presets import Preset, TrainConfig
 from ..semantic_adapter import representation_loss
 from .stages import Stage
 
-# Least-squares map from a scaled SD1.5 latent to the mean (Cb, Cr) of its 8x8 pixels, fitted on TAESD latents of 3,000
-# training photos: it explains 0.37 and 0.39 of the chroma's variance, the rest is not linear.
-LATENT_TO_CHROMA = ((-0.0001, -0.0176, 0.0329, -0.0472), (0.0088, -0.0067, -0.0525, 0.0244))
 GENERIC = ("colored photo", "high-quality photo", "a colorful photo")
 
 
@@ -41,18 +38,12 @@ def sample_timesteps(count: int, config: TrainConfig, train_steps: int, device) 
     return (s * u / (1 + (s - 1) * u) * train_steps).long().clamp(max=train_steps - 1)
 
 
-def latent_error(prediction: Tensor, wanted: Tensor, chroma_weight: float) -> Tensor:
-    """Mean squared error over the latent (Eq. 4), plus `chroma_weight` times the squared error that is seen as chroma.
-
-    Luminance is put back from the photo afterwards, so a latent's error matters as far as it changes colour. The chroma
-    rows are scaled to unit norm, so that a weight of 1 counts those directions twice.
-    """
-    error = prediction.float() - wanted
-    loss = error.pow(2).mean()
-    if chroma_weight:
-        rows = F.normalize(torch.tensor(LATENT_TO_CHROMA, device=error.device), dim=1)
-        loss = loss + chroma_weight * torch.einsum("rc,bchw->brhw", rows, error).pow(2).mean()
-    return loss
+def predict_x0(scheduler, z_t: Tensor, output: Tensor, t: Tensor) -> Tensor:
+    """The clean latent that an output (noise or v) at z_t stands for; Eq. 3 of EDN for noise."""
+    alpha_bar = scheduler.alphas_cumprod.to(z_t.device)[t][:, None, None, None]
+    if scheduler.config.prediction_type == "v_prediction":
+        return alpha_bar.sqrt() * z_t - (1 - alpha_bar).sqrt() * output
+    return ccd.predict_x0(z_t, output, alpha_bar)
 
 
 def pick_texts(batch: dict, config: TrainConfig) -> list[str]:
@@ -78,11 +69,12 @@ class DiffusionStage(Stage):
             semantic_adapter.
         preset: for the noise schedule.
         config: the stage's recipe.
+        probe: reads chroma off a latent; needed where `config.chroma_weight` is not 0.
     """
 
-    def __init__(self, name: str, parts: dict[str, nn.Module], preset: Preset, config: TrainConfig):
+    def __init__(self, name: str, parts: dict[str, nn.Module], preset: Preset, config: TrainConfig, probe=None):
         super().__init__()
-        self.name, self.config = name, config
+        self.name, self.config, self.probe = name, config, probe
         self.scheduler = build_scheduler(preset.diffusion)
         self.unet, self.semantic_encoder = parts["unet"], parts["semantic_encoder"]
         self.controlnet_rca = parts.get("controlnet_rca")
@@ -123,12 +115,25 @@ class DiffusionStage(Stage):
         t = sample_timesteps(len(z), self.config, self.scheduler.config.num_train_timesteps, z.device)
         z_t = add_noise(self.scheduler, z, noise, t)
         condition = rgb if self.name == "stage1" else luminance(rgb).expand_as(rgb)
-        prediction = self.predict(z_t, t, context, condition)
-        terms["diffusion"] = latent_error(prediction, target(self.scheduler, z, noise, t), self.config.chroma_weight)
+        output = self.predict(z_t, t, context, condition).float()
+        terms |= self.errors(output, z, noise, z_t, t, rgb)
         if self.name == "stage1":
-            terms["loss"] = terms["representation"] + 0.5 * terms["diffusion"]  # Eq. 6, as printed
-        else:
-            terms["loss"] = terms["diffusion"]
+            terms["loss"] = terms["representation"] + 0.5 * terms["loss"]  # Eq. 6, as printed
+        return terms
+
+    def errors(self, output: Tensor, z: Tensor, noise: Tensor, z_t: Tensor, t: Tensor, rgb: Tensor) -> dict[str, Tensor]:
+        """`diffusion`, the mean squared error of Eq. 4; `chroma`, that of the colour that x0 shows; `loss`, the first
+        plus `chroma_weight` times the second.
+
+        Luminance is put back from the photo, so only colour counts in the end; in a latent it is a small share of the
+        variance, and a small model would learn it last.
+        """
+        terms = {"diffusion": (output - target(self.scheduler, z, noise, t)).pow(2).mean()}
+        terms["loss"] = terms["diffusion"]
+        if self.config.chroma_weight:
+            shown = self.probe(predict_x0(self.scheduler, z_t, output, t), luminance(rgb))
+            terms["chroma"] = (shown - self.probe.wanted(rgb)).float().pow(2).mean()
+            terms["loss"] = terms["loss"] + self.config.chroma_weight * terms["chroma"]
         return terms
 
     def context(self, texts: list[str]) -> Tensor:

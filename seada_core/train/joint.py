@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from .. import ccd
 from ..color import luminance
 from ..presets import Preset, TrainConfig
-from .diffusion import DiffusionStage, add_noise, latent_error, pick_texts, sample_timesteps, target
+from .diffusion import DiffusionStage, add_noise, pick_texts, predict_x0, sample_timesteps
 
 CCD_WEIGHT, VQ_WEIGHT = 0.1, 0.6
 
@@ -23,8 +23,8 @@ class JointStage(DiffusionStage):
         parts: unet, semantic_encoder, semantic_adapter, controlnet_rca, vq_decoder, token_diffusion.
     """
 
-    def __init__(self, parts: dict[str, nn.Module], preset: Preset, config: TrainConfig):
-        super().__init__("stage3", parts, preset, config)
+    def __init__(self, parts: dict[str, nn.Module], preset: Preset, config: TrainConfig, probe=None):
+        super().__init__("stage3", parts, preset, config, probe)
         self.name = "joint"
         self.vq_decoder = parts["vq_decoder"].requires_grad_(False)
         self.token_diffusion = parts["token_diffusion"].requires_grad_(True)
@@ -36,16 +36,12 @@ class JointStage(DiffusionStage):
         noise = torch.randn_like(z)
         t = sample_timesteps(len(z), self.config, self.scheduler.config.num_train_timesteps, z.device)
         z_t = add_noise(self.scheduler, z, noise, t)
-        prediction = self.predict(z_t, t, context, gray.expand_as(rgb)).float()
-        diffusion = latent_error(prediction, target(self.scheduler, z, noise, t), self.config.chroma_weight)
-
-        alpha_bar = self.scheduler.alphas_cumprod.to(z.device)[t][:, None, None, None]
-        if self.scheduler.config.prediction_type == "v_prediction":
-            x0 = alpha_bar.sqrt() * z_t - (1 - alpha_bar).sqrt() * prediction
-        else:
-            x0 = ccd.predict_x0(z_t, prediction, alpha_bar)
+        output = self.predict(z_t, t, context, gray.expand_as(rgb)).float()
+        diffusion = self.errors(output, z, noise, z_t, t, rgb)["loss"]
+        x0 = predict_x0(self.scheduler, z_t, output, t)
+        alpha_bar = self.scheduler.alphas_cumprod.to(z.device)[t]
         terms = ccd.losses(self.vq_decoder.decode(x0, gray).float(), gray)
-        guidance = (ccd.weighted(terms) * alpha_bar.flatten()).mean()
+        guidance = (ccd.weighted(terms) * alpha_bar).mean()
 
         with torch.no_grad():
             features = self.vq_decoder.gray_features(gray)[-1].float()

@@ -54,11 +54,13 @@ def fit(
         TrainingError: the loss or a gradient is not finite; `folder` holds another run and `resume` is False.
     """
     from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
     from accelerate.utils import DistributedDataParallelKwargs
     from diffusers.training_utils import EMAModel
     from torch.utils.tensorboard import SummaryWriter
     from tqdm import tqdm
 
+    AcceleratorState._reset_state()  # a process may train several stages, each at its own precision
     accelerator = Accelerator(
         mixed_precision=config.precision,
         gradient_accumulation_steps=1,
