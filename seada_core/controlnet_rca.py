@@ -97,6 +97,7 @@ class RCA(nn.Module):
 class ControlFeatures:
     """What one pass of the controller gives: E_con's maps (skips, then middle) and how strongly to apply them."""
 
+    condition: Tensor  # c_f, the mapper's output
     maps: list[Tensor]
     residuals: list[Tensor] | None  # for `backbone.denoise`; None in the paper's literal reading
     strength: float
@@ -149,11 +150,12 @@ class ControlNetRCA(nn.Module):
             raise ValueError(
                 f"condition picture is {tuple(condition.shape[-2:])}, expected 8 times the latent: {expected}"
             )
-        maps = self.encoder(z_t, timesteps, context, self.mapper(condition))
+        c_f = self.mapper(condition)
+        maps = self.encoder(z_t, timesteps, context, c_f)
         residuals = None
         if self.zero_convs is not None:
             residuals = [conv(m) * strength for conv, m in zip(self.zero_convs, maps)]
-        return ControlFeatures(maps, residuals, strength)
+        return ControlFeatures(c_f, maps, residuals, strength)
 
     def attend(self, i: int, h: Tensor, features: ControlFeatures) -> Tensor:
         """Apply the RCA of decoder site `i`, if there is one, to the hidden state `h`."""

@@ -155,6 +155,7 @@ class TrainConfig:
     generic_prob: float = 0.0  # captions replaced by "colored photo" and the like (EDN)
     train_unet: bool = False  # also train the UNet where the paper freezes it
     timestep_shift: float = 1.0  # above 1: more of the noisy timesteps
+    condition_weight: float = 0.0  # weight of |c_f - z_0|^2, see `DiffusionStage.errors`
     chroma_weight: float = 0.0  # weight of the error in the colour that x0 shows, see `DiffusionStage.errors`
     seed: int = 0
     checkpoint_every: int = 1000
@@ -196,17 +197,17 @@ SD15 = Preset(
 
 _MINI = TrainConfig(
     batch=64, resolution=96, crop=96, lr=5e-4, warmup=100, ema=0.999, empty_prob=0.3, color_prob=0.2,
-    train_unet=True, timestep_shift=3.0, chroma_weight=2.0, checkpoint_every=200, validate_every=500,
+    train_unet=True, timestep_shift=3.0, condition_weight=0.5, chroma_weight=1.0, checkpoint_every=200, validate_every=500,
 )  # fmt: skip
 
 MINI = Preset(
     "mini",
     text=TextConfig(vocab_size=4096, length=32, width=192, layers=3, heads=4),
     unet=UNetConfig(
-        channels=(64, 128, 256), layers_per_block=1, attention=(False, False, True), heads=4, context_dim=192
+        channels=(64, 96, 160), layers_per_block=1, attention=(False, False, True), heads=4, context_dim=192
     ),
     adapter=AdapterConfig(length=32, width=192),
-    control=ControlConfig(condition_latent=48, additive=True, head_dim=32),
+    control=ControlConfig(mapper_channels=(24, 48, 96), condition_latent=32, additive=True, head_dim=32),
     diffusion=DiffusionConfig(prediction="v_prediction", zero_terminal_snr=True),
     tokens=TokenConfig(width=96, layers=4, heads=4),
     sampling=SamplingConfig(steps=20, guidance=2.0, size=192),

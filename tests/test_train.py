@@ -72,6 +72,7 @@ def parts(tiny_preset):
     for part in checkpoints.SECTIONS:
         if part not in ("captioner", "token_diffusion"):
             modules[part] = checkpoints.build(part, tiny_preset, tokenizer)
+    torch.nn.init.normal_(modules["controlnet_rca"].encoder.conv_in.weight, std=0.05)
     for module in modules.values():  # nothing stays at zero, so that what may change does
         for parameter in module.parameters():
             if parameter.abs().max() == 0:
@@ -194,7 +195,7 @@ def test_cache_holds_latents_of_the_pictures_and_of_their_mirror_images(cache, e
     rgb = torch.from_numpy(np.asarray(cache.picture(3)).copy()).permute(2, 0, 1)[None].float() / 255
     for view, picture in enumerate((rgb, rgb.flip(-1))):
         expected = encoder(picture)[0]
-        torch.testing.assert_close(torch.from_numpy(cache.latents[3, view]).float(), expected, rtol=2e-2, atol=2e-2)
+        torch.testing.assert_close(torch.from_numpy(cache.latents[3, view].copy()).float(), expected, rtol=2e-2, atol=2e-2)
     assert cache.records[3] == {"key": "03.png", "captions": [CAPTIONS[0]]}
 
 

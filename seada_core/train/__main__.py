@@ -97,6 +97,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def train(name: str, arguments) -> None:
     """Cache what the stage needs, build its parts, train, and leave its part files in OUT/parts."""
+    import torch
+
     from .. import checkpoints
     from .loop import fit
 
@@ -113,6 +115,7 @@ def train(name: str, arguments) -> None:
     validation = None
     if arguments.validation:
         validation = _cache(arguments, arguments.validation, config.resolution, "validation")
+    torch.manual_seed(config.seed)  # new parts start alike in every run and process
     parts = _parts(name, preset, cache, [arguments.out / "parts", *([arguments.init] if arguments.init else [])])
     probe = None
     if config.chroma_weight and name not in ("captioner", "codec", "tokens"):

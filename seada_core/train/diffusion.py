@@ -75,6 +75,7 @@ class DiffusionStage(Stage):
     def __init__(self, name: str, parts: dict[str, nn.Module], preset: Preset, config: TrainConfig, probe=None):
         super().__init__()
         self.name, self.config, self.probe = name, config, probe
+        self.condition: Tensor | None = None  # c_f of the last step
         self.scheduler = build_scheduler(preset.diffusion)
         self.unet, self.semantic_encoder = parts["unet"], parts["semantic_encoder"]
         self.controlnet_rca = parts.get("controlnet_rca")
@@ -123,8 +124,10 @@ class DiffusionStage(Stage):
 
     def errors(self, output: Tensor, z: Tensor, noise: Tensor, z_t: Tensor, t: Tensor, rgb: Tensor) -> dict[str, Tensor]:
         """`diffusion`, the mean squared error of Eq. 4; `chroma`, that of the colour that x0 shows; `loss`, the first
-        plus `chroma_weight` times the second.
+        plus `chroma_weight` times the second and `condition_weight` times `condition`.
 
+        `condition` draws the first channels of c_f, "the latent space vector" of SeAda, towards z_0: the grey photo
+        tells a latent's luminance, and where the estimate of luminance is off, the decoder reads it as a false colour.
         Luminance is put back from the photo, so only colour counts in the end; in a latent it is a small share of the
         variance, and a small model would learn it last.
         """
@@ -134,6 +137,9 @@ class DiffusionStage(Stage):
             shown = self.probe(predict_x0(self.scheduler, z_t, output, t), luminance(rgb))
             terms["chroma"] = (shown - self.probe.wanted(rgb)).float().pow(2).mean()
             terms["loss"] = terms["loss"] + self.config.chroma_weight * terms["chroma"]
+        if self.config.condition_weight and self.condition is not None:
+            terms["condition"] = (self.condition[:, : z.shape[1]].float() - z).pow(2).mean()
+            terms["loss"] = terms["loss"] + self.config.condition_weight * terms["condition"]
         return terms
 
     def context(self, texts: list[str]) -> Tensor:
@@ -150,6 +156,7 @@ class DiffusionStage(Stage):
         features = self.controlnet_rca.encode(z_t, t, context, condition)
         if self.name not in ("control", "stage1"):
             hooks = [lambda i, h: self.controlnet_rca.attend(i, h, features), *hooks]
+        self.condition = features.condition
         return denoise(self.unet, z_t, t, context, features.residuals, hooks)
 
     def parts(self) -> dict[str, nn.Module]:
