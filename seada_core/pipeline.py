@@ -120,7 +120,7 @@ class Colorizer:
             from .pictures import from_pil
 
             array = from_pil(image).luminance
-            gray = torch.from_numpy(array).float()[None, None]
+            gray = torch.tensor(array, dtype=torch.float32)[None, None]
             if array.dtype.kind == "u":
                 gray = gray / 255
         chroma = self.chroma(
