@@ -1,4 +1,4 @@
-"""The diffusers UNet seen as blocks with hook points: after every decoder sub-block a caller may change the hidden state."""
+"""The diffusers UNet as blocks with hook points: after every decoder sub-block a caller may change the hidden state."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def denoise(
         timesteps: (B,) or a scalar tensor.
         context: (B, L, d) text embedding.
         residuals: added to the skips and the middle block's output, as ControlNet does; one per `encode` feature.
-        hooks: called after decoder sub-block i, before any upsampling, as `h = hook(i, h)`, in order; see `decoder_sites`.
+        hooks: called in order after decoder sub-block i, before any upsampling, as `h = hook(i, h)`.
     """
     timesteps = timesteps.expand(x.shape[0])
     emb = time_embedding(unet, timesteps, x.dtype)

@@ -46,7 +46,9 @@ class ConditionalEncoder(nn.Module):
     def __init__(self, unet: UNet2DConditionModel, condition_latent: int = 4):
         super().__init__()
         old = unet.conv_in
-        self.conv_in = nn.Conv2d(old.in_channels + condition_latent, old.out_channels, old.kernel_size, padding=old.padding)
+        self.conv_in = nn.Conv2d(
+            old.in_channels + condition_latent, old.out_channels, old.kernel_size, padding=old.padding
+        )
         with torch.no_grad():
             self.conv_in.weight.zero_()
             self.conv_in.weight[:, : old.in_channels] = old.weight
@@ -63,7 +65,7 @@ class ConditionalEncoder(nn.Module):
 
 
 class RCA(nn.Module):
-    """Representation cross-attention: the decoder's hidden state looks up the controller's feature (PASD, SeAda Fig. 4).
+    """Representation cross-attention: the decoder's state looks up the controller's feature (PASD; SeAda Fig. 4).
 
     Query (B, C, h, w); key and value come from a feature (B, C', h, w) of the same resolution, taken before any zero
     convolution. Residual with a zero-initialised projection: at the start it changes nothing.

@@ -49,7 +49,7 @@ class AdapterConfig:
 
 @dataclass(frozen=True)
 class ControlConfig:
-    """Mapper, conditional encoder and RCA. `sites`: "all" (after every decoder sub-block) or "blocks" (after each decoder block)."""
+    """Mapper, conditional encoder and RCA, after every decoder sub-block (`sites` "all") or every block ("blocks")."""
 
     condition_channels: int = 3
     mapper_channels: tuple[int, ...] = (16, 32, 64)
@@ -197,7 +197,8 @@ SD15 = Preset(
 
 _MINI = TrainConfig(
     batch=64, resolution=96, crop=96, lr=5e-4, warmup=100, ema=0.999, empty_prob=0.3, color_prob=0.2,
-    train_unet=True, timestep_shift=3.0, condition_weight=0.5, chroma_weight=1.0, checkpoint_every=200, validate_every=500,
+    train_unet=True, timestep_shift=3.0, condition_weight=0.5, chroma_weight=1.0,
+    checkpoint_every=200, validate_every=500,
 )  # fmt: skip
 
 MINI = Preset(

@@ -71,7 +71,7 @@ class SemanticAdapter(nn.Module):
             nn.init.zeros_(self.mlp[2].bias)
 
     def forward(self, e_g: Tensor) -> Tensor:
-        """(B, L, d) embedding of the grey photo's caption to the refined e_r, same shape. Longer texts reuse e_t row by row."""
+        """e_g (B, L, d), the grey photo's caption, to the refined e_r, same shape. Longer texts reuse e_t's rows."""
         e_r = e_g
         if self.query is not None:
             rows = torch.arange(e_g.shape[1], device=e_g.device) % self.query.shape[0]

@@ -1,4 +1,4 @@
-"""Shared fixtures. Photos and TAESD's weights lie beside the checkout; tests that need them are skipped without them."""
+"""Shared fixtures. Photos and TAESD's weights lie beside the checkout; tests that need them skip without."""
 
 from pathlib import Path
 

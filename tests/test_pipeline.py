@@ -39,7 +39,7 @@ def test_same_size_and_luminance(colorizer, size):
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA", "P", "CMYK", "I;16", "1"])
 def test_any_mode(colorizer, mode):
     if mode == "I;16":
-        image = Image.fromarray((np.asarray(photo()).astype(np.uint16) * 257))
+        image = Image.fromarray(np.asarray(photo()).astype(np.uint16) * 257)
     else:
         image = photo().convert("RGB").convert(mode)
     assert colorizer(image, steps=1).size == image.size

@@ -111,7 +111,10 @@ def test_a_stage_changes_exactly_its_own_parts(name, train_unet, parts, tiny_pre
     stage(batch)["loss"].backward()
     optimizer.step()
     changed = {
-        part for part, module in parts.items() for n, t in module.named_parameters() if not torch.equal(t, before[part][n])
+        part
+        for part, module in parts.items()
+        for n, t in module.named_parameters()
+        if not torch.equal(t, before[part][n])
     }
     assert changed == TRAINED[name] | (MORE.get(name, set()) if train_unet else set())
     if "controlnet_rca" in changed:
@@ -195,7 +198,9 @@ def test_cache_holds_latents_of_the_pictures_and_of_their_mirror_images(cache, e
     rgb = torch.from_numpy(np.asarray(cache.picture(3)).copy()).permute(2, 0, 1)[None].float() / 255
     for view, picture in enumerate((rgb, rgb.flip(-1))):
         expected = encoder(picture)[0]
-        torch.testing.assert_close(torch.from_numpy(cache.latents[3, view].copy()).float(), expected, rtol=2e-2, atol=2e-2)
+        torch.testing.assert_close(
+            torch.from_numpy(cache.latents[3, view].copy()).float(), expected, rtol=2e-2, atol=2e-2
+        )
     assert cache.records[3] == {"key": "03.png", "captions": [CAPTIONS[0]]}
 
 
@@ -204,14 +209,21 @@ def test_batches_are_a_function_of_the_step_and_an_epoch_has_every_picture_once(
     again = Batches(cache, 3, 64, seed=5)
     epoch = [batches[step] for step in range(4)]
     other = again[2]  # asked for out of order
-    assert all(torch.equal(epoch[2][k], other[k]) for k in ("rgb", "latent")) and epoch[2]["captions"] == other["captions"]
+    assert (
+        all(torch.equal(epoch[2][k], other[k]) for k in ("rgb", "latent")) and epoch[2]["captions"] == other["captions"]
+    )
     order = [batches._index(i) for i in range(12)]
     assert sorted(order) == list(range(12)) and order != [batches._index(i) for i in range(12, 24)]
     assert not torch.equal(Batches(cache, 3, 64, seed=6)[0]["rgb"], epoch[0]["rgb"])
 
 
 def test_two_processes_share_an_epoch(cache):
-    seen = [Batches(cache, 3, 64, 0, rank, 2)._index((s * 2 + rank) * 3 + k) for rank in (0, 1) for s in (0, 1) for k in range(3)]
+    seen = [
+        Batches(cache, 3, 64, 0, rank, 2)._index((s * 2 + rank) * 3 + k)
+        for rank in (0, 1)
+        for s in (0, 1)
+        for k in range(3)
+    ]
     assert sorted(seen) == list(range(12))
 
 

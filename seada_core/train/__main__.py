@@ -156,7 +156,7 @@ def _parts(name: str, preset: Preset, cache: "Cache", folders: list[Path]) -> di
     from ..tokenizer import Tokenizer
 
     needed, made = STAGES[name]
-    parts: dict[str, "nn.Module"] = {}
+    parts: dict[str, nn.Module] = {}
     for part in (*needed, *made):
         file = next((f / f"{part}.safetensors" for f in folders if (f / f"{part}.safetensors").is_file()), None)
         if file is not None:

@@ -1,4 +1,4 @@
-"""Training pictures: read once from folders or shards, cached on disk with their latents, then batched by step number."""
+"""Training pictures: read once from folders or shards, cached with their latents, then batched by step number."""
 
 from __future__ import annotations
 

@@ -122,7 +122,9 @@ class DiffusionStage(Stage):
             terms["loss"] = terms["representation"] + 0.5 * terms["loss"]  # Eq. 6, as printed
         return terms
 
-    def errors(self, output: Tensor, z: Tensor, noise: Tensor, z_t: Tensor, t: Tensor, rgb: Tensor) -> dict[str, Tensor]:
+    def errors(
+        self, output: Tensor, z: Tensor, noise: Tensor, z_t: Tensor, t: Tensor, rgb: Tensor
+    ) -> dict[str, Tensor]:
         """`diffusion`, the mean squared error of Eq. 4; `chroma`, that of the colour that x0 shows; `loss`, the first
         plus `chroma_weight` times the second and `condition_weight` times `condition`.
 
@@ -147,9 +149,7 @@ class DiffusionStage(Stage):
         e_g = self.semantic_encoder(texts)[0]
         return e_g if self.semantic_adapter is None else self.semantic_adapter(e_g)
 
-    def predict(
-        self, z_t: Tensor, t: Tensor, context: Tensor, condition: Tensor, hooks: Sequence[Hook] = ()
-    ) -> Tensor:
+    def predict(self, z_t: Tensor, t: Tensor, context: Tensor, condition: Tensor, hooks: Sequence[Hook] = ()) -> Tensor:
         """The UNet's output; RCA is bypassed up to and with stage I."""
         if self.controlnet_rca is None:
             return denoise(self.unet, z_t, t, context, hooks=hooks)

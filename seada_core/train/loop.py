@@ -112,7 +112,7 @@ def fit(
         if not (math.isfinite(terms["loss"]) and math.isfinite(norm)):
             kept = latest_checkpoint(folder)
             raise TrainingError(
-                f"step {step}: loss {terms['loss']:g}, gradient norm {norm:g}; stopped before the weights were touched. "
+                f"step {step}: loss {terms['loss']:g}, gradient norm {norm:g}; the weights were not touched. "
                 + (f"The last good state is {kept.name}; resume with a lower --lr" if kept else "Try a lower --lr")
             )
         optimizer.step()
