@@ -110,6 +110,7 @@ def _build_parser() -> argparse.ArgumentParser:
     add("--palette", metavar='"#aabbcc,#ddeeff"', type=_from_hints("parse_palette"), help="colours to stay close to")
     count = _number(int, 1, 10**6, "a whole number of at least 1")
     add("--steps", metavar="N", type=count, help="denoising steps (default: the model's)")
+    add("--saturation", metavar="S", type=_number(float, 0, 10, "a number from 0 to 10"), help="factor on the colours")
     add("--guidance", metavar="G", type=_number(float, 0, 100, "a number from 0 to 100"), help="weight of the prompt")
     add(
         "--strength",
@@ -331,6 +332,7 @@ def _run(args: argparse.Namespace) -> int:
         "palette": args.palette,
         "steps": args.steps,
         "guidance": args.guidance,
+        "saturation": args.saturation,
         "strength": args.strength,
         "size": args.size,
         "token_steps": args.token_steps,

@@ -85,6 +85,7 @@ class Colorizer:
         strength: float = 1.0,
         seed: int = 0,
         size: int | None = None,
+        saturation: float | None = None,
         token_steps: int = 0,
         temperature: float = 1.0,
         callback: Callback | None = None,
@@ -98,11 +99,12 @@ class Colorizer:
             negative_prompt: what guidance moves away from.
             hints: colours at places, in pixels of the photo.
             palette: colours (`#rrggbb`) to stay close to.
-            steps: denoising steps, at least 1; None for the model's own number, as with guidance and size.
+            steps: denoising steps, at least 1; None for the model's own number, as with guidance, size and saturation.
             guidance: classifier-free guidance weight; 1 turns it off.
             strength: of the controller, 0 to 1 and beyond; 0 leaves it out.
             seed: the noise of every picture.
             size: short side of the picture that is diffused, px, a multiple of 8.
+            saturation: factor on the model's chroma; hints are left alone. 0 leaves the photo grey.
             token_steps: steps of token diffusion on the codebook; 0 decodes the latent itself (Eq. 5).
             temperature: of token diffusion.
             callback: called as callback(done, steps) after every step.
@@ -134,6 +136,7 @@ class Colorizer:
             strength=strength,
             seed=seed,
             size=size,
+            saturation=saturation,
             token_steps=token_steps,
             temperature=temperature,
             callback=callback,
@@ -160,6 +163,7 @@ class Colorizer:
         strength: float = 1.0,
         seed: int = 0,
         size: int | None = None,
+        saturation: float | None = None,
         token_steps: int = 0,
         temperature: float = 1.0,
         callback: Callback | None = None,
@@ -169,7 +173,8 @@ class Colorizer:
         steps = sampling.steps if steps is None else steps
         guidance = sampling.guidance if guidance is None else guidance
         size = sampling.size if size is None else size
-        _check(steps, self.preset.diffusion.train_steps, guidance, strength, size, token_steps, temperature)
+        saturation = sampling.saturation if saturation is None else saturation
+        _check(steps, self.preset.diffusion.train_steps, guidance, strength, size, saturation, token_steps, temperature)
         photo_size = tuple(gray.shape[-2:])
         small = _resize(gray, _diffusion_size(photo_size, size)).to(self.device)
         decoded = _resize(gray, _decode_size(photo_size, max(DECODE_SIZE, size))).to(self.device)
@@ -192,7 +197,7 @@ class Colorizer:
                 hooks.append(self._modulation(small, resize_hint_map(sparse, small.shape[-2:])))
         correct = self._correction(small, spread, palette)
         z = self.sample(small, context, uncond, steps, guidance, strength, seed, hooks, correct, callback)
-        chroma = self.decode(z, decoded, context, token_steps, temperature, seed)
+        chroma = saturation * self.decode(z, decoded, context, token_steps, temperature, seed)
         if spread is not None:
             # where a hint is certain it is the colour, whatever the model thinks
             chroma = chroma + spread[:, 2:] * (spread[:, :2] - chroma)
@@ -327,7 +332,7 @@ class Colorizer:
         return lambda x0: ccd.guide(x0, loss, HINT_SCALE)
 
 
-def _check(steps, train_steps, guidance, strength, size, token_steps, temperature) -> None:
+def _check(steps, train_steps, guidance, strength, size, saturation, token_steps, temperature) -> None:
     if not 1 <= steps <= train_steps:
         raise ValueError(f"steps must be 1 to {train_steps}, not {steps}")
     if not 0 <= guidance <= 100:
@@ -336,6 +341,8 @@ def _check(steps, train_steps, guidance, strength, size, token_steps, temperatur
         raise ValueError(f"strength must be 0 to 10, not {strength}")
     if size < 8 or size % 8:
         raise ValueError(f"size must be a multiple of 8 px and at least 8, not {size}")
+    if not 0 <= saturation <= 10:
+        raise ValueError(f"saturation must be 0 to 10, not {saturation}")
     if token_steps < 0:
         raise ValueError(f"token_steps must not be negative, not {token_steps}")
     if temperature <= 0:

@@ -130,6 +130,7 @@ class SamplingConfig:
     steps: int = 50
     guidance: float = 5.0
     size: int = 512  # short side of the picture that is diffused, px
+    saturation: float = 1.0  # factor on the model's chroma
 
 
 @dataclass(frozen=True)

@@ -113,6 +113,15 @@ def test_a_palette_pulls_colours_towards_it(colorizer):
     assert distance(["#ff0000"]) < distance(None)
 
 
+def test_saturation_scales_the_models_chroma(colorizer):
+    gray = luminance(tensor(photo()))[None]
+    plain, double = (colorizer.chroma(gray, saturation=s) for s in (1.0, 2.0))
+    torch.testing.assert_close(double, 2 * plain)
+    assert colorizer(photo(), saturation=0).getcolors() == [
+        (count, (value,) * 3) for count, value in photo().convert("L").getcolors()
+    ]
+
+
 def test_prompts(colorizer):
     batch = torch.stack([tensor(photo(seed=i)) for i in range(2)])
     both = colorizer(batch, prompt=["a dog", "green grass"])
@@ -143,6 +152,7 @@ def test_callback_counts_steps_and_may_interrupt(colorizer):
         ({"guidance": -1}, "guidance"),
         ({"strength": -0.1}, "strength"),
         ({"size": 100}, "multiple of 8"),
+        ({"saturation": -1}, "saturation"),
         ({"token_steps": 5}, "no token_diffusion part"),
         ({"temperature": 0}, "temperature"),
     ],
