@@ -68,7 +68,8 @@ class Colorizer:
             module, _ = checkpoints.load_part(self.folder / f"{part}.safetensors", part)
             # the text and token parts work on ids and log-probabilities: half precision gains nothing there
             dtype = self.dtype if part in ("unet", "controlnet_rca", "semantic_adapter", "hint_encoder") else None
-            self._parts[part] = module.to(self.device, dtype, memory_format=torch.channels_last)
+            # nn.Module's own `to`: diffusers' warns of a cast that is meant
+            self._parts[part] = nn.Module.to(module, self.device, dtype, memory_format=torch.channels_last)
         return self._parts[part]
 
     @torch.no_grad()  # not inference mode: guidance differentiates through the decoder
