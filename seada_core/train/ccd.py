@@ -41,8 +41,9 @@ class CCDStage(DiffusionStage):
         generator = torch.Generator().manual_seed(int(torch.randint(2**31, ())))
         half = len(rgb) // 2
         pictures = rgb.cpu()
-        superpixels = sample_superpixel_hints(pictures[:half], generator) if half else pictures[:0]
-        return torch.cat([superpixels, sample_point_hints(pictures[half:], generator)]).to(rgb.device)
+        with torch.autocast("cpu", enabled=False):
+            superpixels = sample_superpixel_hints(pictures[:half], generator) if half else pictures[:0]
+            return torch.cat([superpixels, sample_point_hints(pictures[half:], generator)]).to(rgb.device)
 
     def parts(self) -> dict[str, nn.Module]:
         return {"hint_encoder": self.hint_encoder}
