@@ -63,7 +63,6 @@ def fit(
     AcceleratorState._reset_state()  # a process may train several stages, each at its own precision
     accelerator = Accelerator(
         mixed_precision=config.precision,
-        gradient_accumulation_steps=1,
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
     )
     folder.mkdir(parents=True, exist_ok=True)
@@ -83,6 +82,8 @@ def fit(
         accelerator.load_state(str(newest))
         first = int(newest.name.split("-")[1])
 
+    if config.batch % config.accumulation:
+        raise TrainingError(f"batch {config.batch} cannot be split into {config.accumulation} equal micro-batches")
     micro = config.batch // config.accumulation
     batches = Batches(
         cache, config.batch, config.crop, config.seed, accelerator.process_index, accelerator.num_processes
@@ -94,7 +95,7 @@ def fit(
     bar = tqdm(
         loader, initial=first, total=config.steps, desc=stage.name, unit="step", disable=not accelerator.is_main_process
     )
-    step, started, seen = first, time.monotonic(), 0
+    started, seen = time.monotonic(), 0
     for step, batch in enumerate(bar, first):
         torch.manual_seed(step_seed(config.seed, step, accelerator.process_index))
         rate = learning_rate(config, step)
