@@ -11,7 +11,7 @@ from collections import defaultdict
 import torch
 from PIL import Image
 
-from benchmarks.embedded_model import batches_of, gray_of, to_tensor
+from benchmarks.embedded_model import gray_of, to_tensor
 from seada_core import checkpoints
 from seada_core.train.data import samples
 
@@ -24,8 +24,9 @@ def main(arguments: list[str] | None = None) -> int:
     file = checkpoints.model_folder(options.model) / "captioner.safetensors"
     captioner, _ = checkpoints.load_part(file, "captioner")
     hits: dict[str, list[bool]] = defaultdict(list)
-    labelled = ((picture, record) for _, picture, record in samples(options.data) if record.get("label"))
-    for batch in batches_of(labelled, 32):
+    labelled = [(picture, record) for _, picture, record in samples(options.data) if record.get("label")]
+    for start in range(0, len(labelled), 32):
+        batch = labelled[start : start + 32]
         photos = [gray_of(to_tensor(Image.open(io.BytesIO(picture)))) for picture, _ in batch]
         for caption, (_, record) in zip(captioner(torch.stack(photos)), batch, strict=True):
             hits[record["source"]].append(record["label"].lower() in caption.lower())

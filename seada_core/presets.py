@@ -197,9 +197,9 @@ SD15 = Preset(
 )
 
 _MINI = TrainConfig(
-    batch=64, resolution=96, crop=96, lr=5e-4, warmup=100, ema=0.999, empty_prob=0.3, color_prob=0.2,
+    batch=64, resolution=96, crop=96, lr=6e-4, warmup=100, ema=0.999, empty_prob=0.3, color_prob=0.2,
     train_unet=True, timestep_shift=3.0, condition_weight=0.5, chroma_weight=1.0,
-    checkpoint_every=200, validate_every=500,
+    checkpoint_every=100, validate_every=200,
 )  # fmt: skip
 
 MINI = Preset(
@@ -212,18 +212,28 @@ MINI = Preset(
     control=ControlConfig(mapper_channels=(24, 48, 96), condition_latent=32, additive=True, head_dim=32),
     diffusion=DiffusionConfig(prediction="v_prediction", zero_terminal_snr=True),
     tokens=TokenConfig(width=96, layers=4, heads=4),
-    sampling=SamplingConfig(steps=20, guidance=2.0, size=192),
+    sampling=SamplingConfig(steps=2, guidance=1.0, size=128),
     training={
-        "captioner": replace(_MINI, steps=1500, lr=1e-3, decay=0.8),
-        "codec": replace(_MINI, steps=3000, lr=1.5e-3, decay=0.8, resolution=144, crop=128, batch=32),
-        "base": replace(_MINI, steps=150),
-        "control": replace(_MINI, steps=2000, batch=32, lr=4e-4),
-        "stage1": replace(_MINI, steps=200, batch=32, lr=2e-4, train_unet=False),
-        "stage2": replace(_MINI, steps=1200, batch=32, lr=3e-4, resolution=144, crop=128),
-        "stage3": replace(_MINI, steps=500, batch=32, lr=3e-4, resolution=144, crop=128, decay=1.0),
-        "ccd": replace(_MINI, steps=300, resolution=144, crop=128, train_unet=False, generic_prob=0.5, decay=0.5),
-        "tokens": replace(_MINI, steps=1500, resolution=144, crop=128, decay=0.5),
-        "joint": replace(_MINI, steps=100, resolution=144, crop=128, lr=5e-5, batch=16),
+        "captioner": replace(
+            _MINI,
+            steps=1700,
+            batch=96,
+            lr=2e-3,
+            warmup=60,
+            decay=0.9,
+            ema=0.98,
+            weight_decay=0.05,
+            checkpoint_every=300,
+        ),
+        "codec": replace(_MINI, steps=3000, batch=16, lr=2e-3, decay=0.7, checkpoint_every=250, validate_every=500),
+        "base": replace(_MINI, steps=100),
+        "control": replace(_MINI, steps=600),
+        "stage1": replace(_MINI, steps=60, lr=2e-4, train_unet=False),
+        "stage2": replace(_MINI, steps=500),
+        "stage3": replace(_MINI, steps=800, lr=5e-4, decay=1.0),
+        "ccd": replace(_MINI, steps=150, batch=32, lr=1e-3, warmup=10, decay=0.7, train_unet=False, generic_prob=0.5),
+        "tokens": replace(_MINI, steps=300, batch=32, lr=1e-3, warmup=20, decay=0.7),
+        "joint": replace(_MINI, steps=100, batch=16, lr=5e-5, warmup=10),
     },
 )
 
