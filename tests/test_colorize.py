@@ -174,6 +174,7 @@ def test_options_reach_the_model(run, photo, tmp_path, monkeypatch):
     hints.write_text('{"hints": [{"x": 1, "y": 2, "color": "#102030"}]}')
     argv = ["--prompt", "a red barn", "--negative-prompt", "grey", "--hints", hints, "--hint", "5,6,#AA0000,3"]
     argv += ["--palette", "#aabbcc,#DDEEFF", "--steps", 2, "--guidance", 3, "--strength", 0.5, "--seed", 9]
+    argv += ["--saturation", 1.5]
     argv += ["--size", 32, "--temperature", 0.7, "--dtype", "bfloat16"]
     status, _, err = run(photo, *argv)
     assert (status, err) == (0, [])
@@ -187,6 +188,7 @@ def test_options_reach_the_model(run, photo, tmp_path, monkeypatch):
         "palette": ["#aabbcc", "#ddeeff"],
         "steps": 2,
         "guidance": 3,
+        "saturation": 1.5,
         "strength": 0.5,
         "seed": 9,
         "size": 32,
