@@ -193,7 +193,7 @@ class Colorizer:
         if hints:
             sparse = hint_map(hints, decoded.shape[-2:], photo_size).to(self.device).expand(len(gray), -1, -1, -1)
             chroma, confidence = propagate(decoded, sparse)
-            spread = torch.cat([chroma, confidence], dim=1)
+            spread = torch.cat([chroma, confidence**2], dim=1)  # squared: a hint's say fades before its colour does
             if self.has("hint_encoder"):
                 hooks.append(self._modulation(small, resize_hint_map(sparse, small.shape[-2:])))
         correct = self._correction(small, spread, palette)
