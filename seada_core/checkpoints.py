@@ -142,11 +142,6 @@ def read_part(path: Path, part: str) -> tuple[Preset, Tokenizer | None, dict[str
     return Preset(metadata.get("seada.preset", "custom"), **sections), tokenizer, tensors
 
 
-def read_preset(path: Path, part: str) -> Preset:
-    """The preset sections that a part file records; raises as `read_part` does."""
-    return read_part(path, part)[0]
-
-
 def load_part(path: Path, part: str) -> tuple[nn.Module, Preset]:
     """Build a part from its file, in evaluation mode and float32; and the preset sections that it was built from.
 

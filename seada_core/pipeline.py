@@ -40,8 +40,9 @@ class Colorizer:
         self.folder = folder
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.dtype = dtype or torch.float32
-        self._parts: dict[str, nn.Module] = {}
-        self.preset: Preset = checkpoints.read_preset(folder / "unet.safetensors", "unet")
+        unet, preset = checkpoints.load_part(folder / "unet.safetensors", "unet")
+        self.preset: Preset = preset
+        self._parts: dict[str, nn.Module] = {"unet": self._place("unet", unet)}
         self.scheduler = build_scheduler(self.preset.diffusion)
 
     @classmethod
@@ -54,7 +55,7 @@ class Colorizer:
             CheckpointError: the folder or a part that is always needed is missing or broken.
         """
         colorizer = cls(checkpoints.model_folder(model), device, dtype)
-        for part in ("unet", "semantic_encoder", "vq_decoder"):
+        for part in ("semantic_encoder", "vq_decoder"):
             colorizer.part(part)
         return colorizer
 
@@ -66,11 +67,14 @@ class Colorizer:
         """A part of the model, loaded at first use."""
         if part not in self._parts:
             module, _ = checkpoints.load_part(self.folder / f"{part}.safetensors", part)
-            # the text and token parts work on ids and log-probabilities: half precision gains nothing there
-            dtype = self.dtype if part in ("unet", "controlnet_rca", "semantic_adapter", "hint_encoder") else None
-            # nn.Module's own `to`: diffusers' warns of a cast that is meant
-            self._parts[part] = nn.Module.to(module, self.device, dtype, memory_format=torch.channels_last)
+            self._parts[part] = self._place(part, module)
         return self._parts[part]
+
+    def _place(self, part: str, module: nn.Module) -> nn.Module:
+        # the text and token parts work on ids and log-probabilities: half precision gains nothing there
+        dtype = self.dtype if part in ("unet", "controlnet_rca", "semantic_adapter", "hint_encoder") else None
+        # nn.Module's own `to`: diffusers' warns of a cast that is meant
+        return nn.Module.to(module, self.device, dtype, memory_format=torch.channels_last)
 
     @torch.no_grad()  # not inference mode: guidance differentiates through the decoder
     def __call__(

@@ -178,6 +178,10 @@ def test_the_chroma_term_is_the_probes_error_of_x0(parts, tiny_preset, cache):
     shown = probe(a.sqrt() * z_t - (1 - a).sqrt() * output, luminance(rgb))
     torch.testing.assert_close(terms["chroma"], (shown - chroma).pow(2).mean())
     torch.testing.assert_close(terms["loss"], terms["diffusion"] + 2 * terms["chroma"])
+    with torch.no_grad():
+        shown = stage.preview(batch)["one_step"]
+    torch.testing.assert_close(luminance(shown), luminance(rgb), rtol=0, atol=1e-5)
+    assert rgb_to_ycbcr(shown)[:, 1:].abs().max() > 0.01
 
 
 def test_timesteps_cover_the_range_and_shift_towards_noise():

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from .. import ccd
 from ..backbone import Hook, build_scheduler, denoise
-from ..color import luminance
+from ..color import luminance, merge_chroma
 from ..presets import Preset, TrainConfig
 from ..semantic_adapter import representation_loss
 from .stages import Stage
@@ -158,6 +158,17 @@ class DiffusionStage(Stage):
             hooks = [lambda i, h: self.controlnet_rca.attend(i, h, features), *hooks]
         self.condition = features.condition
         return denoise(self.unet, z_t, t, context, features.residuals, hooks)
+
+    def preview(self, batch: dict) -> dict[str, Tensor]:
+        """The grey photos in the colours that x0 shows to the probe after one step from pure noise; and the truth."""
+        if self.probe is None:
+            return {}
+        rgb, z_t = batch["rgb"], torch.randn_like(batch["latent"])
+        gray = luminance(rgb)
+        t = torch.full((len(rgb),), self.scheduler.config.num_train_timesteps - 1, device=rgb.device)
+        output = self.predict(z_t, t, self.context(batch["captions"]), gray.expand_as(rgb)).float()
+        chroma = self.probe(predict_x0(self.scheduler, z_t, output, t), gray) * self.probe.deviation
+        return {"one_step": merge_chroma(chroma, gray), "truth": rgb}
 
     def parts(self) -> dict[str, nn.Module]:
         names = ("unet", "semantic_encoder", "semantic_adapter", "controlnet_rca")
