@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from seada_core.caption_text import strip_monochrome
 from seada_core.color import luminance
+from seada_core.efficientnet import CHANNELS, EfficientNetLite0
 from seada_core.presets import CaptionerConfig
 from seada_core.tokenizer import Tokenizer
 
@@ -183,8 +184,31 @@ class _Residual(nn.Module):
         return F.relu(x + self.second(F.relu(self.first(x))))
 
 
+class RecognizingTower(nn.Module):
+    """A frozen ImageNet classifier's last feature map as CoCa's image tokens: few pictures teach words, not sight.
+
+    Grey (B, 3, S, S) in [0, 1], or the classifier's map of it (B, 320, S / 32, S / 32), to a pooled embedding
+    (B, embed_dim) and tokens (B, 1 + n, width), the pooled picture first.
+    """
+
+    def __init__(self, config: CaptionerConfig):
+        super().__init__()
+        self.classifier = EfficientNetLite0()
+        self.head = nn.Sequential(nn.Linear(CHANNELS[-1], 512), nn.ReLU(), nn.Dropout(0.3))
+        self.token_projection = nn.Linear(512, config.width)
+        self.projection = nn.Linear(512, config.embed_dim, bias=False)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        if images.shape[1] == 3:
+            with torch.no_grad():
+                images = self.classifier(images.contiguous(memory_format=torch.channels_last))[-1]
+        x = self.head(images.flatten(2).mT)
+        pooled = x.mean(1, keepdim=True)
+        return self.projection(pooled[:, 0]), self.token_projection(torch.cat([pooled, x], 1))
+
+
 class TinyCoCa(CoCaCaptioner):
-    """CoCa of `mini`'s size with a convolutional tower over luminance; vocabulary and length are the tokenizer's."""
+    """CoCa of `mini`'s size with a small image encoder over luminance; vocabulary and length are the tokenizer's."""
 
     def __init__(self, config: CaptionerConfig, tokenizer: Tokenizer):
         from open_clip.coca_model import CoCa
@@ -200,15 +224,20 @@ class TinyCoCa(CoCaCaptioner):
             vision_cfg={"image_size": 16, "patch_size": 16, "layers": 1, "width": 64, "output_tokens": True},
             pad_id=tokenizer.pad,
         )
-        model.visual = ConvTower(config)
+        model.visual = RecognizingTower(config) if config.recognition else ConvTower(config)
         # open_clip leaves the output projection uninitialised
         nn.init.normal_(model.text_decoder.text_projection, std=config.width**-0.5)
         super().__init__(model, tokenizer, config.image_size, max_tokens=tokenizer.length)
         self.config = config
 
     def prepare(self, images: Tensor) -> Tensor:
-        """Luminance (B, 1, S, S), each picture at zero mean and unit deviation: faded photos look like any other."""
-        return self.standardize(luminance(resize(images, self.image_size, crop=True)))
+        """Luminance as the image encoder wants it.
+
+        For a classifier (B, 3, S, S) in [0, 1]. Otherwise (B, 1, S, S), each picture at zero mean and unit deviation:
+        faded photos look like any other.
+        """
+        gray = luminance(resize(images, self.image_size, crop=True))
+        return gray.expand(-1, 3, -1, -1) if self.config.recognition else self.standardize(gray)
 
     @staticmethod
     def standardize(gray: Tensor) -> Tensor:

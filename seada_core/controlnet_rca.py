@@ -12,6 +12,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from .backbone import decoder_sites, encode, encoder_features, time_embedding
+from .efficientnet import CHANNELS, EfficientNetLite0
 from .presets import ControlConfig
 
 if TYPE_CHECKING:
@@ -34,6 +35,47 @@ class Mapper(nn.Sequential):
 
     def forward(self, picture: Tensor) -> Tensor:
         return super().forward(picture * 2 - 1)
+
+
+@torch.no_grad()
+def recognize(classifier: EfficientNetLite0, picture: Tensor) -> list[Tensor]:
+    """The classifier's maps of a picture (B, 3, 8h, 8w) in [0, 1]: (B, 112, h, w) and (B, 320, h / 2, w / 2).
+
+    It looks at the picture at twice its size, so that its map at 1/16 is as large as a latent.
+    """
+    return classifier(F.interpolate(picture, scale_factor=2, mode="bilinear"))
+
+
+class RecognizingMapper(nn.Module):
+    """A mapper that also sees what a classifier recognises in the picture, where a small model has no SD to know it.
+
+    The classifier's weights stay as they are: its maps of a training photo are computed once.
+    """
+
+    def __init__(self, config: ControlConfig):
+        super().__init__()
+        width = config.recognition_width
+        self.picture = Mapper(config.condition_channels, config.mapper_channels, width)
+        self.classifier = EfficientNetLite0()
+        self.maps = nn.ModuleList(nn.Conv2d(channels, width, 1) for channels in CHANNELS)
+        self.blocks = nn.ModuleList(
+            nn.Sequential(
+                nn.SiLU(), nn.Conv2d(width, width, 3, padding=1), nn.SiLU(), nn.Conv2d(width, width, 3, padding=1)
+            )
+            for _ in range(config.recognition_blocks)
+        )
+        self.out = nn.Conv2d(width, config.condition_latent, 3, padding=1)
+
+    def forward(self, picture: Tensor, recognized: list[Tensor] | None = None) -> Tensor:
+        """Picture (B, 3, 8h, 8w) in [0, 1], and its maps where they are known, to c_f (B, condition_latent, h, w)."""
+        x = self.picture(picture)
+        for convolution, seen in zip(
+            self.maps, recognize(self.classifier, picture) if recognized is None else recognized
+        ):
+            x = x + F.interpolate(convolution(seen.to(x.dtype)), size=x.shape[-2:], mode="bilinear")
+        for block in self.blocks:
+            x = x + block(x)
+        return self.out(F.silu(x))
 
 
 class ConditionalEncoder(nn.Module):
@@ -91,7 +133,12 @@ class RCA(nn.Module):
             rearrange(t, "b n (m d) -> b m n d", m=self.heads)
             for t in (self.to_q(query), self.to_k(keys), self.to_v(keys))
         )
-        out = rearrange(F.scaled_dot_product_attention(q, k, v), "b m n d -> b n (m d)")
+        if h.device.type == "cpu" and torch.is_autocast_enabled("cpu"):  # bf16 attention is 2.5 times slower there
+            with torch.autocast("cpu", enabled=False):
+                out = F.scaled_dot_product_attention(q.float(), k.float(), v.float())
+        else:
+            out = F.scaled_dot_product_attention(q, k, v)
+        out = rearrange(out, "b m n d -> b n (m d)")
         return rearrange(self.to_out(out), "b (y x) c -> b c y x", y=h.shape[2])
 
 
@@ -117,7 +164,11 @@ class ControlNetRCA(nn.Module):
     def __init__(self, unet: UNet2DConditionModel, config: ControlConfig):
         super().__init__()
         self.config = config
-        self.mapper = Mapper(config.condition_channels, config.mapper_channels, config.condition_latent)
+        self.mapper = (
+            RecognizingMapper(config)
+            if config.recognition
+            else Mapper(config.condition_channels, config.mapper_channels, config.condition_latent)
+        )
         self.encoder = ConditionalEncoder(unet, config.condition_latent)
         groups = unet.conv_norm_out.num_groups
         features = encoder_features(unet)
@@ -134,7 +185,13 @@ class ControlNetRCA(nn.Module):
         self.zero_convs = nn.ModuleList(_zero_conv(c) for c, _ in features) if config.additive else None
 
     def encode(
-        self, z_t: Tensor, timesteps: Tensor, context: Tensor, condition: Tensor, strength: float = 1.0
+        self,
+        z_t: Tensor,
+        timesteps: Tensor,
+        context: Tensor,
+        condition: Tensor,
+        strength: float = 1.0,
+        recognized: list[Tensor] | None = None,
     ) -> ControlFeatures:
         """Run E_con once for a step.
 
@@ -144,6 +201,7 @@ class ControlNetRCA(nn.Module):
             context: (B, L, d).
             condition: picture (B, 3, 8h, 8w) in [0, 1]; grey pictures repeat their channel.
             strength: scales residuals and attention; callers leave the controller out altogether at 0.
+            recognized: the classifier's maps of `condition`, where the mapper takes them and they are known already.
         Raises:
             ValueError: `condition` is not 8 times the latent's size.
         """
@@ -152,7 +210,7 @@ class ControlNetRCA(nn.Module):
             raise ValueError(
                 f"condition picture is {tuple(condition.shape[-2:])}, expected 8 times the latent: {expected}"
             )
-        c_f = self.mapper(condition)
+        c_f = self.mapper(condition) if recognized is None else self.mapper(condition, recognized)
         maps = self.encoder(z_t, timesteps, context, c_f)
         residuals = None
         if self.zero_convs is not None:

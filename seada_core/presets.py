@@ -54,6 +54,9 @@ class ControlConfig:
     condition_channels: int = 3
     mapper_channels: tuple[int, ...] = (16, 32, 64)
     condition_latent: int = 4  # channels of c_f; the paper names none, and four are few for a small model's eyes
+    recognition: bool = False  # the mapper also sees a classifier's features of the picture, see `RecognizingMapper`
+    recognition_width: int = 128
+    recognition_blocks: int = 2
     sites: str = "all"
     head_dim: int = 64
     rca: bool = True
@@ -74,9 +77,9 @@ class CodecConfig:
     latent_channels: int = 4
     codes: int = 1024  # K
     code_dim: int = 4  # directions of the latent residual that the codebook sees, at most `latent_channels`
-    channels: tuple[int, ...] = (16, 32, 48, 96)  # the decoder's widths
-    blocks: tuple[int, ...] = (1, 1, 2, 4)  # its residual blocks
-    gray_channels: tuple[int, ...] = (16, 24, 32, 48)
+    channels: tuple[int, ...] = (24, 64, 64, 64)  # the decoder's widths; TAESD's are 64
+    blocks: tuple[int, ...] = (1, 3, 3, 5)  # its residual blocks; TAESD's are 1, 3, 3, 3
+    gray_channels: tuple[int, ...] = (16, 32, 48, 64)
     gray_blocks: tuple[int, ...] = (0, 1, 1, 2)
 
 
@@ -90,7 +93,7 @@ class TokenConfig:
     heads: int = 6
     context_dim: int = 192
     steps: int = 100  # T
-    gray_channels: int = 48  # of the decoder's grey features at 1/8: the last of `CodecConfig.gray_channels`
+    gray_channels: int = 64  # of the decoder's grey features at 1/8: the last of `CodecConfig.gray_channels`
     condition_dropout: float = 0.1  # text and z_c tokens dropped this often, text alone as often again
     auxiliary_weight: float = 5e-4
 
@@ -102,6 +105,7 @@ class CaptionerConfig:
     vocab_size: int = 4096  # at most: the tokenizer keeps only the tokens that its training captions use
     length: int = 32  # tokens per caption
     image_size: int = 96
+    recognition: bool = False  # an ImageNet classifier as image encoder, in place of the next three
     vision_channels: tuple[int, ...] = (32, 64, 128, 256)  # at strides stem_stride, then twice that, ...
     vision_blocks: tuple[int, ...] = (0, 1, 1, 1)  # residual blocks at each
     stem_stride: int = 4
@@ -206,12 +210,13 @@ MINI = Preset(
     "mini",
     text=TextConfig(vocab_size=4096, length=32, width=192, layers=3, heads=4),
     unet=UNetConfig(
-        channels=(64, 96, 160), layers_per_block=1, attention=(False, False, True), heads=4, context_dim=192
+        channels=(64, 128, 128), layers_per_block=1, attention=(False, False, True), heads=4, context_dim=192, groups=4
     ),
     adapter=AdapterConfig(length=32, width=192),
-    control=ControlConfig(mapper_channels=(24, 48, 96), condition_latent=32, additive=True, head_dim=32),
+    control=ControlConfig(mapper_channels=(24, 48, 96), condition_latent=32, recognition=True, additive=True),
     diffusion=DiffusionConfig(prediction="v_prediction", zero_terminal_snr=True),
     tokens=TokenConfig(width=96, layers=4, heads=4),
+    captioner=CaptionerConfig(image_size=192, recognition=True),
     sampling=SamplingConfig(steps=2, guidance=1.0, size=128),
     training={
         "captioner": replace(

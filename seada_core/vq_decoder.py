@@ -55,21 +55,37 @@ class GrayEncoder(nn.Module):
         return features
 
 
+class Block(nn.Module):
+    """`relu(x + conv(relu(conv(relu(conv(x))))))`, 3x3 at constant width: the block of TAESD's decoder."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.conv1, self.conv2, self.conv3 = (nn.Conv2d(channels, channels, 3, padding=1) for _ in range(3))
+        nn.init.normal_(self.conv3.weight, std=0.1 * (9 * channels) ** -0.5)
+        nn.init.zeros_(self.conv3.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(x + self.conv3(F.relu(self.conv2(F.relu(self.conv1(x))))))
+
+
 class Decoder(nn.Module):
     """A latent to chroma, coarse to fine. At every level `F_D' = F_D + Conv1x1(F_G)` (Eq. 5), the maps zero at first.
 
     F_D is what enters a level's residual blocks, so that these see both: what a latent cell says of chroma depends on
-    the luminance in it (a linear map of z explains Kodak's mean chroma of cells to 30 dB only).
+    the luminance in it (a linear map of z explains Kodak's mean chroma of cells to 30 dB only). Built as TAESD's
+    decoder is, so that it can start from that one's weights, as EDN's starts from the base model's decoder.
     """
 
     def __init__(self, config: CodecConfig):
         super().__init__()
         channels, gray_channels = config.channels, config.gray_channels
         self.stem = nn.Conv2d(config.latent_channels, channels[-1], 3, padding=1)
-        self.ups = nn.ModuleList(nn.Conv2d(coarse, fine, 1) for fine, coarse in pairwise(channels))
+        self.ups = nn.ModuleList(
+            nn.Conv2d(coarse, fine, 3, padding=1, bias=False) for fine, coarse in pairwise(channels)
+        )
         self.maps = nn.ModuleList(nn.Conv2d(gray, width, 1) for gray, width in zip(gray_channels, channels))
         self.levels = nn.ModuleList(
-            nn.Sequential(*(Residual(width) for _ in range(count))) for width, count in zip(channels, config.blocks)
+            nn.Sequential(*(Block(width) for _ in range(count))) for width, count in zip(channels, config.blocks)
         )
         self.chroma = nn.Conv2d(channels[0], 2, 3, padding=1)
         for convolution in self.maps:
@@ -78,11 +94,11 @@ class Decoder(nn.Module):
 
     def forward(self, z: Tensor, features: list[Tensor]) -> Tensor:
         """z (B, 4, h, w) and grey features, finest first, to (Cb, Cr) (B, 2, 8h, 8w), unbounded."""
-        x = self.stem(z)
+        x = F.relu(self.stem(torch.tanh(z / 3) * 3))
         for level in reversed(range(len(self.levels))):
             x = self.levels[level](x + self.maps[level](features[level]))
             if level:
-                x = F.interpolate(self.ups[level - 1](x), scale_factor=2, mode="nearest")
+                x = self.ups[level - 1](F.interpolate(x, scale_factor=2, mode="nearest"))
         return self.chroma(x)
 
 

@@ -59,6 +59,8 @@ def _parse(argv: list[str]):
         """Folder for runs, caches and part files (OUT/parts)."""
         encoder: str | None = None
         """Latent encoder: TAESD's encoder file or a diffusers VAE folder; needed until the latents are cached."""
+        decoder: str | None = None
+        """TAESD's decoder file, which a new codec starts from."""
         validation: str | None = None
         """Pictures that are never trained on, for validation losses and previews."""
         init: Path | None = None
@@ -117,12 +119,17 @@ def train(name: str, arguments) -> None:
         validation = _cache(arguments, arguments.validation, config.resolution, "validation")
     torch.manual_seed(config.seed)  # new parts start alike in every run and process
     parts = _parts(name, preset, cache, [arguments.out / "parts", *([arguments.init] if arguments.init else [])])
+    cache, validation = (_recognized(c, parts, config) for c in (cache, validation))
     probe = None
     if config.chroma_weight and name not in ("captioner", "codec", "tokens"):
         from .probe import load_probe
 
         probe = load_probe(cache)
     stage = _stage(name, parts, preset, config, probe)
+    if name == "codec" and arguments.decoder and not (arguments.out / "parts" / "vq_decoder.safetensors").is_file():
+        from .codec import load_taesd
+
+        load_taesd(parts["vq_decoder"].decoder, arguments.decoder)
     out = arguments.out / "parts"
 
     def export() -> None:
@@ -143,6 +150,29 @@ def _cache(arguments, source: str, resolution: int, kind: str) -> "Cache":
         raise DataError(f"{folder} holds no cached latents yet: give --encoder to make them")
     folder.parent.mkdir(parents=True, exist_ok=True)
     return build_cache(source, folder, resolution, load_encoder(arguments.encoder), arguments.mirror)
+
+
+def _recognized(cache: "Cache | None", parts: dict[str, "nn.Module"], config: TrainConfig) -> "Cache | None":
+    """The cache with what the parts' classifier sees in its photos, where they have one and see whole pictures."""
+    looking = [part for name, part in parts.items() if name in ("controlnet_rca", "captioner")]
+    if cache is None or config.crop != config.resolution or not any(part.config.recognition for part in looking):
+        return cache
+    import torch
+
+    from ..controlnet_rca import recognize
+    from ..efficientnet import EfficientNetLite0
+    from .data import cache_recognized
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    classifier = EfficientNetLite0()
+    classifier.load_package_weights()
+    classifier.to(device, memory_format=torch.channels_last)
+
+    def look(gray):
+        with torch.autocast(device, torch.bfloat16):
+            return recognize(classifier, gray.to(device, memory_format=torch.channels_last))
+
+    return cache_recognized(cache, look)
 
 
 def _parts(name: str, preset: Preset, cache: "Cache", folders: list[Path]) -> dict[str, "nn.Module"]:
@@ -169,6 +199,8 @@ def _parts(name: str, preset: Preset, cache: "Cache", folders: list[Path]) -> di
             )
         elif part == "controlnet_rca":  # E_con starts as a copy of the UNet's encoder
             parts[part] = ControlNetRCA(parts["unet"], preset.control)
+            if preset.control.recognition:
+                parts[part].mapper.classifier.load_package_weights()
         else:
             tokenizer = None
             size = {"semantic_encoder": preset.text, "captioner": preset.captioner}.get(part)
@@ -181,6 +213,8 @@ def _parts(name: str, preset: Preset, cache: "Cache", folders: list[Path]) -> di
                 ]
                 tokenizer = Tokenizer.from_captions(captions, size.length, size.vocab_size)
             parts[part] = checkpoints.build(part, preset, tokenizer)
+            if part == "captioner" and preset.captioner.recognition:
+                parts[part].model.visual.classifier.load_package_weights()
     return parts
 
 

@@ -31,8 +31,11 @@ class CaptionerStage(Stage):
 
     def forward(self, batch: dict) -> dict[str, Tensor]:
         captioner, tokenizer = self.captioner, self.captioner.tokenizer
-        images = luminance(batch["rgb"])
-        images = captioner.standardize(self._augment(images) if self.training else self._resize(images))
+        if captioner.config.recognition:
+            images = batch["recognized"][-1] if "recognized" in batch else captioner.prepare(batch["rgb"])
+        else:
+            images = luminance(batch["rgb"])
+            images = captioner.standardize(self._augment(images) if self.training else self._resize(images))
         text = tokenizer(batch["captions"]).to(images.device)
         text = text[:, : min(MAX_TOKENS, int(tokenizer.mask(text).sum(1).max()))]
 

@@ -33,7 +33,7 @@ class CCDStage(DiffusionStage):
         z_t = add_noise(self.scheduler, z, noise, t)
         features = self.hint_encoder.encode(gray, hints)
         hook = lambda i, h: self.hint_encoder.modulate(i, h, features)  # noqa: E731
-        output = self.predict(z_t, t, context, gray.expand_as(rgb), [hook]).float()
+        output = self.predict(z_t, t, context, gray.expand_as(rgb), batch.get("recognized"), [hook]).float()
         return self.errors(output, z, noise, z_t, t, rgb)
 
     def _hints(self, rgb: Tensor) -> Tensor:

