@@ -2,6 +2,7 @@ import dataclasses
 import io
 import math
 import tarfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,8 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from seada_core.presets import CodecConfig, from_dict, to_dict
-from seada_core.train.codec import CodecStage
+from seada_core.train.codec import CodecStage, load_taesd, start_from_taesd
+from seada_core.train.data import DataError
 from seada_core.vq_decoder import VQDecoder
 
 SMALL = CodecConfig(codes=64, channels=(8, 12, 16, 24), blocks=(1, 1, 1, 1), gray_channels=(8, 8, 12, 16))
@@ -43,20 +45,58 @@ def test_equation_5_level_by_level():
     decoder, features = codec.decoder, codec.gray_features(gray)
 
     def residual(block, x):
-        return x + block.conv2(block.conv1(x.clamp(min=0)).clamp(min=0))
+        h = block.conv2(block.conv1(x).clamp(min=0)).clamp(min=0)
+        return (x + block.conv3(h)).clamp(min=0)
 
     def inject(level, f_d):  # F_D' = F_D + Conv1x1(F_G), the 1x1 convolution as a product of matrices
         weight, bias = decoder.maps[level].weight[:, :, 0, 0], decoder.maps[level].bias
         return f_d + torch.einsum("oc,bchw->bohw", weight, features[level]) + bias[None, :, None, None]
 
-    x = decoder.stem(z)
+    x = decoder.stem(3 * torch.tanh(z / 3)).clamp(min=0)
     for level in (3, 2, 1, 0):
         x = inject(level, x)
         for block in decoder.levels[level]:
             x = residual(block, x)
         if level > 0:
-            x = decoder.ups[level - 1](x).repeat_interleave(2, -1).repeat_interleave(2, -2)
+            x = decoder.ups[level - 1](x.repeat_interleave(2, -1).repeat_interleave(2, -2))
     torch.testing.assert_close(codec.chroma(z, gray), decoder.chroma(x), atol=1e-5, rtol=1e-4)
+
+
+def taesd_decoder() -> tuple[torch.nn.Module, dict[str, torch.Tensor]]:
+    """diffusers' TAESD decoder with random weights, and these under the names of TAESD's own file."""
+    from diffusers import AutoencoderTiny
+
+    torch.manual_seed(0)
+    decoder = AutoencoderTiny().decoder.eval()
+    return decoder, {f"{int(n.split('.')[1]) + 1}.{n.split('.', 2)[2]}": t for n, t in decoder.state_dict().items()}
+
+
+@torch.no_grad()
+def test_a_codec_that_starts_from_taesd_shows_taesds_colours():
+    taesd, weights = taesd_decoder()
+    codec = VQDecoder(CodecConfig(codes=8, channels=(64,) * 4, blocks=(1, 3, 3, 5))).eval()
+    assert start_from_taesd(codec.decoder, weights) == len(weights)
+    z, gray = 2 * torch.randn(2, 4, 4, 6), torch.rand(2, 1, 32, 48)
+    rgb = (taesd(z) + 1) / 2  # TAESD's own weights give [0, 1]; diffusers rescales
+    weights_of_chroma = torch.tensor([[-0.168736, -0.331264, 0.5], [0.5, -0.418688, -0.081312]])
+    torch.testing.assert_close(
+        codec.chroma(z, gray), torch.einsum("kc,bchw->bkhw", weights_of_chroma, rgb), atol=1e-4, rtol=1e-3
+    )
+
+
+def test_taesds_layers_of_other_sizes_are_left_out_and_other_files_refused(tmp_path):
+    _, weights = taesd_decoder()
+    codec = VQDecoder(CodecConfig(codes=8, channels=(24, 64, 64, 64)))
+    left_out = {"17.weight", "19.weight"} | {n for n in weights if n.startswith("18.")}
+    assert start_from_taesd(codec.decoder, weights) == len(weights) - len(left_out)
+    save_file({"encoder.weight": torch.zeros(1)}, tmp_path / "other.safetensors")
+    with pytest.raises(DataError, match="not TAESD's decoder"):
+        load_taesd(codec.decoder, str(tmp_path / "other.safetensors"))
+    with pytest.raises(DataError, match="not TAESD's decoder"):
+        load_taesd(codec.decoder, str(tmp_path / "none.safetensors"))
+    save_file(weights, tmp_path / "taesd.safetensors")
+    with pytest.raises(DataError, match="nothing fits"):
+        load_taesd(VQDecoder(replace(SMALL, channels=(8, 12, 16, 24))).decoder, str(tmp_path / "taesd.safetensors"))
 
 
 def test_grey_features_mirror_the_decoder():

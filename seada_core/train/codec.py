@@ -31,6 +31,9 @@ def start_from_taesd(decoder: Decoder, weights: dict[str, Tensor]) -> int:
     """Copy TAESD's decoder wherever a layer's shape is the same. Returns how many tensors were copied.
 
     EDN's decoder starts from the base model's. The last layer becomes that of TAESD's colours' chroma.
+
+    Raises:
+        DataError: the weights are not TAESD's, or none fits.
     """
     state, copied = decoder.state_dict(), 0
     for name, tensor in weights.items():
@@ -46,6 +49,8 @@ def start_from_taesd(decoder: Decoder, weights: dict[str, Tensor]) -> int:
         if target in state and state[target].shape == tensor.shape:
             state[target].copy_(tensor)
             copied += 1
+    if copied < 2:  # the last layer's bias fits always
+        raise DataError(f"TAESD's decoder has 64 channels, this one {decoder.stem.out_channels} at 1/8: nothing fits")
     with torch.no_grad():  # blocks beyond TAESD's change nothing at first
         for index in ("2", "3"):
             for block in decoder.levels[int(index)][3:]:
@@ -63,11 +68,9 @@ def load_taesd(decoder: Decoder, path: str) -> None:
     from safetensors.torch import load_file
 
     try:
-        copied = start_from_taesd(decoder, load_file(path))
+        start_from_taesd(decoder, load_file(path))
     except (OSError, SafetensorError) as error:
         raise DataError(f"{path} is not TAESD's decoder: {error}") from None
-    if not copied:
-        raise DataError(f"{path} has no layer of the decoder's sizes ({decoder.stem.out_channels} channels at 1/8)")
 
 
 def _chroma_of(rows: Tensor) -> Tensor:
