@@ -132,6 +132,7 @@ class DiffusionStage(Stage):
 
         `condition` draws the first channels of c_f, "the latent space vector" of SeAda, towards z_0: the grey photo
         tells a latent's luminance, and where the estimate of luminance is off, the decoder reads it as a false colour.
+        Where c_f has room, `condition_chroma` draws the next two towards the colour itself, in the probe's units.
         Luminance is put back from the photo, so only colour counts in the end; in a latent it is a small share of the
         variance, and a small model would learn it last.
         """
@@ -142,8 +143,14 @@ class DiffusionStage(Stage):
             terms["chroma"] = (shown - self.probe.wanted(rgb)).float().pow(2).mean()
             terms["loss"] = terms["loss"] + self.config.chroma_weight * terms["chroma"]
         if self.config.condition_weight and self.condition is not None:
-            terms["condition"] = (self.condition[:, : z.shape[1]].float() - z).pow(2).mean()
-            terms["loss"] = terms["loss"] + self.config.condition_weight * terms["condition"]
+            c_f, latent = self.condition.float(), z.shape[1]
+            terms["condition"] = (c_f[:, :latent] - z).pow(2).mean()
+            drawn = terms["condition"]
+            if self.probe is not None and c_f.shape[1] >= latent + 2:
+                wanted = self.probe.wanted(rgb).float()
+                terms["condition_chroma"] = (c_f[:, latent : latent + 2] - wanted).pow(2).mean()
+                drawn = drawn + terms["condition_chroma"]
+            terms["loss"] = terms["loss"] + self.config.condition_weight * drawn
         return terms
 
     def context(self, texts: list[str]) -> Tensor:
