@@ -13,12 +13,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from safetensors.torch import save_file
 
-from seada_core import checkpoints, presets
+from seada_core import backbone, checkpoints, presets
 from seada_core.checkpoints import CheckpointError
-from seada_core.color import luminance, rgb_to_ycbcr
+from seada_core.color import luminance, rgb_to_ycbcr, ycbcr_to_rgb
+from seada_core.controlnet_rca import ControlNetRCA
 from seada_core.tokenizer import Tokenizer
 from seada_core.train import data, diffusion
 from seada_core.train.__main__ import STAGES, _stage, main
@@ -96,6 +98,7 @@ TRAINED = {
     "stage3": {"controlnet_rca", "semantic_encoder", "semantic_adapter"},
     "ccd": {"hint_encoder"},
     "codec": {"vq_decoder"},
+    "decoder": {"vq_decoder"},
 }
 MORE = {"base": {"semantic_encoder"}, "control": {"unet", "semantic_encoder"}, "stage2": {"unet"}, "stage3": {"unet"}}
 
@@ -123,6 +126,10 @@ def test_a_stage_changes_exactly_its_own_parts(name, train_unet, parts, tiny_pre
         }
         assert any(n.startswith("rca.") for n in rca) == (name in ("stage2", "stage3"))
         assert any(n.startswith("mapper.") for n in rca) and any(n.startswith("encoder.") for n in rca)
+    if name == "decoder":  # codes and grey features keep their meaning
+        now = parts["vq_decoder"].state_dict()
+        moved = {n.split(".")[0] for n, t in now.items() if not torch.equal(t, before["vq_decoder"][n])}
+        assert moved == {"decoder"}
     assert set(stage.parts()) >= TRAINED[name]  # what it trained is what it exports
 
 
@@ -132,7 +139,7 @@ def test_stage1_sees_colour_and_the_others_grey(parts, tiny_preset, cache, monke
         stage = _stage(name, parts, tiny_preset, config())
         monkeypatch.setattr(
             parts["controlnet_rca"], "encode",
-            lambda z, t, c, picture, name=name: seen.setdefault(name, picture) is None or _Stop.stop(),
+            lambda z, t, c, picture, name=name, **_: seen.setdefault(name, picture) is None or _Stop.stop(),
         )  # fmt: skip
         with pytest.raises(_Stop):
             stage(Batches(cache, 4, 64, seed=0)[0])
@@ -182,6 +189,50 @@ def test_the_chroma_term_is_the_probes_error_of_x0(parts, tiny_preset, cache):
         shown = stage.preview(batch)["one_step"]
     torch.testing.assert_close(luminance(shown), luminance(rgb), rtol=0, atol=1e-5)
     assert rgb_to_ycbcr(shown)[:, 1:].abs().max() > 0.01
+
+
+def test_c_f_is_drawn_towards_the_latent_and_the_colour(parts, tiny_preset, cache):
+    control = ControlNetRCA(parts["unet"], replace(tiny_preset.control, condition_latent=6))
+    stage = _stage(
+        "control",
+        {**parts, "controlnet_rca": control},
+        tiny_preset,
+        config(condition_weight=0.5),
+        load_probe(cache, steps=5, batch=4),
+    )
+    batch = Batches(cache, 4, 64, seed=0)[0]
+    torch.manual_seed(0)
+    terms = stage(batch)
+    rgb = batch["rgb"]
+    c_f = control.mapper(luminance(rgb).expand_as(rgb))
+    weights = torch.tensor([[-0.168736, -0.331264, 0.5], [0.5, -0.418688, -0.081312]])
+    chroma = torch.einsum("kc,bchw->bkhw", weights, F.avg_pool2d(rgb, 8)) / stage.probe.deviation
+    torch.testing.assert_close(terms["condition"], (c_f[:, :4] - batch["latent"]).square().mean())
+    torch.testing.assert_close(terms["condition_chroma"], (c_f[:, 4:] - chroma).square().mean(), rtol=1e-3, atol=1e-4)
+    expected = terms["diffusion"] + 0.5 * (terms["condition"] + terms["condition_chroma"])
+    torch.testing.assert_close(terms["loss"], expected)
+
+
+def test_the_decoder_stage_decodes_half_of_a_batch_from_one_step(parts, tiny_preset, cache):
+    stage = _stage("decoder", parts, tiny_preset, config(empty_prob=1.0)).eval()
+    batch = Batches(cache, 4, 64, seed=0)[0]
+    torch.manual_seed(5)
+    terms = stage(batch)
+    torch.manual_seed(5)
+    z = torch.randn(2, 4, 8, 8)
+    gray, context = luminance(batch["rgb"]), stage.diffusion.context(["", ""])
+    t = torch.tensor([999, 999])
+    control = parts["controlnet_rca"]
+    features = control.encode(z, t, context, gray[:2].expand(-1, 3, -1, -1))
+    v = backbone.denoise(
+        parts["unet"], z, t, context, features.residuals, [lambda i, h: control.attend(i, h, features)]
+    )
+    decoded = parts["vq_decoder"].chroma(torch.cat([-v, batch["latent"][2:]]), gray)  # x0 = -v where alpha_bar is 0
+    difference = ycbcr_to_rgb(torch.cat([gray, decoded], 1)) - batch["rgb"]
+    torch.testing.assert_close(terms["l1"], difference.abs().mean(), rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(terms["psnr"], -10 * difference[2:].square().mean().log10(), rtol=1e-3, atol=1e-3)
+    grey_error = (gray[:2] - batch["rgb"][:2]).square().mean()
+    torch.testing.assert_close(terms["predicted"], difference[:2].square().mean() / grey_error, rtol=1e-3, atol=1e-4)
 
 
 def test_timesteps_cover_the_range_and_shift_towards_noise():

@@ -23,6 +23,7 @@ STAGES = {
     "stage1": (("unet", "semantic_encoder", "controlnet_rca"), ("semantic_adapter",)),
     "stage2": (("unet", "semantic_encoder", "controlnet_rca", "semantic_adapter"), ()),
     "stage3": (("unet", "semantic_encoder", "controlnet_rca", "semantic_adapter"), ()),
+    "decoder": (("unet", "semantic_encoder", "controlnet_rca", "semantic_adapter", "vq_decoder"), ()),
     "ccd": (("unet", "semantic_encoder", "controlnet_rca", "semantic_adapter"), ("hint_encoder",)),
     "tokens": (("vq_decoder", "semantic_encoder", "semantic_adapter"), ("token_diffusion",)),
     "joint": (
@@ -121,7 +122,7 @@ def train(name: str, arguments) -> None:
     parts = _parts(name, preset, cache, [arguments.out / "parts", *([arguments.init] if arguments.init else [])])
     cache, validation = (_recognized(c, parts, config) for c in (cache, validation))
     probe = None
-    if config.chroma_weight and name not in ("captioner", "codec", "tokens"):
+    if config.chroma_weight and name not in ("captioner", "codec", "decoder", "tokens"):
         from .probe import load_probe
 
         probe = load_probe(cache)
@@ -229,6 +230,10 @@ def _stage(name: str, parts: dict[str, "nn.Module"], preset: Preset, config: Tra
         stage = CodecStage(preset.codec)
         stage.codec = parts["vq_decoder"]
         return stage
+    if name == "decoder":
+        from .codec import DecoderStage
+
+        return DecoderStage(parts, preset, config)
     if name == "ccd":
         from .ccd import CCDStage
 

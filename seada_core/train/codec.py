@@ -1,4 +1,4 @@
-"""The codec stage: the whole luminance-aware VQ decoder, on latents of the frozen base encoder (EDN, first step)."""
+"""Stages codec, the whole luminance-aware VQ decoder on true latents (EDN, first step), and decoder, on predicted."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..color import luminance, rgb_to_ycbcr, ycbcr_to_rgb
-from ..presets import CodecConfig
+from ..presets import CodecConfig, Preset, TrainConfig
 from ..vq_decoder import Decoder, VQDecoder
-from .data import DataError
+from .data import DataError, rows
+from .diffusion import DiffusionStage, pick_texts, predict_x0
 from .stages import Stage
 
 # layer numbers of TAESD's decoder -> our modules
@@ -79,6 +80,18 @@ def _chroma_of(rows: Tensor) -> Tensor:
     return torch.einsum("rc,r...->c...", basis[:, 1:, 0, 0], rows)
 
 
+def reconstruction(chroma: Tensor, target: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    """How far decoded (Cb, Cr) (B, 2, H, W) are from the true ones, before gamut pulling.
+
+    Returns the difference as RGB (B, 3, H, W) (the luminances cancel), its mean square a picture (B,), and the terms
+    l1, cast and mse of `CodecStage`.
+    """
+    difference = ycbcr_to_rgb(torch.cat([torch.zeros_like(chroma[:, :1]), chroma - target], 1))
+    mse = difference.square().mean((1, 2, 3))
+    cast = sum(F.avg_pool2d(difference, size, ceil_mode=True).abs().mean() for size in (8, 32))
+    return difference, mse, {"l1": difference.abs().mean(), "cast": cast, "mse": mse.mean()}
+
+
 class CodecStage(Stage):
     """Reconstruction of `rgb` from `latent` and luminance, of the first half of a batch through the codebook.
 
@@ -120,12 +133,9 @@ class CodecStage(Stage):
         if self.training:
             self.update_codebook(self.codec.residual(*coded)[1], tokens)
         chroma = self.codec.chroma(torch.cat([z_hat, z[half:]]), gray, features).float()
-        # The luminances cancel: the difference of two pictures is that of their chroma alone.
-        difference = ycbcr_to_rgb(torch.cat([torch.zeros_like(gray), chroma - target[:, 1:]], 1))
-        mse = difference.square().mean((1, 2, 3))
-        cast = sum(F.avg_pool2d(difference, size, ceil_mode=True).abs().mean() for size in (8, 32))
-        losses = {"l1": difference.abs().mean(), "cast": cast, "mse": mse.mean(), **terms}
-        loss = losses["l1"] + cast + self.mse_weight * losses["mse"]
+        difference, mse, losses = reconstruction(chroma, target[:, 1:])
+        loss = losses["l1"] + losses["cast"] + self.mse_weight * losses["mse"]
+        losses |= terms
         loss = loss + self.mean_weight * terms["mean"] + self.commitment_weight * terms["commitment"]
         if self.perceptual is not None:
             losses["perceptual"] = self.perceptual(difference + rgb, rgb).mean()
@@ -153,6 +163,58 @@ class CodecStage(Stage):
         gray = luminance(batch["rgb"])
         tokens = self.codec.encode_tokens(batch["latent"], gray)
         return {"decode": self.codec.decode(batch["latent"], gray), "codes": self.codec.decode_tokens(tokens, gray)}
+
+    def parts(self) -> dict[str, nn.Module]:
+        return {"vq_decoder": self.codec}
+
+
+class DecoderStage(Stage):
+    """The decoder learns what the diffusion model's own latents look like; everything else stays as it is.
+
+    A latent that a small model predicts is smoother than a true one, and where its luminance is off, a decoder that has
+    only seen true latents reads the error as a false colour. Half of a batch is decoded from x0 of one step from pure
+    noise, the other half from true latents, so that these are not forgotten; the loss is `CodecStage`'s. Codebook and
+    grey encoder are frozen, hence tokens keep their meaning.
+
+    Args:
+        parts: unet, semantic_encoder, semantic_adapter, controlnet_rca, vq_decoder.
+    """
+
+    name = "decoder"
+
+    def __init__(self, parts: dict[str, nn.Module], preset: Preset, config: TrainConfig, mse_weight: float = 5.0):
+        super().__init__()
+        self.config, self.mse_weight = config, mse_weight
+        self.diffusion = DiffusionStage("stage3", parts, preset, config).requires_grad_(False)
+        self.codec = parts["vq_decoder"].requires_grad_(False)
+        self.codec.decoder.requires_grad_(True)
+
+    @torch.no_grad()
+    def first_step(self, batch: dict) -> Tensor:
+        """x0 (B, 4, h, w) as one sampling step from pure noise gives it."""
+        gray, z = luminance(batch["rgb"]), torch.randn_like(batch["latent"])
+        scheduler, first = self.diffusion.scheduler, self.diffusion
+        t = torch.full((len(z),), scheduler.config.num_train_timesteps - 1, device=z.device)
+        context = first.context(pick_texts(batch, self.config))
+        output = first.predict(z, t, context, gray.expand_as(batch["rgb"]), batch.get("recognized")).float()
+        return predict_x0(scheduler, z, output, t)
+
+    def forward(self, batch: dict) -> dict[str, Tensor]:
+        half = (len(batch["rgb"]) + 1) // 2
+        target = rgb_to_ycbcr(batch["rgb"])
+        z = torch.cat([self.first_step(rows(batch, 0, half)), batch["latent"][half:]])
+        _, mse, losses = reconstruction(self.codec.chroma(z, target[:, :1]).float(), target[:, 1:])
+        losses["loss"] = losses["l1"] + losses["cast"] + self.mse_weight * losses["mse"]
+        gray_mse = reconstruction(torch.zeros_like(target[:half, 1:]), target[:half, 1:])[1]
+        losses["predicted"] = mse[:half].detach().mean() / gray_mse.mean()  # share of grey's error that is left
+        if half < len(z):
+            losses["psnr"] = -10 * mse[half:].detach().mean().log10()
+        return losses
+
+    def preview(self, batch: dict) -> dict[str, Tensor]:
+        gray = luminance(batch["rgb"])
+        predicted = self.codec.decode(self.first_step(batch), gray)
+        return {"one_step": predicted, "decode": self.codec.decode(batch["latent"], gray)}
 
     def parts(self) -> dict[str, nn.Module]:
         return {"vq_decoder": self.codec}

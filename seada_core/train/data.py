@@ -298,3 +298,11 @@ def _captions(record: dict, rng: np.random.Generator) -> tuple[str, str]:
     captions = record.get("captions") or [""]
     k = int(rng.integers(len(captions)))
     return captions[k], (record.get("color_captions") or captions)[k]
+
+
+def rows(batch: dict, start: int, stop: int) -> dict:
+    """Some pictures of a batch, whose values are tensors, lists with a value a picture, or lists of tensors."""
+    return {
+        name: [v[start:stop] for v in value] if name == "recognized" else value[start:stop]
+        for name, value in batch.items()
+    }

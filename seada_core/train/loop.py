@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from ..presets import TrainConfig, to_dict
-from .data import Batches, Cache
+from .data import Batches, Cache, rows
 from .stages import Stage
 
 
@@ -103,7 +103,7 @@ def fit(
             group["lr"] = rate
         terms: dict[str, float] = {}
         for k in range(config.accumulation):
-            part = _to_device(_rows(batch, k * micro, (k + 1) * micro), accelerator.device)
+            part = _to_device(rows(batch, k * micro, (k + 1) * micro), accelerator.device)
             with accelerator.autocast():
                 values = model(part)
             accelerator.backward(values["loss"] / config.accumulation)
@@ -174,7 +174,7 @@ def validate(stage: Stage, config: TrainConfig, cache: Cache, writer, step: int,
                 terms[name] = terms.get(name, 0.0) + value.item() / count
     for name, value in terms.items():
         writer.add_scalar(f"validation/{name}", value, step)
-    batch = _to_device(_rows(source[0], 0, 8), device)
+    batch = _to_device(rows(source[0], 0, 8), device)
     torch.manual_seed(1234)
     for name, pictures in stage.preview(batch).items():
         writer.add_images(f"validation/{name}", pictures.float().clamp(0, 1).cpu(), step)
@@ -216,14 +216,6 @@ def _check_same_run(checkpoint: Path, config: TrainConfig) -> None:
     changed = [line for line in changed if line.split()[0] not in free]
     if changed:
         raise TrainingError(f"cannot resume {checkpoint.parent.name} with other settings: {'; '.join(changed)}")
-
-
-def _rows(batch: dict, start: int, stop: int) -> dict:
-    """Some pictures of a batch, whose values are tensors, lists with a value a picture, or lists of tensors."""
-    return {
-        name: [v[start:stop] for v in value] if name == "recognized" else value[start:stop]
-        for name, value in batch.items()
-    }
 
 
 def _to_device(batch: dict, device: torch.device) -> dict:
