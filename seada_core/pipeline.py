@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 Callback = Callable[[int, int], None]  # steps done, steps in all; may raise to interrupt
 
-DECODE_SIZE = 512  # longest short side at which chroma is decoded, px; guided upsampling does the rest
+HINT_SIZE = 512  # longest short side at which hints are spread, px; guided upsampling does the rest
 LONGEST = 4  # long side over short side beyond which a photo is squeezed for diffusion
 HINT_SCALE = 6.0  # step length of hint guidance
 
@@ -182,7 +182,6 @@ class Colorizer:
         _check(steps, self.preset.diffusion.train_steps, guidance, strength, size, saturation, token_steps, temperature)
         photo_size = tuple(gray.shape[-2:])
         small = _resize(gray, _diffusion_size(photo_size, size)).to(self.device)
-        decoded = _resize(gray, _decode_size(photo_size, max(DECODE_SIZE, size))).to(self.device)
 
         if prompt is None:
             prompt = self.caption(small)
@@ -195,15 +194,17 @@ class Colorizer:
         hooks: list[Hook] = []
         spread = None
         if hints:
-            sparse = hint_map(hints, decoded.shape[-2:], photo_size).to(self.device).expand(len(gray), -1, -1, -1)
-            chroma, confidence = propagate(decoded, sparse)
+            fine = _resize(gray, _hint_size(photo_size, max(HINT_SIZE, size))).to(self.device)
+            sparse = hint_map(hints, fine.shape[-2:], photo_size).to(self.device).expand(len(gray), -1, -1, -1)
+            chroma, confidence = propagate(fine, sparse)
             spread = torch.cat([chroma, confidence**2], dim=1)  # squared: a hint's say fades before its colour does
             if self.has("hint_encoder"):
                 hooks.append(self._modulation(small, resize_hint_map(sparse, small.shape[-2:])))
         correct = self._correction(small, spread, palette)
         z = self.sample(small, context, uncond, steps, guidance, strength, seed, hooks, correct, callback)
-        chroma = saturation * self.decode(z, decoded, context, token_steps, temperature, seed)
+        chroma = saturation * self.decode(z, small, context, token_steps, temperature, seed)
         if spread is not None:
+            chroma = rgb_to_ycbcr(merge_chroma(chroma, fine))[:, 1:]
             # where a hint is certain it is the colour, whatever the model thinks
             chroma = chroma + spread[:, 2:] * (spread[:, :2] - chroma)
         return chroma
@@ -361,7 +362,7 @@ def _diffusion_size(photo: tuple[int, int], size: int) -> tuple[int, int]:
     return height, width
 
 
-def _decode_size(photo: tuple[int, int], short: int) -> tuple[int, int]:
+def _hint_size(photo: tuple[int, int], short: int) -> tuple[int, int]:
     """The photo's own size where its short side is at most `short`, else scaled down to it."""
     scale = min(1.0, short / min(photo), short * LONGEST / max(photo))
     height, width = (max(1, round(side * scale)) for side in photo)
