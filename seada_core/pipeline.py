@@ -215,9 +215,10 @@ class Colorizer:
         token_steps: int = 0,
         temperature: float = 1.0,
         seed: int = 0,
+        tile: int | None = None,
     ) -> Tensor:
         """(Cb, Cr) at `gray`'s size of latents z, and where hints `spread` (B, 3, H, W) are certain, theirs."""
-        chroma = saturation * self.decode(z, gray, context, token_steps, temperature, seed)
+        chroma = saturation * self.decode(z, gray, context, token_steps, temperature, seed, tile)
         if spread is not None:
             # where a hint is certain it is the colour, whatever the model thinks
             chroma = chroma + spread[:, 2:] * (spread[:, :2] - chroma)
@@ -309,23 +310,27 @@ class Colorizer:
         token_steps: int = 0,
         temperature: float = 1.0,
         seed: int = 0,
+        tile: int | None = None,
     ) -> Tensor:
-        """(Cb, Cr) at `gray`'s size of latents z: by Eq. 5, or with `token_steps` after token diffusion (Eq. 6)."""
-        decoder = self.part("vq_decoder")
-        if not token_steps:
-            return decoder.chroma(z, gray)
-        if not self.has("token_diffusion"):
-            raise ValueError(f"{self.folder} has no token_diffusion part: use token_steps=0, or train stage tokens")
-        features = decoder.gray_features(gray)
-        tokens = self.part("token_diffusion").sample(
-            decoder.encode_tokens(z, gray),
-            features[-1],
-            None if context is None else context.float(),
-            token_steps,
-            [torch.Generator().manual_seed(seed) for _ in range(len(z))],
-            temperature=temperature,
-        )
-        return decoder.chroma(decoder.dequantize(tokens, features), gray, features)
+        """(Cb, Cr) at `gray`'s size of latents z: by Eq. 5, or with `token_steps` after token diffusion (Eq. 6).
+
+        `tile`: decode in tiles of so many px, a multiple of 8, where memory is short.
+        """
+        decoder, features = self.part("vq_decoder"), None
+        if token_steps:
+            if not self.has("token_diffusion"):
+                raise ValueError(f"{self.folder} has no token_diffusion part: use token_steps=0, or train stage tokens")
+            features = decoder.gray_features(gray)
+            tokens = self.part("token_diffusion").sample(
+                decoder.encode_tokens(z, gray),
+                features[-1],
+                None if context is None else context.float(),
+                token_steps,
+                [torch.Generator().manual_seed(seed) for _ in range(len(z))],
+                temperature=temperature,
+            )
+            z = decoder.dequantize(tokens, features)
+        return decoder.chroma(z, gray, features) if tile is None else decoder.chroma_tiled(z, gray, tile)
 
     def _modulation(self, gray: Tensor, sparse: Tensor) -> Hook:
         encoder = self.part("hint_encoder")
