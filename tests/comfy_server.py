@@ -64,12 +64,14 @@ class Server:
         while True:
             try:
                 self.object_info = self.get("/object_info")
-                return
+                break
             except (urllib.error.URLError, ConnectionError):
                 if self.process.poll() is not None or time.monotonic() > until:
                     self.stop()
                     raise RuntimeError(f"ComfyUI did not start: {self.log.read_text()[-2000:]}") from None
                 time.sleep(0.5)
+        heavy = ["diffusers", "open_clip", "accelerate", "webdataset"]
+        self.heavy_at_start = self.probe(f"import sys; result = [name for name in {heavy} if name in sys.modules]")
 
     def stop(self) -> None:
         self.process.terminate()
@@ -126,3 +128,44 @@ class Server:
         """The file of a SaveImage's or PreviewImage's output."""
         image = outputs[node]["images"][index]
         return self.base / image["type"] / image["subfolder"] / image["filename"]
+
+
+def node(class_type: str, **inputs) -> dict:
+    return {"class_type": class_type, "inputs": inputs}
+
+
+def colorize(image: str = "photo.png", model: str = "tiny", **inputs) -> dict:
+    """SeAdaColorize as a prompt; its IMAGE is ["color", 0]."""
+    settings = {"prompt": "a dog", "seed": 1, "steps": 0, "guidance": 0, "size": 0, "strength": 1.0, "saturation": 1.0}
+    return {
+        "image": node("LoadImage", image=image),
+        "load": node("SeAdaLoadModel", model_name=model),
+        "color": node("SeAdaColorize", **settings | {"image": ["image", 0], "seada": ["load", 1]} | inputs),
+    }
+
+
+def full_graph(image: str = "photo.png", model: str = "tiny", steps: int = 2, cfg: float = 1.0, **decode) -> dict:
+    """The same work as a graph; its MODELs are ["load", 0] and ["control", 0], its IMAGE ["decode", 0]."""
+    control_name = "embedded" if model == "embedded" else f"{model}/controlnet_rca.safetensors"
+    decode = {"saturation": 1.0, "token_steps": 0, "temperature": 1.0, "seed": 1, "tiled": False} | decode
+    return {
+        "image": node("LoadImage", image=image),
+        "load": node("SeAdaLoadModel", model_name=model),
+        "text": node("SeAdaSemanticAdapter", seada=["load", 1], text="a dog", strength=1.0),
+        "empty": node("SeAdaSemanticAdapter", seada=["load", 1], text="", strength=1.0),
+        "load_control": node("SeAdaLoadControlNetRCA", control_name=control_name),
+        "control": node(
+            "SeAdaApplyControlNetRCA",
+            model=["load", 0], control=["load_control", 0], image=["image", 0], strength=1.0, start=0.0, end=1.0,
+        ),
+        "latent": node("SeAdaEmptyLatent", seada=["load", 1], image=["image", 0], size=0),
+        "sample": node(
+            "KSampler",
+            model=["control", 0], seed=1, steps=steps, cfg=cfg, sampler_name="ddim", scheduler="simple",
+            positive=["text", 0], negative=["empty", 0], latent_image=["latent", 0], denoise=1.0,
+        ),
+        "decode": node(
+            "SeAdaVQDecode", seada=["load", 1], latent=["sample", 0], image=["image", 0],
+            conditioning=["text", 0], **decode,
+        ),
+    }  # fmt: skip
