@@ -70,7 +70,7 @@ def test_a_lora_works_on_model(comfy):
 
     folder = comfy.base / "models" / "loras"
     folder.mkdir(exist_ok=True)
-    name = "diffusion_model.output_blocks.3.0.in_layers.2"
+    name = "diffusion_model.output_blocks.2.0.in_layers.2"
     up, down = torch.full((32, 4, 1, 1), 0.1), torch.full((4, 96, 3, 3), 0.1)
     save_file({f"{name}.lora_up.weight": up, f"{name}.lora_down.weight": down}, folder / "some.safetensors")
     nodes = full_graph()
@@ -85,7 +85,7 @@ def test_a_lora_works_on_model(comfy):
 
 @pytest.mark.parametrize(("steps", "limit"), [(2, 0.01), (5, 0.01), (7, 1.0)])
 def test_the_embedded_graph_gives_what_the_headless_pipeline_gives(comfy, steps, limit):
-    """KSampler with ddim and simple takes our timesteps where the steps divide 1000; else they are rounded otherwise."""
+    """KSampler with ddim and simple takes our timesteps where the steps divide 1000; else it rounds otherwise."""
     nodes = full_graph(model="embedded", steps=steps) | {
         "color": colorize(model="embedded", steps=steps)["color"],
     }
@@ -133,7 +133,8 @@ def test_token_diffusion_equals_the_pipelines(comfy):
 
 
 def test_tiles_decode_to_the_same_picture(comfy):
-    nodes = full_graph() | {"big": node("ImageScale", image=["image", 0], upscale_method="bicubic", width=600, height=400, crop="disabled")}  # fmt: skip
+    size = {"upscale_method": "bicubic", "width": 600, "height": 400, "crop": "disabled"}
+    nodes = full_graph() | {"big": node("ImageScale", image=["image", 0], **size)}
     for name in ("control", "latent", "decode"):
         nodes[name]["inputs"]["image"] = ["big", 0]
     nodes["decode 2"] = node("SeAdaVQDecode", **nodes["decode"]["inputs"] | {"tiled": True})
