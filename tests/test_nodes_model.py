@@ -225,7 +225,7 @@ def test_each_row_sees_its_part_of_the_photo(comfy):
 
 def test_areas_and_masks_sample(comfy):
     nodes = full_graph(cfg=2.0) | {"other": node("SeAdaSemanticAdapter", seada=["load", 1], text="sky", strength=1.0)}
-    area = {"width": 48, "height": 64, "x": 48, "y": 0, "strength": 1.0}
+    area = {"width": 64, "height": 64, "x": 32, "y": 0, "strength": 1.0}
     nodes["right"] = node("ConditioningSetArea", conditioning=["other", 0], **area)
     nodes["joined"] = node("ConditioningCombine", conditioning_1=["text", 0], conditioning_2=["right", 0])
     nodes["sample 2"] = node("KSampler", **nodes["sample"]["inputs"] | {"positive": ["joined", 0]})

@@ -1,4 +1,4 @@
-"""The workflows: each has a thumbnail and an API twin that says the same, fits the nodes, and runs in a real ComfyUI."""
+"""Each workflow has a thumbnail and an API twin that says the same, fits the nodes, and runs in a real ComfyUI."""
 
 import json
 from pathlib import Path
