@@ -1,6 +1,7 @@
 """The pack in a real ComfyUI: what it registers, and what its nodes make of good and bad input."""
 
 import importlib.util
+import json
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,23 @@ def test_every_node_and_each_of_its_sockets_is_explained(comfy):
         for inputs in info["input"].values():
             for key, (_, options) in inputs.items():
                 assert options.get("tooltip"), f"{name}.{key}"
+
+
+def test_help_pages_and_translations_know_every_socket(comfy):
+    texts = {lang: json.loads((ROOT / "locales" / lang / "nodeDefs.json").read_text()) for lang in ("en", "zh")}
+    for name in NODES:
+        info = comfy.object_info[name]
+        page = (ROOT / "web" / "docs" / f"{name}.md").read_text()
+        inputs = {key: options["tooltip"] for kind in info["input"].values() for key, (_, options) in kind.items()}
+        for key, tooltip in inputs.items():
+            assert f"| `{key}`" in page and tooltip in page, f"{name}.{key}"
+        for lang in texts.values():
+            assert lang[name]["inputs"].keys() == inputs.keys()
+            assert len(lang[name]["outputs"]) == len(info["output"])
+        assert {key: text["tooltip"] for key, text in texts["en"][name]["inputs"].items()} == inputs
+        assert texts["en"][name]["description"] == info["description"]
+    assert all(sorted(lang) == NODES for lang in texts.values())
+    assert set(comfy.get("/i18n")["zh"]["nodeDefs"]) >= set(NODES)
 
 
 # --- colour in one node -----------------------------------------------------------------------------------------------
