@@ -254,3 +254,79 @@ out = a
     nodes["sample"]["inputs"]["model"] = ["ccd", 0]
     (guided,) = latents(comfy, nodes, "sample")
     assert torch.isfinite(guided).all()
+
+
+SD15 = """
+import torch, comfy.model_management, comfy.model_patcher, comfy.sd, comfy.sd1_clip, comfy.supported_models
+from importlib import import_module
+pack = type(a).__module__.rsplit(".nodes.", 1)[0]
+bridge, presets, checkpoints = (
+    import_module(pack + name) for name in (".nodes.bridge", ".seada_core.presets", ".seada_core.checkpoints")
+)
+Control = import_module(pack + ".nodes.controlnet_rca").Control
+torch.manual_seed(0)
+
+def fill(module):  # ComfyUI leaves weights as memory was
+    for name, parameter in module.named_parameters():
+        scale = parameter[0].numel() ** -0.5 if parameter.ndim > 1 else 0
+        torch.nn.init.normal_(parameter, std=scale) if scale else parameter.fill_(float(name.endswith("weight")))
+    return module
+
+sizes = {
+    "image_size": 32, "in_channels": 4, "out_channels": 4, "model_channels": 320, "num_res_blocks": [2, 2, 2, 2],
+    "channel_mult": [1, 2, 4, 4], "transformer_depth": [1, 1, 1, 1, 1, 1, 0, 0], "transformer_depth_middle": 1,
+    "transformer_depth_output": [1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0], "use_spatial_transformer": True,
+    "use_linear_in_transformer": False, "context_dim": 768, "adm_in_channels": None, "legacy": False,
+}
+config = comfy.supported_models.SD15(sizes)
+config.set_inference_dtype(torch.float32, None)
+cpu = torch.device("cpu")
+model = comfy.model_patcher.ModelPatcher(fill(config.get_model({})), cpu, cpu)
+
+class Target:
+    params, clip, tokenizer = {}, comfy.sd1_clip.SD1ClipModel, comfy.sd1_clip.SD1Tokenizer
+
+clip = comfy.sd.CLIP(Target)
+fill(clip.cond_stage_model)
+with torch.inference_mode(False), torch.no_grad():
+    control = checkpoints.build("controlnet_rca", presets.SD15).eval().requires_grad_(False)
+    for rca in control.rca.values():
+        torch.nn.init.normal_(rca.to_out.weight, std=0.02)
+out = {"model": model, "clip": clip, "control": Control(bridge.patcher(control), presets.SD15.unet)}
+"""
+
+
+@pytest.mark.slow
+def test_a_full_size_sd15_model_goes_through_the_patches(comfy, tmp_path):
+    """Random weights at SD1.5's sizes: control, CCD, stock CLIP with the adapter, VQ decoding."""
+    from test_nodes import POINT, ccd
+
+    from seada_core import checkpoints, presets
+
+    folder = comfy.base / "models" / "seada" / "adapter"
+    folder.mkdir(exist_ok=True)
+    for part in ("semantic_encoder", "semantic_adapter"):
+        module = checkpoints.build(part, presets.SD15)
+        checkpoints.save_part(folder / f"{part}.safetensors", part, presets.SD15, module)
+    nodes = full_graph(model="embedded", cfg=2.0)
+    nodes["sd15"] = node("Probe", code=SD15, a=["load", 1])
+    for name in ("model", "clip", "control"):
+        nodes[name] = node("Probe", code=f"out = a[{name!r}]", a=["sd15", 0])
+    nodes["adapter"] = node("SeAdaLoadModel", model_name="adapter")
+    for name in ("text", "empty"):
+        nodes[name]["inputs"] |= {"seada": ["adapter", 1], "clip": ["clip", 0]}
+    nodes["apply"] = node(
+        "SeAdaApplyControlNetRCA",
+        **{"model": ["model", 0], "control": ["control", 0], "image": ["image", 0], "strength": 1.0},
+        **{"start": 0.0, "end": 1.0},
+    )
+    nodes["hints"] = node("SeAdaHints", image=["image", 0], points=POINT, mask_color="#000000")
+    nodes["ccd"] = ccd(model=["apply", 0], image=["image", 0], hints=["hints", 0])
+    nodes["latent"]["inputs"]["size"] = 256
+    nodes["sample"]["inputs"]["model"] = ["ccd", 0]
+    shape, finite, changed = comfy.probe(
+        "result = [list(a.shape), bool(a.isfinite().all()), float((a - b).abs().mean())]",
+        nodes, a=["decode", 0], b=["image", 0],
+    )  # fmt: skip
+    assert shape == [1, 80, 120, 3]
+    assert finite and changed > 1e-3
