@@ -22,6 +22,10 @@ const [executablePath, url, queue, ...workflows] = process.argv.slice(2);
     const workflow = JSON.parse(fs.readFileSync(file, "utf8"));
     await page.evaluate((graph) => window.app.loadGraphData(graph), workflow);
     await page.waitForTimeout(1000);
+    const alerts = await page.evaluate(() =>
+      [...document.querySelectorAll(".p-toast-message-text")].map((toast) => toast.textContent)
+    );
+    errors.push(...alerts);
   };
   for (const file of workflows) {
     await load(file);
