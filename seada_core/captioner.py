@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from seada_core.caption_text import strip_monochrome
-from seada_core.color import luminance
-from seada_core.efficientnet import CHANNELS, EfficientNetLite0
-from seada_core.presets import CaptionerConfig
-from seada_core.tokenizer import Tokenizer
+from .caption_text import strip_monochrome
+from .color import luminance
+from .efficientnet import CHANNELS, EfficientNetLite0
+from .presets import CaptionerConfig
+from .tokenizer import Tokenizer
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -347,12 +347,28 @@ def load_captioner(
     if kind == "coca":
         captioner = _load_coca(path, config, options)
     elif kind == "clipcap":
-        from seada_core.clipcap import load_clipcap
+        from .clipcap import load_clipcap
 
         captioner = load_clipcap(path, config, options)
     else:
         captioner = _load_blip(kind, path, options)
     return captioner.eval()
+
+
+def captioner_kind(path: str | Path) -> str:
+    """Which captioner, of `load_captioner`'s kinds, lies at a path, by its contents.
+
+    Raises ValueError where it is none.
+    """
+    path = Path(path)
+    if path.is_file() or (path / "open_clip_model.safetensors").is_file():
+        return "coca"
+    if (path / "clipcap.safetensors").is_file():
+        return "clipcap"
+    kind = _read_config(path / "config.json").get("model_type")
+    if kind not in ("blip", "blip-2"):
+        raise ValueError(f"{path} holds a {kind!r} model; expected CoCa, BLIP, BLIP-2 or ClipCap")
+    return kind.replace("-", "")
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:

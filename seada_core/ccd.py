@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel
 
 # Weights of `losses` for guidance. Constancy stays small: grey world desaturates.
-WEIGHTS = {"exposure": 0.2, "constancy": 0.01, "smoothness": 0.01, "hint": 1.0, "luminance": 0.2}
+WEIGHTS = {"exposure": 0.2, "constancy": 0.01, "smoothness": 0.01, "hint": 1.0, "luminance": 0.2, "palette": 0.3}
 
 
 def predict_x0(x_t: Tensor, eps: Tensor, alpha_bar_t: Tensor | float) -> Tensor:
@@ -26,19 +26,23 @@ def predict_x0(x_t: Tensor, eps: Tensor, alpha_bar_t: Tensor | float) -> Tensor:
     return (x_t - (1 - alpha_bar_t).sqrt() * eps) / alpha_bar_t.sqrt()
 
 
-def losses(rgb: Tensor, gray: Tensor, hint_map: Tensor | None = None, patch: int = 16) -> dict[str, Tensor]:
+def losses(
+    rgb: Tensor, gray: Tensor, hint_map: Tensor | None = None, palette: Tensor | None = None, patch: int = 16
+) -> dict[str, Tensor]:
     """The terms of L_CCD, Eq. 4, each (B,) and a mean over pixels, so that weights do not depend on the resolution.
 
     Args:
         rgb: decoded x0 (B, 3, H, W).
         gray: the photo's luminance (B, 1, H, W).
         hint_map: (B, 3, H, W): Cb, Cr, mask; None leaves the hint term out.
+        palette: (N, 2) chroma; None leaves the palette term out.
         patch: side of the exposure term's patches, px.
 
     exposure: mean |R_k - R_E| over patches, R_k the patch's mean intensity and R_E the photo's own there.
     constancy: sum over {RG, RB, GB} of (Y_m - Y_n)^2, Y the picture's mean channel intensities (grey world).
     smoothness: mean over pixels, summed over (Cb, Cr), of (|horizontal| + |vertical gradient|)^2.
     hint: squared chroma distance to the hints, weighted by the mask. luminance: squared distance to `gray`.
+    palette: see `palette_distance`.
     """
     ycbcr = rgb_to_ycbcr(rgb)
     chroma = ycbcr[:, 1:]
@@ -56,7 +60,15 @@ def losses(rgb: Tensor, gray: Tensor, hint_map: Tensor | None = None, patch: int
     if hint_map is not None:
         mask = hint_map[:, 2:]
         terms["hint"] = ((chroma - hint_map[:, :2]).pow(2) * mask).sum(1).mean((1, 2))
+    if palette is not None:
+        terms["palette"] = palette_distance(chroma, palette)
     return terms
+
+
+def palette_distance(chroma: Tensor, palette: Tensor) -> Tensor:
+    """(B,) mean squared distance of chroma (B, 2, H, W) to the nearest of the palette's colours (N, 2)."""
+    distances = (chroma[:, None] - palette[None, :, :, None, None]).pow(2).sum(2)
+    return distances.amin(1).mean((1, 2))
 
 
 def weighted(terms: dict[str, Tensor], weights: dict[str, float] | None = None) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -101,15 +102,11 @@ def save_part(path: Path, part: str, preset: Preset, module: nn.Module, dtype: t
         temporary.unlink(missing_ok=True)
 
 
-def read_part(path: Path, part: str) -> tuple[Preset, Tokenizer | None, dict[str, Tensor]]:
-    """The preset (only the part's sections are meaningful), tokenizer and float32 tensors of a part file.
-
-    Raises:
-        CheckpointError: no such file, not safetensors, another part or version, or weights that are not finite.
-    """
+@contextmanager
+def _opened(path: Path, part: str):
+    """The open safetensors file of a part and its metadata; every way in which it can be wrong is a CheckpointError."""
     from safetensors import SafetensorError, safe_open
 
-    path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"no {part} file: {path} does not exist")
     try:
@@ -125,21 +122,46 @@ def read_part(path: Path, part: str) -> tuple[Preset, Tokenizer | None, dict[str
                     f"{path} has format version {metadata.get('seada.version')}, this program reads {VERSION}; "
                     "use the release that wrote it, or convert it there"
                 )
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            yield file, metadata
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path} is not a readable safetensors file: {error}") from None
-    for name, tensor in tensors.items():
-        if tensor.is_floating_point():
-            tensors[name] = tensor.float()
-            if not torch.isfinite(tensors[name]).all():
-                raise CheckpointError(f"{path} is damaged: {name} has values that are not finite")
+
+
+def _config(path: Path, part: str, metadata: dict[str, str]) -> tuple[Preset, Tokenizer | None]:
     try:
         config = json.loads(metadata["seada.config"])
         sections = {name: presets.from_dict(type(getattr(presets.SD15, name)), config[name]) for name in SECTIONS[part]}
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path} has a broken seada.config: {error}") from None
     tokenizer = Tokenizer(config["length"], config["vocabulary"]) if "length" in config else None
-    return Preset(metadata.get("seada.preset", "custom"), **sections), tokenizer, tensors
+    return Preset(metadata.get("seada.preset", "custom"), **sections), tokenizer
+
+
+def read_preset(path: Path, part: str) -> Preset:
+    """The preset of a part file (only the part's sections are meaningful), without reading its weights.
+
+    Raises:
+        CheckpointError: no such file, not safetensors, another part or version.
+    """
+    with _opened(Path(path), part) as (_, metadata):
+        return _config(path, part, metadata)[0]
+
+
+def read_part(path: Path, part: str) -> tuple[Preset, Tokenizer | None, dict[str, Tensor]]:
+    """The preset (only the part's sections are meaningful), tokenizer and float32 tensors of a part file.
+
+    Raises:
+        CheckpointError: no such file, not safetensors, another part or version, or weights that are not finite.
+    """
+    path = Path(path)
+    with _opened(path, part) as (file, metadata):
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point():
+            tensors[name] = tensor.float()
+            if not torch.isfinite(tensors[name]).all():
+                raise CheckpointError(f"{path} is damaged: {name} has values that are not finite")
+    return *_config(path, part, metadata), tensors
 
 
 def load_part(path: Path, part: str) -> tuple[nn.Module, Preset]:

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from seada_core.caption_text import strip_monochrome
-from seada_core.captioner import CLIP_MEAN, CLIP_STD, first_line, load_weights, normalize, read_safetensors, resize
+from .caption_text import strip_monochrome
+from .captioner import CLIP_MEAN, CLIP_STD, first_line, load_weights, normalize, read_safetensors, resize
 
 
 class ClipCap(nn.Module):

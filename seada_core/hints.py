@@ -27,8 +27,10 @@ __all__ = [
     "hint_map_from_mask",
     "hint_map_from_picture",
     "load_hints",
+    "palette_chroma",
     "parse_color",
     "parse_hint",
+    "parse_hints",
     "parse_palette",
     "propagate",
     "quantize",
@@ -36,6 +38,7 @@ __all__ = [
     "sample_point_hints",
     "sample_superpixel_hints",
     "slic",
+    "spread_hints",
     "superpixel_labels",
 ]
 
@@ -100,12 +103,17 @@ def load_hints(path: str | Path) -> list[Hint]:
         raise ValueError(f"cannot read hints from {path}: {error.strerror or error}") from error
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not a JSON file: {error}") from error
+    return parse_hints(data, str(path))
+
+
+def parse_hints(data: object, source: str = "hints") -> list[Hint]:
+    """Hints of parsed JSON, see `load_hints`; `source` is what its ValueErrors name."""
     entries = data.get("hints") if isinstance(data, dict) else data
     if not isinstance(entries, list):
-        raise ValueError(f'{path}: expected {{"hints": [...]}} or a list of hints')
+        raise ValueError(f'{source}: expected {{"hints": [...]}} or a list of hints')
     hints = []
     for number, entry in enumerate(entries, 1):
-        where = f"{path}, hint {number}"
+        where = f"{source}, hint {number}"
         if not isinstance(entry, dict):
             raise ValueError(f'{where}: expected {{"x": .., "y": .., "color": "#rrggbb"}}, got {entry!r}')
         missing = {"x", "y", "color"} - entry.keys()
@@ -133,6 +141,11 @@ def parse_palette(text: str) -> list[str]:
 def _chroma(color: str) -> Tensor:
     """(Cb, Cr) of "#rrggbb", shape (2,)."""
     return rgb_to_ycbcr(torch.tensor(parse_color(color)).view(3, 1, 1))[1:].flatten()
+
+
+def palette_chroma(palette: Iterable[str]) -> Tensor:
+    """The chroma (N + 1, 2) of colours "#rrggbb"; grey, the last one, is always allowed."""
+    return torch.stack([*(_chroma(color) for color in palette), torch.zeros(2)])
 
 
 def hint_map(hints: Iterable[Hint], size: tuple[int, int], photo_size: tuple[int, int]) -> Tensor:
@@ -256,3 +269,12 @@ def sample_point_hints(rgb: Tensor, generator: torch.Generator, max_points: int 
             for dx in range(pw):
                 target[:, y + dy, x + dx] = patch
     return result
+
+
+def spread_hints(gray: Tensor, hint_map: Tensor) -> Tensor:
+    """Hints propagated over the photo: gray (B, 1, H, W), hint map (B, 3, H, W) to a dense hint map (B, 3, H, W).
+
+    The mask is the squared confidence: a hint's say fades before its colour does.
+    """
+    chroma, confidence = propagate(gray, hint_map)
+    return torch.cat([chroma, confidence**2], dim=1)

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from seada_core import color
+from . import color
 
 FEATURES = {"efficientnet-lite0": 1280, "efficientnet-lite0-imagenet-norm": 1280}  # widths of pooled features
 # The (mean, deviation) of each channel, in [0, 1], that a network's input is normalised with. Lite models were trained

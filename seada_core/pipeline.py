@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from . import ccd, checkpoints
 from .backbone import Hook, build_scheduler, denoise
 from .color import luminance, merge_chroma, rgb_to_ycbcr
-from .hints import Hint, hint_map, propagate, resize_hint_map
+from .hints import Hint, hint_map, palette_chroma, resize_hint_map, spread_hints
+from .presets import SD15
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 Callback = Callable[[int, int], None]  # steps done, steps in all; may raise to interrupt
 
-HINT_SIZE = 512  # longest short side at which hints are spread, px; guided upsampling does the rest
+DECODE_SIZE = 512  # longest short side at which hints meet decoded chroma, px; guided upsampling does the rest
 LONGEST = 4  # long side over short side beyond which a photo is squeezed for diffusion
 HINT_SCALE = 6.0  # step length of hint guidance
 
@@ -31,7 +32,8 @@ class Colorizer:
     """The whole method over one model: caption, adapt, diffuse under control, decode, put luminance back.
 
     Args:
-        folder: part files; see `checkpoints.SECTIONS`. `unet`, `semantic_encoder` and `vq_decoder` must be there.
+        folder: part files; see `checkpoints.SECTIONS`. Each is loaded at first use; colouring a photo needs at least
+            `unet`, `semantic_encoder` and `vq_decoder`.
         device: None for CUDA where there is one.
         dtype: None for float32.
     """
@@ -40,9 +42,9 @@ class Colorizer:
         self.folder = folder
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.dtype = dtype or torch.float32
-        unet, preset = checkpoints.load_part(folder / "unet.safetensors", "unet")
-        self.preset: Preset = preset
-        self._parts: dict[str, nn.Module] = {"unet": self._place("unet", unet)}
+        self._parts: dict[str, nn.Module] = {}
+        # parts alone may stand beside somebody's own UNet: then SD1.5's numbers hold
+        self.preset: Preset = checkpoints.read_preset(folder / "unet.safetensors", "unet") if self.has("unet") else SD15
         self.scheduler = build_scheduler(self.preset.diffusion)
 
     @classmethod
@@ -55,7 +57,7 @@ class Colorizer:
             CheckpointError: the folder or a part that is always needed is missing or broken.
         """
         colorizer = cls(checkpoints.model_folder(model), device, dtype)
-        for part in ("semantic_encoder", "vq_decoder"):
+        for part in ("unet", "semantic_encoder", "vq_decoder"):
             colorizer.part(part)
         return colorizer
 
@@ -83,7 +85,7 @@ class Colorizer:
         *,
         prompt: str | Sequence[str] | None = None,
         negative_prompt: str | None = None,
-        hints: Sequence[Hint] = (),
+        hints: Sequence[Hint] | Tensor = (),
         palette: Sequence[str] | None = None,
         steps: int | None = None,
         guidance: float | None = None,
@@ -102,7 +104,7 @@ class Colorizer:
                 Only its luminance is used.
             prompt: what the photo shows and in which colours; None asks the captioner.
             negative_prompt: what guidance moves away from.
-            hints: colours at places, in pixels of the photo.
+            hints: colours at places, in pixels of the photo; or a hint map (B or 1, 3, any h, any w) of the photo.
             palette: colours (`#rrggbb`) to stay close to.
             steps: denoising steps, at least 1; None for the model's own number, as with guidance, size and saturation.
             guidance: classifier-free guidance weight; 1 turns it off.
@@ -161,7 +163,7 @@ class Colorizer:
         *,
         prompt: str | Sequence[str] | None = None,
         negative_prompt: str | None = None,
-        hints: Sequence[Hint] = (),
+        hints: Sequence[Hint] | Tensor = (),
         palette: Sequence[str] | None = None,
         steps: int | None = None,
         guidance: float | None = None,
@@ -181,7 +183,7 @@ class Colorizer:
         saturation = sampling.saturation if saturation is None else saturation
         _check(steps, self.preset.diffusion.train_steps, guidance, strength, size, saturation, token_steps, temperature)
         photo_size = tuple(gray.shape[-2:])
-        small = _resize(gray, _diffusion_size(photo_size, size)).to(self.device)
+        small = decoded = resize(gray, diffusion_size(photo_size, size)).to(self.device)
 
         if prompt is None:
             prompt = self.caption(small)
@@ -193,21 +195,48 @@ class Colorizer:
 
         hooks: list[Hook] = []
         spread = None
-        if hints:
-            fine = _resize(gray, _hint_size(photo_size, max(HINT_SIZE, size))).to(self.device)
-            sparse = hint_map(hints, fine.shape[-2:], photo_size).to(self.device).expand(len(gray), -1, -1, -1)
-            chroma, confidence = propagate(fine, sparse)
-            spread = torch.cat([chroma, confidence**2], dim=1)  # squared: a hint's say fades before its colour does
+        if len(hints):
+            decoded = resize(gray, decode_size(photo_size, max(DECODE_SIZE, size))).to(self.device)
+            sparse = self._hint_map(hints, decoded, photo_size)
+            spread = spread_hints(decoded, sparse)
             if self.has("hint_encoder"):
                 hooks.append(self._modulation(small, resize_hint_map(sparse, small.shape[-2:])))
         correct = self._correction(small, spread, palette)
         z = self.sample(small, context, uncond, steps, guidance, strength, seed, hooks, correct, callback)
-        chroma = saturation * self.decode(z, small, context, token_steps, temperature, seed)
+        return self.finish(z, decoded, context, spread, saturation, token_steps, temperature, seed)
+
+    def finish(
+        self,
+        z: Tensor,
+        gray: Tensor,
+        context: Tensor | None,
+        spread: Tensor | None = None,
+        saturation: float = 1.0,
+        token_steps: int = 0,
+        temperature: float = 1.0,
+        seed: int = 0,
+        tile: int | None = None,
+    ) -> Tensor:
+        """(Cb, Cr) of latents z at their own size (see `decode`), all of the model's.
+
+        With hints `spread` (B, 3, H, W) at `gray`'s size, theirs where they are certain.
+        """
+        chroma = saturation * self.decode(z, gray, context, token_steps, temperature, seed, tile)
         if spread is not None:
-            chroma = rgb_to_ycbcr(merge_chroma(chroma, fine))[:, 1:]
+            chroma = rgb_to_ycbcr(merge_chroma(chroma, gray))[:, 1:]
             # where a hint is certain it is the colour, whatever the model thinks
             chroma = chroma + spread[:, 2:] * (spread[:, :2] - chroma)
         return chroma
+
+    def _hint_map(self, hints: Sequence[Hint] | Tensor, gray: Tensor, photo_size: tuple[int, int]) -> Tensor:
+        size = tuple(gray.shape[-2:])
+        if not isinstance(hints, Tensor):
+            sparse = hint_map(hints, size, photo_size)
+        elif hints.ndim == 4 and hints.shape[0] in (1, len(gray)) and hints.shape[1] == 3:
+            sparse = resize_hint_map(hints.float(), size)
+        else:
+            raise ValueError(f"a hint map must be (1 or {len(gray)}, 3, h, w), not {tuple(hints.shape)}")
+        return sparse.to(self.device).expand(len(gray), -1, -1, -1)
 
     def caption(self, gray: Tensor) -> list[str]:
         """What the captioner says of grey photos (B, 1, H, W); empty texts for a model without one."""
@@ -281,27 +310,36 @@ class Colorizer:
         self,
         z: Tensor,
         gray: Tensor,
-        context: Tensor,
+        context: Tensor | None,
         token_steps: int = 0,
         temperature: float = 1.0,
         seed: int = 0,
+        tile: int | None = None,
     ) -> Tensor:
-        """(Cb, Cr) at `gray`'s size of latents z: by Eq. 5, or with `token_steps` after token diffusion (Eq. 6)."""
-        decoder = self.part("vq_decoder")
-        if not token_steps:
-            return decoder.chroma(z, gray)
-        if not self.has("token_diffusion"):
-            raise ValueError(f"{self.folder} has no token_diffusion part: use token_steps=0, or train stage tokens")
-        features = decoder.gray_features(gray)
-        tokens = self.part("token_diffusion").sample(
-            decoder.encode_tokens(z, gray),
-            features[-1],
-            context.float(),
-            token_steps,
-            [torch.Generator().manual_seed(seed) for _ in range(len(z))],
-            temperature=temperature,
-        )
-        return decoder.chroma(decoder.dequantize(tokens, features), gray, features)
+        """(Cb, Cr) of latents z (B, 4, h, w): by Eq. 5, or with `token_steps` after token diffusion (Eq. 6).
+
+        Decoded beside `gray` at the latents' own size, (B, 2, 8h, 8w): detail finer than the latents' is none of the
+        decoder's business, and misleads it. A grey photo whose latents these could be is taken as it is.
+
+        `tile`: decode in tiles of so many px, a multiple of 8, where memory is short.
+        """
+        decoder, features = self.part("vq_decoder"), None
+        if any(-(-side // 8) != cells for side, cells in zip(gray.shape[-2:], z.shape[-2:])):
+            gray = resize(gray, tuple(8 * cells for cells in z.shape[-2:]))
+        if token_steps:
+            if not self.has("token_diffusion"):
+                raise ValueError(f"{self.folder} has no token_diffusion part: use token_steps=0, or train stage tokens")
+            features = decoder.gray_features(gray)
+            tokens = self.part("token_diffusion").sample(
+                decoder.encode_tokens(z, gray),
+                features[-1],
+                None if context is None else context.float(),
+                token_steps,
+                [torch.Generator().manual_seed(seed) for _ in range(len(z))],
+                temperature=temperature,
+            )
+            z = decoder.dequantize(tokens, features)
+        return decoder.chroma(z, gray, features) if tile is None else decoder.chroma_tiled(z, gray, tile)
 
     def _modulation(self, gray: Tensor, sparse: Tensor) -> Hook:
         encoder = self.part("hint_encoder")
@@ -321,7 +359,7 @@ class Colorizer:
             return None
         decoder = self.part("vq_decoder")
         target = None if spread is None else resize_hint_map(spread, gray.shape[-2:])
-        colors = None if not palette else _palette_chroma(palette).to(self.device)
+        colors = None if not palette else palette_chroma(palette).to(self.device)
 
         def loss(x0: Tensor) -> Tensor:
             # the grey photo is the luminance already: only chroma can be wrong
@@ -331,8 +369,7 @@ class Colorizer:
                 distance = (chroma - target[:, :2]).pow(2).sum(1)
                 total = total + (distance * target[:, 2]).mean((1, 2))
             if colors is not None:
-                distances = (chroma[:, None] - colors[None, :, :, None, None]).pow(2).sum(2)
-                total = total + 0.3 * distances.amin(1).mean((1, 2))
+                total = total + ccd.WEIGHTS["palette"] * ccd.palette_distance(chroma, colors)
             return total
 
         return lambda x0: ccd.guide(x0, loss, HINT_SCALE)
@@ -355,30 +392,21 @@ def _check(steps, train_steps, guidance, strength, size, saturation, token_steps
         raise ValueError(f"temperature must be above 0, not {temperature}")
 
 
-def _diffusion_size(photo: tuple[int, int], size: int) -> tuple[int, int]:
+def diffusion_size(photo: tuple[int, int], size: int) -> tuple[int, int]:
     """The photo's shape with its short side at `size`, both sides multiples of 8."""
     scale = size / min(photo)
     height, width = (min(max(8, round(side * scale / 8) * 8), size * LONGEST) for side in photo)
     return height, width
 
 
-def _hint_size(photo: tuple[int, int], short: int) -> tuple[int, int]:
+def decode_size(photo: tuple[int, int], short: int) -> tuple[int, int]:
     """The photo's own size where its short side is at most `short`, else scaled down to it."""
     scale = min(1.0, short / min(photo), short * LONGEST / max(photo))
     height, width = (max(1, round(side * scale)) for side in photo)
     return height, width
 
 
-def _resize(gray: Tensor, size: tuple[int, int]) -> Tensor:
+def resize(gray: Tensor, size: tuple[int, int]) -> Tensor:
     if tuple(gray.shape[-2:]) == size:
         return gray
     return F.interpolate(gray, size, mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
-
-
-def _palette_chroma(palette: Sequence[str]) -> Tensor:
-    """Hex colours to (N, 2) chroma; grey is always allowed."""
-    from PIL import ImageColor
-
-    rgb = torch.tensor([ImageColor.getrgb(color)[:3] for color in palette]).float() / 255
-    chroma = rgb_to_ycbcr(rgb.T[:, :, None])[1:, :, 0].T
-    return torch.cat([chroma, torch.zeros(1, 2)])

@@ -141,6 +141,26 @@ class VQDecoder(nn.Module):
         chroma = self.decoder(self._on_grid(z, features).to(features[-1].dtype), features)
         return chroma[..., : gray.shape[-2], : gray.shape[-1]]
 
+    def chroma_tiled(self, z: Tensor, gray: Tensor, tile: int, margin: int = 128) -> Tensor:
+        """`chroma` in tiles of `tile` px, a multiple of 8, each decoded with `margin` px around it: little memory.
+
+        What lies further off than the margin hardly matters to a pixel, so that tiles meet without blending.
+        """
+        height, width = gray.shape[-2:]
+        grid = (-(-height // 8), -(-width // 8))
+        z = z if z.shape[-2:] == grid else F.interpolate(z, size=grid, mode="bilinear", align_corners=False)
+        result = gray.new_empty(len(gray), 2, height, width)
+        for y in range(0, height, tile):
+            top, bottom = max(0, y - margin), min(height, y + tile + margin)
+            for x in range(0, width, tile):
+                left, right = max(0, x - margin), min(width, x + tile + margin)
+                part = z[..., top // 8 : -(-bottom // 8), left // 8 : -(-right // 8)]
+                chroma = self.chroma(part, gray[..., top:bottom, left:right])
+                result[..., y : y + tile, x : x + tile] = chroma[
+                    ..., y - top : y - top + tile, x - left : x - left + tile
+                ]
+        return result
+
     def quantize(self, z: Tensor, gray: Tensor, features: list[Tensor] | None = None):
         """The latent through the codebook, straight-through.
 

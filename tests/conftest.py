@@ -55,3 +55,57 @@ def tiny_model(tiny_preset, tmp_path_factory) -> Path:
                     torch.nn.init.normal_(parameter, std=0.02)
             checkpoints.save_part(folder / f"{part}.safetensors", part, tiny_preset, module)
     return folder
+
+
+@pytest.fixture(scope="session")
+def comfy(tiny_preset, tiny_model, tmp_path_factory):
+    """A real ComfyUI with this pack, `tiny` in models/seada and a few pictures; skips where there is no ComfyUI."""
+    import comfy_server
+
+    found = comfy_server.find()
+    if isinstance(found, str):
+        pytest.skip(found)
+    base = tmp_path_factory.mktemp("comfy")
+    _write_tiny_model(base / "models" / "seada" / "tiny", tiny_preset, tiny_model)
+    _write_pictures(base / "input")
+    server = comfy_server.Server(base)
+    yield server
+    server.stop()
+
+
+def _write_tiny_model(folder: Path, preset, source: Path) -> None:
+    """All parts of the tiny model, those that `tiny_model` lacks among them."""
+    import shutil
+    from dataclasses import replace
+
+    import torch
+
+    from seada_core import checkpoints
+    from seada_core import presets as p
+    from seada_core.tokenizer import Tokenizer
+
+    shutil.copytree(source, folder)
+    captions = p.CaptionerConfig(image_size=32, vision_channels=(8, 8, 8, 16), width=32, heads=2, embed_dim=16)
+    tokens = p.TokenConfig(width=32, layers=1, heads=2, context_dim=32)
+    preset = replace(preset, captioner=captions, tokens=tokens)
+    tokenizer = Tokenizer.from_captions(["a photo of a dog on green grass, blue sky"], 16, 64)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        for part in ("captioner", "token_diffusion"):
+            module = checkpoints.build(part, preset, tokenizer if part == "captioner" else None)
+            checkpoints.save_part(folder / f"{part}.safetensors", part, preset, module)
+        path = folder / "controlnet_rca.safetensors"
+        control, _ = checkpoints.load_part(path, "controlnet_rca")
+        torch.nn.init.normal_(control.encoder.conv_in.weight[:, 4:], std=0.2)  # an untrained one is blind
+        checkpoints.save_part(path, "controlnet_rca", preset, control)
+
+
+def _write_pictures(folder: Path) -> None:
+    from PIL import Image
+
+    folder.mkdir(parents=True, exist_ok=True)
+    photo = Image.open(Path(__file__).resolve().parents[1] / "examples" / "photo.jpg").convert("RGB")
+    photo.resize((120, 80)).save(folder / "photo.png")
+    photo.resize((120, 80)).transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(folder / "flipped.png")
+    photo.resize((67, 45)).save(folder / "odd.png")
+    photo.resize((30, 90)).save(folder / "tall.png")

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from seada_core.captioner import CoCaCaptioner, TinyCoCa, beam_search, load_captioner, strip_monochrome
+from seada_core.captioner import CoCaCaptioner, TinyCoCa, beam_search, captioner_kind, load_captioner, strip_monochrome
 from seada_core.clipcap import ClipCap
 from seada_core.presets import CaptionerConfig
 from seada_core.tokenizer import Tokenizer
@@ -345,6 +345,14 @@ def test_blip_errors(blip_folder, tmp_path):
 
 
 # --- ClipCap ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_captioner_is_known_by_its_contents(coca_folder, blip_folder, blip2_folder, tmp_path):
+    kinds = [captioner_kind(folder) for folder in (coca_folder, blip_folder, blip2_folder)]
+    assert kinds == ["coca", "blip", "blip2"]
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    with pytest.raises(ValueError, match="holds a 'bert' model; expected CoCa, BLIP, BLIP-2 or ClipCap"):
+        captioner_kind(tmp_path)
 
 
 @pytest.fixture(scope="module", params=["mlp", "transformer"])

@@ -17,6 +17,17 @@ def test_predict_x0_equals_the_schedulers():
         torch.testing.assert_close(ccd.predict_x0(x_t, eps, scheduler.alphas_cumprod[t]), expected)
 
 
+def test_palette_term_is_the_distance_to_the_nearest_colour():
+    torch.manual_seed(0)
+    rgb, gray, palette = torch.rand(1, 3, 4, 4), torch.rand(1, 1, 4, 4), torch.rand(3, 2) - 0.5
+    y = 0.299 * rgb[0, 0] + 0.587 * rgb[0, 1] + 0.114 * rgb[0, 2]
+    cb, cr = (rgb[0, 2] - y) / 1.772, (rgb[0, 0] - y) / 1.402
+    nearest = [
+        min(float((cb[i, j] - c[0]) ** 2 + (cr[i, j] - c[1]) ** 2) for c in palette) for i in range(4) for j in range(4)
+    ]
+    assert float(ccd.losses(rgb, gray, palette=palette)["palette"]) == pytest.approx(sum(nearest) / 16, rel=1e-4)
+
+
 def test_losses_against_loops():
     torch.manual_seed(0)
     rgb, gray = torch.rand(2, 3, 8, 8), torch.rand(2, 1, 8, 8)

@@ -23,6 +23,15 @@ def rewrite(source, target, tensors=None, **changes):
     return target
 
 
+def test_a_preset_is_read_without_weights(tiny_preset, tiny_model, tmp_path):
+    preset = checkpoints.read_preset(tiny_model / "unet.safetensors", "unet")
+    assert (preset.unet, preset.sampling) == (tiny_preset.unet, tiny_preset.sampling)
+    with pytest.raises(CheckpointError, match="holds the part 'unet', expected 'vq_decoder'"):
+        checkpoints.read_preset(tiny_model / "unet.safetensors", "vq_decoder")
+    with pytest.raises(CheckpointError, match="no unet file"):
+        checkpoints.read_preset(tmp_path / "unet.safetensors", "unet")
+
+
 def test_round_trip(tiny_preset, tmp_path):
     module = checkpoints.build("controlnet_rca", tiny_preset)
     path = tmp_path / "controlnet_rca.safetensors"

@@ -170,3 +170,32 @@ def test_half_precision_is_close(tiny_model, colorizer):
     image = tensor(photo())
     half = Colorizer.from_pretrained(str(tiny_model), dtype=torch.bfloat16)(image, steps=2)
     assert torch.isfinite(half).all() and (half - colorizer(image, steps=2)).abs().mean() < 0.05
+
+
+def test_a_hint_map_does_what_its_hints_do(colorizer):
+    from seada_core.hints import hint_map
+
+    hints = [Hint(20, 10, "#d04020", 5), Hint(50, 40, "#2040d0", 5)]
+    image = tensor(photo())[None]
+    drawn = hint_map(hints, (50, 70), (50, 70))
+    assert torch.equal(colorizer(image, hints=hints, steps=2), colorizer(image, hints=drawn, steps=2))
+    with pytest.raises(ValueError, match="a hint map must be"):
+        colorizer(image, hints=drawn[0], steps=2)
+
+
+def test_tiles_change_no_colour(colorizer):
+    gray, z = torch.rand(1, 1, 64, 300), torch.randn(1, 4, 8, 38)
+    whole, tiled = (colorizer.decode(z, gray, None, tile=tile) for tile in (None, 64))
+    assert (whole - tiled).abs().max() < 0.01
+
+
+def test_parts_alone_decode_but_do_not_colour(tiny_model, tmp_path):
+    import shutil
+
+    from seada_core.checkpoints import CheckpointError
+
+    shutil.copy(tiny_model / "vq_decoder.safetensors", tmp_path)
+    colorizer = Colorizer(tmp_path)
+    assert colorizer.finish(torch.randn(1, 4, 2, 2), torch.rand(1, 1, 16, 16), None).shape == (1, 2, 16, 16)
+    with pytest.raises(CheckpointError, match="no unet file"):
+        Colorizer.from_pretrained(str(tmp_path))

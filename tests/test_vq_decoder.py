@@ -140,6 +140,15 @@ def test_a_larger_grey_photo_takes_the_latent_resized():
         assert torch.equal(codec.encode_tokens(z, gray), codec.encode_tokens(resized, gray))
 
 
+@pytest.mark.parametrize("margin", [128, 256])
+def test_tiles_make_the_whole_picture(margin):
+    """What lies beyond the margin hardly matters; at 256 px, more than the network's reach here, not at all."""
+    codec = trained_looking()
+    gray, z = torch.rand(2, 1, 180, 700), torch.randn(2, 4, 22, 88)
+    whole, tiled = codec.chroma(z, gray), codec.chroma_tiled(z, gray, 64, margin)
+    assert (whole - tiled).abs().max() < 1e-5 * whole.abs().max()
+
+
 @pytest.mark.parametrize("code_dim", [1, 2, 4])
 def test_tokens_are_the_nearest_codes_and_idempotent(code_dim):
     codec = trained_looking(dataclasses.replace(SMALL, code_dim=code_dim))

@@ -1,0 +1,34 @@
+"""The pack's nodes: ComfyUI's types in, one call into seada_core, ComfyUI's types out."""
+
+from __future__ import annotations
+
+from comfy_api.latest import ComfyExtension, io
+
+from . import bridge, captioner, ccd, colorize, controlnet_rca, hints, loaders, semantic_adapter, vq_decoder
+
+NODES: list[type[io.ComfyNode]] = [
+    colorize.SeAdaColorize,
+    loaders.SeAdaLoadModel,
+    loaders.SeAdaLoadControlNetRCA,
+    captioner.SeAdaCaptioner,
+    semantic_adapter.SeAdaSemanticAdapter,
+    controlnet_rca.SeAdaApplyControlNetRCA,
+    hints.SeAdaHints,
+    hints.SeAdaHintsFromImage,
+    hints.SeAdaPalette,
+    hints.SeAdaPropagateHints,
+    ccd.SeAdaCCD,
+    vq_decoder.SeAdaEmptyLatent,
+    vq_decoder.SeAdaVQDecode,
+    vq_decoder.SeAdaMergeLuminance,
+]
+
+
+class SeAdaExtension(ComfyExtension):
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        return NODES
+
+
+async def comfy_entrypoint() -> SeAdaExtension:
+    bridge.register_model_folder()
+    return SeAdaExtension()

@@ -1,0 +1,294 @@
+"""What the nodes need of ComfyUI: pictures, model folders, memory management, progress. MODELs are in `unet`."""
+
+from __future__ import annotations
+
+import os
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import comfy.latent_formats
+import comfy.model_management
+import comfy.model_patcher
+import comfy.ops
+import comfy.utils
+import folder_paths
+import torch
+from comfy_api.latest import io
+from torch import Tensor, nn
+
+from ..seada_core import checkpoints
+from ..seada_core.checkpoints import CheckpointError
+from ..seada_core.color import luminance
+from ..seada_core.pipeline import Callback, Colorizer
+
+if TYPE_CHECKING:
+    from comfy.model_patcher import ModelPatcher
+
+Seada = io.Custom("SEADA")
+SeadaHints = io.Custom("SEADA_HINTS")
+SeadaControl = io.Custom("SEADA_CONTROL")
+
+EMBEDDED = "embedded"
+FOLDER = "seada"  # below ComfyUI's models/
+CAPTIONERS = "seada_captioners"  # likewise
+TOP = "models/seada itself"  # part files that lie there, in no folder of their own
+_CASTING = {
+    getattr(nn, name): getattr(comfy.ops.manual_cast, name) for name in ("Linear", "Conv2d", "GroupNorm", "LayerNorm")
+}
+
+
+# --- pictures and latents ---------------------------------------------------------------------------------------------
+
+
+def picture(image: Tensor, name: str = "image") -> Tensor:
+    """IMAGE (B, H, W, 1, 3 or 4) to sRGB (B, 3, H, W) in [0, 1] outside inference mode; alpha is dropped."""
+    if image.ndim != 4 or image.shape[-1] not in (1, 3, 4) or 0 in image.shape:
+        raise ValueError(f"{name}: expected pictures (B, H, W, 3), got {tuple(image.shape)}")
+    with torch.inference_mode(False):
+        rgb = image[..., :3].movedim(-1, 1).float().clone().nan_to_num_().clamp_(0, 1)
+    return rgb.expand(-1, 3, -1, -1)
+
+
+def gray(image: Tensor, name: str = "image") -> Tensor:
+    """IMAGE to its luminance (B, 1, H, W) in [0, 1]."""
+    with torch.inference_mode(False):
+        return luminance(picture(image, name))
+
+
+def image(rgb: Tensor) -> Tensor:
+    """(B, 3, H, W) to IMAGE (B, H, W, 3) where ComfyUI keeps what nodes hand on."""
+    return rgb.movedim(1, -1).float().contiguous().to(comfy.model_management.intermediate_device())
+
+
+def rows(tensor: Tensor, count: int, what: str) -> Tensor:
+    """`count` pictures from as many, or from one."""
+    if len(tensor) not in (1, count):
+        raise ValueError(f"{what}: {len(tensor)} pictures where {count} are needed; give one, or one each")
+    return tensor.expand(count, *tensor.shape[1:])
+
+
+def scaled_latent(latent: dict) -> Tensor:
+    """LATENT of Stable Diffusion 1.5's kind to the scaled z (B, 4, h, w) that UNets see."""
+    samples = latent["samples"]
+    if samples.ndim != 4 or samples.shape[1] != 4:
+        raise ValueError(
+            f"this LATENT is {tuple(samples.shape)}; expected Stable Diffusion 1.5's (B, 4, h, w). Latents of other "
+            "models go through their own VAE, then SeAda Merge Luminance"
+        )
+    with torch.inference_mode(False):
+        return comfy.latent_formats.SD15().process_in(samples.clone().float())
+
+
+def empty_latent(batch: int, height: int, width: int) -> Tensor:
+    """Zeros (B, 4, h, w) where ComfyUI keeps latents."""
+    return torch.zeros(batch, 4, height, width, device=comfy.model_management.intermediate_device())
+
+
+def check_shape(cells: tuple[int, int], photo: tuple[int, int]) -> None:
+    """A latent of (h, w) cells must have the shape of the photo (H, W), but for rounding and the longest shape."""
+    (h, w), (height, width) = cells, photo
+    if max(height, width) > 4 * min(height, width):  # squeezed for diffusion
+        return
+    if abs(h - w * height / width) > 1.01 and abs(w - h * width / height) > 1.01:
+        raise ValueError(
+            f"the latent is {w * 8} x {h * 8} pixels and the picture {width} x {height}, which is another shape; make "
+            "the latent with SeAda Empty Latent from the same picture"
+        )
+
+
+# --- model folders ----------------------------------------------------------------------------------------------------
+
+
+def register_model_folder() -> None:
+    """Adds models/seada and models/seada_captioners to ComfyUI's folders; extra_model_paths.yaml may add more."""
+    for name in (FOLDER, CAPTIONERS):
+        folder_paths.add_model_folder_path(name, os.path.join(folder_paths.models_dir, name))
+
+
+def part_files() -> list[str]:
+    """The safetensors files below models/seada, "embedded" first."""
+    names = folder_paths.get_filename_list(FOLDER)
+    return [EMBEDDED, *(name for name in names if name.endswith(".safetensors"))]
+
+
+def models() -> list[str]:
+    """The folders of models/seada that hold part files, "embedded" first."""
+    folders = {os.path.dirname(name) for name in part_files()[1:] if Path(name).stem in checkpoints.SECTIONS}
+    return [EMBEDDED, *(folder or TOP for folder in sorted(folders))]
+
+
+def part_file(name: str, part: str) -> Path:
+    """The file behind an entry of `part_files`."""
+    if name == EMBEDDED:
+        return checkpoints.EMBEDDED / f"{part}.safetensors"
+    path = folder_paths.get_full_path(FOLDER, name)
+    if path is None:
+        raise CheckpointError(f"no file {name} in {_folders()}; put it there, or choose {EMBEDDED!r}")
+    return Path(path)
+
+
+def model_folder(name: str) -> Path:
+    """The folder behind an entry of `models`."""
+    if name == EMBEDDED:
+        return checkpoints.EMBEDDED
+    for root in folder_paths.get_folder_paths(FOLDER):
+        folder = Path(root) / ("" if name == TOP else name)
+        if folder.is_dir():
+            return folder
+    raise CheckpointError(f"no folder {name} in {_folders()}; put part files there, or choose {EMBEDDED!r}")
+
+
+def captioners() -> list[str]:
+    """The safetensors files and the folders that lie in models/seada_captioners."""
+    names = folder_paths.get_filename_list(CAPTIONERS)
+    return sorted({name.replace(os.sep, "/").split("/")[0] for name in names if name.endswith(".safetensors")})
+
+
+def captioner_path(name: str) -> Path:
+    """The file or folder behind an entry of `captioners`."""
+    for root in folder_paths.get_folder_paths(CAPTIONERS):
+        if (Path(root) / name).exists():
+            return Path(root) / name
+    raise CheckpointError(f"no captioner {name} in {_folders(CAPTIONERS)}; put it there, or choose another")
+
+
+def _folders(name: str = FOLDER) -> str:
+    return " or ".join(folder_paths.get_folder_paths(name))
+
+
+def fingerprint(name: str) -> str:
+    """Changes when a file of the model does, so that ComfyUI loads it anew."""
+    path = model_folder(name) if name in models() else part_file(name, "")
+    files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
+    return ",".join(f"{file.name}:{file.stat().st_mtime_ns}" for file in files)
+
+
+# --- parts under ComfyUI's memory management --------------------------------------------------------------------------
+
+
+class Part(nn.Module):
+    """Holds a module: ComfyUI sets attributes, `device` among them, which some modules define themselves."""
+
+    def __init__(self, module: nn.Module):
+        super().__init__()
+        self.module = module
+
+
+def patcher(module: nn.Module) -> ModelPatcher:
+    """A module, as `model.module`, that ComfyUI loads, partly or wholly, offloads and frees like any other."""
+    for layer in module.modules():
+        layer.__class__ = _CASTING.get(type(layer), type(layer))  # weights follow their input's device and precision
+    device = comfy.model_management.get_torch_device()
+    offload = comfy.model_management.unet_offload_device()
+    return comfy.model_patcher.ModelPatcher(Part(module), load_device=device, offload_device=offload)
+
+
+def compute_dtype() -> torch.dtype:
+    """What ComfyUI computes a UNet in on its device."""
+    device = comfy.model_management.get_torch_device()
+    dtype = comfy.model_management.unet_dtype(device)
+    return comfy.model_management.unet_manual_cast(dtype, device) or dtype
+
+
+class Bundle(Colorizer):
+    """SEADA: a Colorizer whose parts ComfyUI loads and frees. `load` them before use."""
+
+    def __init__(self, folder: Path):
+        self.patchers: dict[str, ModelPatcher] = {}
+        super().__init__(folder, comfy.model_management.get_torch_device(), compute_dtype())
+
+    def part(self, part: str) -> nn.Module:
+        if part not in checkpoints.SECTIONS:
+            raise CheckpointError(f"unknown part {part!r}")
+        with torch.inference_mode(False):  # gradients do not pass tensors that were made in inference mode
+            return super().part(part)
+
+    def _place(self, part: str, module: nn.Module) -> nn.Module:
+        device, self.device = self.device, comfy.model_management.unet_offload_device()
+        try:
+            module = super()._place(part, module)
+        finally:
+            self.device = device
+        self.patchers[part] = patcher(module)
+        return module
+
+    def patcher(self, part: str) -> ModelPatcher:
+        """The ModelPatcher of a part."""
+        self.part(part)
+        return self.patchers[part]
+
+    def load(self, *parts: str) -> None:
+        """Bring the named parts, as far as the model has them, to the device."""
+        with torch.inference_mode(False):
+            load([self.patcher(part) for part in parts if self.has(part)])
+
+
+def load(patchers: list[ModelPatcher]) -> None:
+    """Bring models to their device, whole."""
+    comfy.model_management.load_models_gpu(patchers, force_full_load=True)
+
+
+@lru_cache(maxsize=1)
+def _bundle(folder: Path, stamp: str) -> Bundle:
+    return Bundle(folder)
+
+
+def bundle(name: str = EMBEDDED) -> Bundle:
+    """The SEADA of an entry of `models`; the last one is kept, so that it loads once."""
+    return _bundle(model_folder(name), fingerprint(name))
+
+
+def normal_weights(module: nn.Module) -> None:
+    """Replace weights that were moved in inference mode: gradients cannot pass them."""
+    for layer in module.modules():
+        for name, parameter in layer.named_parameters(recurse=False):
+            if parameter.is_inference():
+                with torch.inference_mode(False):
+                    layer.register_parameter(name, nn.Parameter(parameter.clone(), requires_grad=False))
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "not enough memory" in str(error)
+
+
+def free_memory() -> None:
+    comfy.model_management.soft_empty_cache()
+
+
+def progress(total: int, offset: int = 0) -> Callback:
+    """A callback that moves the node's progress bar, and raises where the user has interrupted."""
+    bar = comfy.utils.ProgressBar(total)
+
+    def callback(done: int, steps: int) -> None:
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        bar.update_absolute(offset + done, total)
+
+    return callback
+
+
+def clip_with(clip, encoder: nn.Module):
+    """A clone of a stock CLIP that has the semantic encoder's weights as patches, beside its LoRAs'.
+
+    Raises:
+        ValueError: the CLIP is of another size, or has no CLIP-L.
+    """
+    stock = (
+        {name: tensor.shape for name, tensor in clip.cond_stage_model.clip_l.transformer.state_dict().items()}
+        if (hasattr(clip.cond_stage_model, "clip_l"))
+        else {}
+    )
+    patches = {}
+    for name, weight in encoder.model.state_dict().items():
+        ours = "text_model." + name.removeprefix("text_model.")
+        if name.endswith("position_ids"):
+            continue
+        if stock.get(ours) != weight.shape:
+            raise ValueError(
+                f"this CLIP does not fit the semantic encoder ({ours} is {tuple(stock.get(ours, ()))}, expected "
+                f"{tuple(weight.shape)}); use Stable Diffusion 1.5's CLIP, or leave CLIP out"
+            )
+        patches[f"clip_l.transformer.{ours}"] = ("set", (weight,))
+    patched = clip.clone()
+    patched.add_patches(patches)
+    return patched

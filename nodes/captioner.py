@@ -1,0 +1,86 @@
+"""Captions for photos."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import torch
+from comfy_api.latest import io
+
+from ..seada_core import captioner as core
+from . import bridge
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+FROM_MODEL = "the model's own"
+
+
+@lru_cache(maxsize=1)
+def _load(name: str, beams: int, max_tokens: int):
+    with torch.inference_mode(False):
+        path = bridge.captioner_path(name)
+        return bridge.patcher(core.load_captioner(core.captioner_kind(path), path, beams=beams, max_tokens=max_tokens))
+
+
+class SeAdaCaptioner(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SeAdaCaptioner",
+            display_name="SeAda Captioner",
+            category="SeAda",
+            description="Describes photos in words, without the words that say that they have no colour.",
+            inputs=[
+                io.Image.Input("image", tooltip="The photos; only their luminance is used."),
+                io.Combo.Input(
+                    "captioner",
+                    options=[FROM_MODEL, *bridge.captioners()],
+                    default=FROM_MODEL,
+                    tooltip="The model's own, or a CoCa file or a CoCa, BLIP, BLIP-2 or ClipCap folder in "
+                    "models/seada_captioners. Nothing is downloaded.",
+                ),
+                io.Int.Input(
+                    "beams",
+                    default=1,
+                    min=1,
+                    max=16,
+                    tooltip="Width of the search for captions, with files; the model's own searches greedily.",
+                ),
+                io.Int.Input(
+                    "max_tokens", default=30, min=4, max=76, tooltip="Longest caption, with files, in tokens."
+                ),
+                bridge.Seada.Input(
+                    "seada", optional=True, tooltip="Whose own captioner; the embedded model's if not wired."
+                ),
+            ],
+            outputs=[
+                io.String.Output(
+                    id="captions", display_name="STRING", is_output_list=True, tooltip="One caption a picture."
+                )
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls, image: Tensor, captioner: str, beams: int, max_tokens: int, seada: bridge.Bundle | None = None
+    ) -> io.NodeOutput:
+        with torch.inference_mode(False):
+            photos = bridge.gray(image)
+            if captioner == FROM_MODEL:
+                bundle = seada or bridge.bundle()
+                if not bundle.has("captioner"):
+                    raise ValueError(
+                        f"{bundle.folder} has no captioner.safetensors; choose another captioner, or write the prompt"
+                    )
+                patcher = bundle.patcher("captioner")
+            else:
+                patcher = _load(captioner, beams, max_tokens)
+            bridge.load([patcher])
+            show = bridge.progress(len(photos))
+            captions = []
+            for i, photo in enumerate(photos.split(1), 1):
+                captions += patcher.model.module(photo.expand(-1, 3, -1, -1).to(patcher.load_device))
+                show(i, len(photos))
+        return io.NodeOutput(captions)

@@ -1,0 +1,123 @@
+"""EDN's controllable creative diffusion on a MODEL."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from comfy_api.latest import io
+
+from ..seada_core import ccd
+from ..seada_core.color import ycbcr_to_rgb
+from ..seada_core.hints import palette_chroma, resize_hint_map
+from ..seada_core.pipeline import HINT_SCALE
+from . import bridge, unet
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from .hints import Hints
+
+
+def _weight(name: str, default: float, tooltip: str) -> io.Float.Input:
+    return io.Float.Input(name, default=default, min=0.0, max=10.0, step=0.01, tooltip=tooltip)
+
+
+class SeAdaCCD(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SeAdaCCD",
+            display_name="SeAda CCD",
+            category="SeAda",
+            description="Controllable creative diffusion: at every step the estimated picture moves towards hints, "
+            "a palette, and what natural colour looks like (EDN, Eq. 3 and 4).",
+            inputs=[
+                io.Model.Input("model", tooltip="SeAda Load Model's MODEL, or a Stable Diffusion 1.5 checkpoint's."),
+                io.Image.Input("image", tooltip="The photo; only its luminance is used. One, or one for each latent."),
+                bridge.Seada.Input("seada", tooltip="Its VQ decoder shows what a latent looks like; its hint encoder, "
+                "where it has one, has learned to follow hints."),
+                _weight("scale", HINT_SCALE, "How far a step moves; 0 leaves MODEL as it is."),
+                _weight("hint", 1.0, "Weight of: colours at the hints are the hints'."),
+                _weight("palette", ccd.WEIGHTS["palette"], "Weight of: colours are near the palette's."),
+                _weight("exposure", 0.0, "Weight of: patches are as bright as the photo's."),
+                _weight("constancy", 0.0, "Weight of: the mean is grey. Takes colour away; keep it small."),
+                _weight("smoothness", 0.0, "Weight of: colours change little from pixel to pixel."),
+                _weight("modulation", 1.0, "Strength of the learned hint encoder, where the model has one."),
+                io.Float.Input("start", default=0.0, min=0.0, max=1.0, step=0.001,
+                               tooltip="Share of sampling after which it begins."),
+                io.Float.Input("end", default=1.0, min=0.0, max=1.0, step=0.001,
+                               tooltip="Share of sampling after which it stops."),
+                bridge.SeadaHints.Input("hints", optional=True, tooltip="Colours at places, and palettes. Spread them "
+                "by SeAda Propagate Hints for a say beyond their own pixels."),
+            ],
+            outputs=[io.Model.Output(id="patched", display_name="MODEL", tooltip="MODEL that follows the hints.")],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(
+        cls,
+        model,
+        image: Tensor,
+        seada: bridge.Bundle,
+        scale: float,
+        hint: float,
+        palette: float,
+        exposure: float,
+        constancy: float,
+        smoothness: float,
+        modulation: float,
+        start: float,
+        end: float,
+        hints: Hints | None = None,
+    ) -> io.NodeOutput:
+        unet.check_latent_space(model, "SeAda CCD")
+        gray = bridge.gray(image)
+        hint_map = None if hints is None else hints.at(max(len(gray), 1 if hints.map is None else len(hints.map)))
+        if modulation and hint_map is not None and seada.has("hint_encoder"):
+            unet.check_unet(model, seada.preset.unet, "this model's hint encoder")
+            model = modulate(model, gray, hint_map, seada, modulation, start, end)
+        weights = {"exposure": exposure, "constancy": constancy, "smoothness": smoothness, "luminance": 0.0}
+        weights |= {"hint": hint if hint_map is not None else 0.0}
+        colors = None
+        if hints is not None and hints.palette:
+            colors, weights["palette"] = palette_chroma(hints.palette), palette
+        if scale and any(weights.values()):
+            target = None if hint_map is None else hints.spread if hints.spread is not None else hint_map
+            model = guide(model, gray, target, colors, seada, weights, scale, start, end)
+        return io.NodeOutput(model)
+
+
+def guide(model, gray, target, colors, seada, weights, scale, start, end):
+    """MODEL whose x0 moves down the gradient of the weighted terms; `target` is a hint map, `colors` a palette's."""
+    decoder = seada.patcher("vq_decoder")
+    at_size = unet.sized(gray)
+
+    def correct(x0: Tensor) -> Tensor:
+        bridge.normal_weights(decoder.model)
+        with torch.inference_mode(False):
+            photo = bridge.rows(at_size(tuple(x0.shape[-2:])), len(x0), "SeAda CCD's picture").to(x0.device).clone()
+            hint_map = None
+            if target is not None:
+                hint_map = resize_hint_map(bridge.rows(target, len(x0), "the hints"), photo.shape[-2:]).to(x0.device)
+            palette = None if colors is None else colors.to(x0.device)
+
+            def loss(z: Tensor) -> Tensor:
+                rgb = ycbcr_to_rgb(torch.cat([photo, decoder.model.module.chroma(z, photo)], dim=1))
+                return ccd.weighted(ccd.losses(rgb, photo, hint_map, palette), weights)
+
+            return ccd.guide(x0.clone().float(), loss, scale).to(x0.dtype)
+
+    return unet.guide(model, correct, [decoder], start, end)
+
+
+def modulate(model, gray, hint_map, seada, strength, start, end):
+    """MODEL whose decoder the learned hint encoder scales and shifts, once SEADA has one."""
+    encoder = seada.patcher("hint_encoder")
+    photos, maps = unet.sized(gray), unet.sized_hints(hint_map)
+
+    def enter(x, timesteps, context, options):
+        features = encoder.model.module.encode(unet.condition(photos, x, options), unet.condition(maps, x, options))
+        return None, lambda i, h: torch.lerp(h, encoder.model.module.modulate(i, h, features), strength)
+
+    return unet.wrap_unet(model, enter, [encoder], start, end)

@@ -1,0 +1,129 @@
+"""Everything in one node."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from comfy_api.latest import io
+
+from . import bridge
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from .hints import Hints
+
+
+class SeAdaColorize(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SeAdaColorize",
+            display_name="SeAda Colorize",
+            category="SeAda",
+            description="Colours photos. Their luminance and size stay as they are; the embedded model decides colour "
+            "unless you wire another.",
+            inputs=[
+                io.Image.Input("image", tooltip="The photos, of any size; only their luminance is used."),
+                io.String.Input(
+                    "prompt",
+                    default="",
+                    multiline=True,
+                    tooltip="What the photo shows and in which colours. Empty: the model describes it by itself.",
+                ),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=0xFFFFFFFFFFFFFFFF,
+                    control_after_generate=True,
+                    tooltip="Another seed, another colouring.",
+                ),
+                io.Int.Input(
+                    "steps", default=0, min=0, max=1000, tooltip="Denoising steps; 0: as many as the model is made for."
+                ),
+                io.Float.Input(
+                    "guidance",
+                    default=0.0,
+                    min=0.0,
+                    max=30.0,
+                    step=0.1,
+                    tooltip="How closely colours follow the prompt; 0: what the model is made for, 1: no guidance.",
+                ),
+                io.Int.Input(
+                    "size",
+                    default=0,
+                    min=0,
+                    max=2048,
+                    step=8,
+                    tooltip="Short side, in pixels, of the picture that is diffused; 0: what the model is made for. "
+                    "The result always has the photo's own size.",
+                ),
+                io.Float.Input(
+                    "strength",
+                    default=1.0,
+                    min=0.0,
+                    max=10.0,
+                    step=0.01,
+                    tooltip="How much the photo counts while colours are chosen; 0 leaves it out.",
+                ),
+                io.Float.Input(
+                    "saturation",
+                    default=1.0,
+                    min=0.0,
+                    max=5.0,
+                    step=0.05,
+                    tooltip="Factor on the model's colours; 1: as it is made, 0: grey. Hints are left alone.",
+                ),
+                bridge.SeadaHints.Input("hints", optional=True, tooltip="Colours at places, and palettes."),
+                bridge.Seada.Input(
+                    "seada", optional=True, tooltip="A model from SeAda Load Model; the embedded one if not wired."
+                ),
+            ],
+            outputs=[io.Image.Output(id="colored", display_name="IMAGE", tooltip="The photos in colour.")],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        image: Tensor,
+        prompt: str,
+        seed: int,
+        steps: int,
+        guidance: float,
+        size: int,
+        strength: float,
+        saturation: float,
+        hints: Hints | None = None,
+        seada: bridge.Bundle | None = None,
+    ) -> io.NodeOutput:
+        bundle = seada or bridge.bundle()
+        if not bundle.has("unet"):
+            raise ValueError(f"{bundle.folder} has no unet.safetensors; SeAda Colorize needs a whole model")
+        # outside inference mode: hints guide by gradients
+        with torch.inference_mode(False):
+            photos = bridge.gray(image)
+            bundle.load("unet", "semantic_encoder", "semantic_adapter", "controlnet_rca", "hint_encoder", "vq_decoder")
+            if not prompt.strip():
+                bundle.load("captioner")
+            sampling = bundle.preset.sampling
+            steps = steps or sampling.steps
+            maps = None if hints is None else hints.at(len(photos))
+            results = []
+            for i, photo in enumerate(photos.split(1)):  # one by one: a film's worth must fit in memory
+                colored = bundle(
+                    photo,
+                    prompt=prompt if prompt.strip() else None,
+                    hints=() if maps is None else maps[i : i + 1],
+                    palette=None if hints is None else hints.palette,
+                    steps=steps,
+                    guidance=guidance or None,
+                    strength=strength,
+                    seed=seed,
+                    size=size or None,
+                    saturation=saturation * sampling.saturation,
+                    callback=bridge.progress(steps * len(photos), steps * i),
+                )
+                results.append(bridge.image(colored))
+        return io.NodeOutput(torch.cat(results))

@@ -1,0 +1,75 @@
+"""ControlNet-RCA on a MODEL."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from comfy_api.latest import io
+
+from . import bridge, unet
+
+if TYPE_CHECKING:
+    from comfy.model_patcher import ModelPatcher
+    from torch import Tensor
+
+    from ..seada_core.presets import UNetConfig
+
+
+class Control(NamedTuple):
+    """SEADA_CONTROL: a ControlNetRCA under ComfyUI's management, and the UNet that it was made for."""
+
+    patcher: ModelPatcher
+    unet: UNetConfig
+
+
+class SeAdaApplyControlNetRCA(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SeAdaApplyControlNetRCA",
+            display_name="SeAda Apply ControlNet-RCA",
+            category="SeAda",
+            description="Shows a MODEL the grey photo while it samples: a conditional encoder, and representation "
+            "cross-attention after every block of the decoder.",
+            inputs=[
+                io.Model.Input("model", tooltip="The MODEL that the control was trained with."),
+                bridge.SeadaControl.Input("control", tooltip="From SeAda Load ControlNet-RCA."),
+                io.Image.Input("image", tooltip="The photo; only its luminance is used. One, or one for each latent."),
+                io.Float.Input(
+                    "strength",
+                    default=1.0,
+                    min=0.0,
+                    max=10.0,
+                    step=0.01,
+                    tooltip="How much the photo counts; 0 leaves MODEL as it is.",
+                ),
+                io.Float.Input(
+                    "start",
+                    default=0.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.001,
+                    tooltip="Share of sampling after which it begins.",
+                ),
+                io.Float.Input(
+                    "end", default=1.0, min=0.0, max=1.0, step=0.001, tooltip="Share of sampling after which it stops."
+                ),
+            ],
+            outputs=[io.Model.Output(id="patched", display_name="MODEL", tooltip="MODEL that sees the photo.")],
+        )
+
+    @classmethod
+    def execute(cls, model, control: Control, image: Tensor, strength: float, start: float, end: float):
+        pictures = bridge.gray(image)
+        unet.check_unet(model, control.unet, "this ControlNet-RCA")
+        if strength == 0:
+            return io.NodeOutput(model)
+        at_size = unet.sized(pictures)
+        network = control.patcher.model.module
+
+        def enter(x, timesteps, context, options):
+            condition = unet.condition(at_size, x, options).expand(-1, 3, -1, -1)
+            features = network.encode(x, timesteps, context, condition, strength)
+            return features.residuals, lambda i, h: network.attend(i, h, features)
+
+        return io.NodeOutput(unet.wrap_unet(model, enter, [control.patcher], start, end))

@@ -1,0 +1,84 @@
+"""Loaders: a whole model as MODEL and SEADA, or a control part alone."""
+
+from __future__ import annotations
+
+import torch
+from comfy_api.latest import io
+from comfy_execution.graph_utils import ExecutionBlocker
+
+from ..seada_core import checkpoints
+from . import bridge
+from .controlnet_rca import Control
+from .unet import load_unet
+
+
+class SeAdaLoadModel(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SeAdaLoadModel",
+            display_name="SeAda Load Model",
+            category="SeAda",
+            description="The embedded model, or your own part files from models/seada. MODEL is an ordinary one: "
+            "KSampler, LoRAs and previews work on it. SEADA holds the other parts.",
+            inputs=[
+                io.Combo.Input(
+                    "model_name",
+                    options=bridge.models(),
+                    default=bridge.EMBEDDED,
+                    tooltip="The model that comes with the pack, or a folder of part files in models/seada.",
+                ),
+            ],
+            outputs=[
+                io.Model.Output(id="model", display_name="MODEL", tooltip="The UNet, for KSampler and SeAda patches."),
+                bridge.Seada.Output(id="seada", display_name="SEADA", tooltip="Text, control, hint and decoder parts."),
+            ],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, model_name: str) -> str:
+        return bridge.fingerprint(model_name)
+
+    @classmethod
+    def execute(cls, model_name: str) -> io.NodeOutput:
+        bundle = bridge.bundle(model_name)
+        if not bundle.has("unet"):
+            return io.NodeOutput(
+                ExecutionBlocker(
+                    f"{bundle.folder} has no unet.safetensors, so there is no MODEL: wire a checkpoint's MODEL instead"
+                ),
+                bundle,
+            )
+        return io.NodeOutput(load_unet(bundle.folder / "unet.safetensors"), bundle)
+
+
+class SeAdaLoadControlNetRCA(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SeAdaLoadControlNetRCA",
+            display_name="SeAda Load ControlNet-RCA",
+            category="SeAda",
+            description="The controller that shows a MODEL the grey photo, for SeAda Apply ControlNet-RCA.",
+            inputs=[
+                io.Combo.Input(
+                    "control_name",
+                    options=bridge.part_files(),
+                    default=bridge.EMBEDDED,
+                    tooltip="The one that comes with the pack, or a controlnet_rca part file in models/seada. It must "
+                    "have been trained with the MODEL that you apply it to.",
+                ),
+            ],
+            outputs=[bridge.SeadaControl.Output(id="control", display_name="SEADA_CONTROL", tooltip="The controller.")],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, control_name: str) -> int:
+        return bridge.part_file(control_name, "controlnet_rca").stat().st_mtime_ns
+
+    @classmethod
+    def execute(cls, control_name: str) -> io.NodeOutput:
+        with torch.inference_mode(False):
+            path = bridge.part_file(control_name, "controlnet_rca")
+            module, preset = checkpoints.load_part(path, "controlnet_rca")
+            return io.NodeOutput(Control(bridge.patcher(module), preset.unet))
