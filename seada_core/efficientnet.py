@@ -44,7 +44,7 @@ class _Conv(nn.Module):
             padding = rows // 2
         else:
             x = F.pad(x, (columns // 2, columns - columns // 2, rows // 2, rows - rows // 2))
-        return F.conv2d(x, self.weight, self.bias, self.stride, padding, 1, self.groups)
+        return F.conv2d(x, self.weight.to(x), self.bias.to(x), self.stride, padding, 1, self.groups)
 
 
 class _Block(nn.Module):
