@@ -249,10 +249,12 @@ def normal_weights(module: nn.Module) -> None:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "not enough memory" in str(error)
+    """Of a GPU, or of the machine: its allocator raises a plain RuntimeError."""
+    return isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)) or "not enough memory" in str(error)
 
 
 def free_memory() -> None:
+    """Give back what torch keeps for later."""
     comfy.model_management.soft_empty_cache()
 
 

@@ -35,8 +35,11 @@ class SeAdaCCD(io.ComfyNode):
             inputs=[
                 io.Model.Input("model", tooltip="SeAda Load Model's MODEL, or a Stable Diffusion 1.5 checkpoint's."),
                 io.Image.Input("image", tooltip="The photo; only its luminance is used. One, or one for each latent."),
-                bridge.Seada.Input("seada", tooltip="Its VQ decoder shows what a latent looks like; its hint encoder, "
-                "where it has one, has learned to follow hints."),
+                bridge.Seada.Input(
+                    "seada",
+                    tooltip="Its VQ decoder shows what a latent looks like; its hint encoder, "
+                    "where it has one, has learned to follow hints.",
+                ),
                 _weight("scale", HINT_SCALE, "How far a step moves; 0 leaves MODEL as it is."),
                 _weight("hint", 1.0, "Weight of: colours at the hints are the hints'."),
                 _weight("palette", ccd.WEIGHTS["palette"], "Weight of: colours are near the palette's."),
@@ -44,15 +47,26 @@ class SeAdaCCD(io.ComfyNode):
                 _weight("constancy", 0.0, "Weight of: the mean is grey. Takes colour away; keep it small."),
                 _weight("smoothness", 0.0, "Weight of: colours change little from pixel to pixel."),
                 _weight("modulation", 1.0, "Strength of the learned hint encoder, where the model has one."),
-                io.Float.Input("start", default=0.0, min=0.0, max=1.0, step=0.001,
-                               tooltip="Share of sampling after which it begins."),
-                io.Float.Input("end", default=1.0, min=0.0, max=1.0, step=0.001,
-                               tooltip="Share of sampling after which it stops."),
-                bridge.SeadaHints.Input("hints", optional=True, tooltip="Colours at places, and palettes. Spread them "
-                "by SeAda Propagate Hints for a say beyond their own pixels."),
+                io.Float.Input(
+                    "start",
+                    default=0.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.001,
+                    tooltip="Share of sampling after which it begins.",
+                ),
+                io.Float.Input(
+                    "end", default=1.0, min=0.0, max=1.0, step=0.001, tooltip="Share of sampling after which it stops."
+                ),
+                bridge.SeadaHints.Input(
+                    "hints",
+                    optional=True,
+                    tooltip="Colours at places, and palettes. Spread them "
+                    "by SeAda Propagate Hints for a say beyond their own pixels.",
+                ),
             ],
             outputs=[io.Model.Output(id="patched", display_name="MODEL", tooltip="MODEL that follows the hints.")],
-        )  # fmt: skip
+        )
 
     @classmethod
     def execute(

@@ -111,7 +111,7 @@ class SeAdaHints(io.ComfyNode):
                         "give a mask of the picture's size"
                     )
                 chosen = mask.reshape(-1, 1, *size).float().clamp(0, 1).clone()
-                result = result.plus(core.hint_map_from_mask(bridge.rows(chosen, len(chosen), "the mask"), mask_color))
+                result = result.plus(core.hint_map_from_mask(chosen, mask_color))
             try:
                 data = json.loads(points or "[]")
             except ValueError as error:

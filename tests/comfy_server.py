@@ -81,9 +81,12 @@ class Server:
             self.process.kill()
             self.process.wait()
 
-    def get(self, path: str):
+    def read(self, path: str) -> str:
         with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=60) as answer:
-            return json.loads(answer.read())
+            return answer.read().decode()
+
+    def get(self, path: str):
+        return json.loads(self.read(path))
 
     def post(self, path: str, data: dict) -> dict:
         body = json.dumps(data).encode()

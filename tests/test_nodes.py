@@ -55,6 +55,7 @@ def test_help_pages_and_translations_know_every_socket(comfy):
     for name in NODES:
         info = comfy.object_info[name]
         page = (ROOT / "web" / "docs" / f"{name}.md").read_text()
+        assert comfy.read(f"/extensions/ComfyUI-SeAda/docs/{name}.md") == page
         inputs = {key: options["tooltip"] for kind in info["input"].values() for key, (_, options) in kind.items()}
         for key, tooltip in inputs.items():
             assert f"| `{key}`" in page and tooltip in page, f"{name}.{key}"

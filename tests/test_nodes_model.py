@@ -143,6 +143,29 @@ def test_tiles_decode_to_the_same_picture(comfy):
     assert largest < 2
 
 
+def test_short_memory_leads_to_tiles(comfy):
+    code = """
+decoder = a.part("vq_decoder")
+whole = decoder.chroma
+def short(z, gray, features=None):
+    if gray.shape[-1] > 550:
+        raise RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 9999999999 bytes.")
+    return whole(z, gray, features)
+decoder.chroma = short
+out = a
+"""
+    size = {"upscale_method": "bicubic", "width": 600, "height": 400, "crop": "disabled"}
+    nodes = full_graph() | {"big": node("ImageScale", image=["image", 0], **size)}
+    for name in ("control", "latent", "decode"):
+        nodes[name]["inputs"]["image"] = ["big", 0]
+    nodes["short"] = node("Probe", code=code, a=["load", 1])
+    nodes["decode"]["inputs"]["seada"] = ["short", 0]
+    shape = comfy.probe(
+        "del a.part('vq_decoder').chroma; result = list(b.shape)", nodes, a=["short", 0], b=["decode", 0]
+    )
+    assert shape == [1, 400, 600, 3]
+
+
 # --- patches leave no trace -------------------------------------------------------------------------------------------
 
 
