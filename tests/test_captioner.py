@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from safetensors.torch import save_file
 
 from seada_core.captioner import CoCaCaptioner, TinyCoCa, beam_search, captioner_kind, load_captioner, strip_monochrome
 from seada_core.clipcap import ClipCap
-from seada_core.presets import CaptionerConfig
+from seada_core.presets import MINI, CaptionerConfig
 from seada_core.tokenizer import Tokenizer
 from seada_core.train.captioning import CaptionerStage, contrastive_loss
 
@@ -160,10 +161,28 @@ def test_tiny_coca_wants_a_compact_vocabulary():
         TinyCoCa(TINY, Tokenizer(32))
 
 
-def test_mini_fits_eight_megabytes():
-    vocabulary = Tokenizer(32, range(3537))
-    parameters = sum(p.numel() for p in TinyCoCa(CaptionerConfig(), vocabulary).parameters())
-    assert parameters * 2 <= 8e6
+def test_a_classifier_as_image_encoder_takes_pictures_or_its_own_maps():
+    torch.manual_seed(0)
+    config = replace(TINY, recognition=True, image_size=64)
+    captioner = TinyCoCa(config, Tokenizer.from_captions(CAPTIONS, 12, 64)).eval()
+    prepared = captioner.prepare(pictures())
+    assert prepared.shape == (4, 3, 64, 64) and torch.equal(prepared[:, 0], prepared[:, 2])
+    tower = captioner.model.visual
+    pooled, tokens = tower(prepared)
+    assert pooled.shape == (4, config.embed_dim) and tokens.shape == (4, 1 + 4, config.width)
+    with torch.no_grad():
+        maps = tower.classifier(prepared)[-1]
+    torch.testing.assert_close(tower(maps)[1], tokens)
+    stage = CaptionerStage(captioner).eval()  # whether the maps are known or not, the loss is the same
+    batch = {"rgb": pictures(4, 64, 64), "captions": CAPTIONS[:4]}
+    known = tower.classifier(captioner.prepare(batch["rgb"]))
+    torch.testing.assert_close(stage({**batch, "recognized": known})["loss"], stage(batch)["loss"])
+    assert not any("classifier" in name for name, _ in captioner.named_parameters())
+
+
+def test_mini_fits_eleven_megabytes():
+    captioner = TinyCoCa(MINI.captioner, Tokenizer(32, range(3537)))
+    assert sum(tensor.numel() for tensor in captioner.state_dict().values()) * 2 <= 11e6
 
 
 def test_state_dict_restores_the_captioner():
