@@ -133,10 +133,11 @@ autoencoder = {
     "double_z": True, "z_channels": 4, "resolution": 256, "in_channels": 3, "out_ch": 3, "ch": 128,
     "ch_mult": [1, 2, 4, 4], "num_res_blocks": 2, "attn_resolutions": [], "dropout": 0.0,
 }
+plain = comfy.ops.disable_weight_init
 sizes = {name: value for name, value in sizes.items() if name not in ("out_channels", "transformer_depth_output")}
 with torch.inference_mode(False), torch.no_grad():
     vae = fill(comfy.ldm.models.autoencoder.AutoencoderKL(ddconfig=autoencoder, embed_dim=4))
-    stock = fill(comfy.cldm.cldm.ControlNet(**sizes, hint_channels=3, operations=comfy.ops.disable_weight_init))
+    stock = fill(comfy.cldm.cldm.ControlNet(**sizes, num_heads=8, hint_channels=3, operations=plain))
 parts = {
     "model.diffusion_model.": model.model.diffusion_model.state_dict(),
     "cond_stage_model.": clip.cond_stage_model.clip_l.state_dict(),
