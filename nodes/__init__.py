@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
-from . import bridge, captioner, ccd, colorize, controlnet_rca, hints, loaders, semantic_adapter, vq_decoder
+from . import bridge, captioner, ccd, colorize, controlnet_rca, folder, hints, loaders, semantic_adapter, vq_decoder
 
 NODES: list[type[io.ComfyNode]] = [
     colorize.SeAdaColorize,
+    folder.SeAdaLoadFolder,
     loaders.SeAdaLoadModel,
     loaders.SeAdaLoadControlNetRCA,
     captioner.SeAdaCaptioner,

@@ -344,7 +344,7 @@ def test_a_full_size_sd15_model_goes_through_the_patches(comfy, tmp_path):
         **{"start": 0.0, "end": 1.0},
     )
     nodes["hints"] = node("SeAdaHints", image=["image", 0], points=POINT, mask_color="#000000")
-    nodes["ccd"] = ccd(model=["apply", 0], image=["image", 0], hints=["hints", 0])
+    nodes["ccd"] = ccd(model=["apply", 0], image=["image", 0], hints=["hints", 0], modulation=0.0)
     nodes["latent"]["inputs"]["size"] = 256
     nodes["sample"]["inputs"]["model"] = ["ccd", 0]
     shape, finite, changed = comfy.probe(

@@ -1,0 +1,101 @@
+"""A folder of photos, one by one."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+
+import folder_paths
+import torch
+from comfy_api.latest import io
+from torch import Tensor
+
+from ..seada_core import pictures
+from . import bridge
+
+
+class SeAdaLoadFolder(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SeAdaLoadFolder",
+            display_name="SeAda Load Folder",
+            category="SeAda",
+            description="The photos of a folder, each at its own size: what follows runs once for each of them. Files "
+            "that cannot be read are reported and left out.",
+            inputs=[
+                io.String.Input(
+                    "folder", default="", tooltip="A folder in ComfyUI's input folder; empty: the input folder itself."
+                ),
+                io.Int.Input(
+                    "first", default=0, min=0, max=1_000_000, tooltip="How many files to pass over, in order of name."
+                ),
+                io.Int.Input(
+                    "count",
+                    default=50,
+                    min=0,
+                    max=1_000_000,
+                    tooltip="Most files to read at a time, as all of them are held in memory; 0: the whole folder.",
+                ),
+            ],
+            outputs=[
+                io.Image.Output(id="images", display_name="IMAGE", is_output_list=True, tooltip="The photos."),
+                io.String.Output(
+                    id="names",
+                    display_name="NAME",
+                    is_output_list=True,
+                    tooltip="Their file names without suffix, such as for Save Image's filename_prefix.",
+                ),
+                io.String.Output(
+                    id="report", display_name="REPORT", tooltip="How many were read, and which were left out and why."
+                ),
+            ],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, folder: str, first: int, count: int) -> str:
+        files, _ = _files(folder, first, count)
+        return ",".join(f"{file.name}:{file.stat().st_mtime_ns}" for file in files)
+
+    @classmethod
+    def execute(cls, folder: str, first: int, count: int) -> io.NodeOutput:
+        files, total = _files(folder, first, count)
+        show = bridge.progress(len(files))
+        images, names, faults = [], [], []
+        for i, file in enumerate(files, 1):
+            try:
+                images.append(_image(pictures.read(file)))
+                names.append(file.stem)
+            except pictures.PictureError as error:
+                logging.warning("SeAda Load Folder leaves out %s", error)
+                faults.append(str(error))
+            show(i, len(files))
+        if not images:
+            raise ValueError("none of the files could be read:\n" + "\n".join(faults))
+        lines = [f"{len(images)} of the folder's {total} photos read"]
+        lines += [f"left out: {fault}" for fault in faults]
+        if first + len(files) < total:
+            lines.append(f"for the next ones set first to {first + len(files)}")
+        return io.NodeOutput(images, names, "\n".join(lines))
+
+
+def _files(folder: str, first: int, count: int) -> tuple[list[Path], int]:
+    """The picture files asked for, and how many the folder holds. Raises ValueError where there are none."""
+    root = os.path.abspath(folder_paths.get_input_directory())
+    path = os.path.abspath(os.path.join(root, folder.strip()))
+    if os.path.splitdrive(path)[0] != os.path.splitdrive(root)[0] or os.path.commonpath([root, path]) != root:
+        raise ValueError(f"{folder} lies outside ComfyUI's input folder, {root}; put the photos into a folder there")
+    if not os.path.isdir(path):
+        raise ValueError(f"no folder {folder} in ComfyUI's input folder, {root}; make it and put photos there")
+    found = pictures.find([path])
+    if first >= len(found):
+        raise ValueError(f"first is {first}, and the folder has {len(found)} photos; set it to 0 to begin again")
+    return found[first : first + count if count else None], len(found)
+
+
+def _image(picture: pictures.Picture) -> Tensor:
+    """A photo as IMAGE (1, H, W, 3); alpha is dropped, as Load Image does."""
+    pixels = torch.tensor(picture.pixels)
+    pixels = pixels.float() / 255 if pixels.dtype == torch.uint8 else pixels
+    return bridge.image((pixels[..., None] if pixels.ndim == 2 else pixels).movedim(-1, 0)[None].expand(-1, 3, -1, -1))
