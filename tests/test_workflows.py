@@ -80,11 +80,20 @@ def test_a_thumbnail_is_small_and_of_one_shape(name):
     assert Image.open(path).size == (480, 320)
 
 
+@pytest.fixture(autouse=True)
+def example(request):
+    """The picture that the workflows load, where a test has a server."""
+    if "comfy" in request.fixturenames:
+        from PIL import Image
+
+        folder = request.getfixturevalue("comfy").base / "input"
+        Image.open(folder / "photo.png").resize((150, 130)).save(folder / "example.png")
+
+
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in SD15])
 def test_a_workflow_runs(comfy, name):
     from PIL import Image
 
-    Image.open(comfy.base / "input" / "photo.png").resize((150, 130)).save(comfy.base / "input" / "example.png")
     sizes = [(150, 130)]
     if name == "seada-folder-of-photos":
         sizes = [(90, 60), (40, 70)]
@@ -105,9 +114,6 @@ def test_a_workflow_runs(comfy, name):
 
 
 def test_token_diffusion_changes_the_picture(comfy):
-    from PIL import Image
-
-    Image.open(comfy.base / "input" / "photo.png").resize((150, 130)).save(comfy.base / "input" / "example.png")
     prompt, decode = twin("seada-edn-tokens"), find("seada-edn-tokens", "SeAdaVQDecode")
     without = {**prompt[decode], "inputs": prompt[decode]["inputs"] | {"token_steps": 0}}
     nodes = prompt | {"without": without}
@@ -124,7 +130,10 @@ def test_a_server_accepts_an_sd15_workflow_but_for_the_files(comfy, name):
         for node in json.loads(str(refusal.value))["node_errors"].values()
         for error in node["errors"]
     }
-    assert faults == {("value_not_in_list", name) for name in SD15[name]}
+    # newer ComfyUIs also miss the user's part files at once, older ones leave that to the nodes
+    parts = {("value_not_in_list", "model_name"), ("value_not_in_list", "control_name")}
+    wanted = {("value_not_in_list", name) for name in SD15[name]}
+    assert wanted <= faults <= wanted | parts
 
 
 FILES = """
@@ -174,7 +183,6 @@ def test_sd15_workflows_run_on_full_size_files(comfy):
             torch.manual_seed(0)
             module = checkpoints.build(part, presets.SD15)
         checkpoints.save_part(models / "seada" / "sd15" / f"{part}.safetensors", part, presets.SD15, module)
-    Image.open(comfy.base / "input" / "photo.png").resize((150, 130)).save(comfy.base / "input" / "example.png")
     try:
         for name in SD15:
             prompt, save = twin(name), find(name, "SaveImage")
