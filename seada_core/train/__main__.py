@@ -101,6 +101,8 @@ def main(argv: list[str] | None = None) -> int:
 def train(name: str, arguments) -> None:
     """Cache what the stage needs, build its parts, train, and leave its part files in OUT/parts."""
     import torch
+    from accelerate import PartialState
+    from accelerate.utils import parse_flag_from_env
 
     from .. import checkpoints
     from .loop import fit
@@ -114,20 +116,23 @@ def train(name: str, arguments) -> None:
     if arguments.stage == "all" and arguments.resume and finished.is_dir():
         return
 
-    cache = _cache(arguments, arguments.data, config.resolution, "cache")
-    validation = None
-    if arguments.validation:
-        validation = _cache(arguments, arguments.validation, config.resolution, "validation")
-    torch.manual_seed(config.seed)  # new parts start alike in every run and process
-    parts = _parts(name, preset, cache, [arguments.out / "parts", *([arguments.init] if arguments.init else [])])
-    cache, validation = (_recognized(c, parts, config) for c in (cache, validation))
-    probe = None
-    if config.chroma_weight and name not in ("captioner", "codec", "decoder", "tokens"):
-        from .probe import load_probe
+    folders = [arguments.out / "parts", *([arguments.init] if arguments.init else [])]
+    state = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))  # as `Accelerator` will ask for it
+    with state.local_main_process_first():  # one process of a machine fills the caches, the others read them
+        cache = _cache(arguments, arguments.data, config.resolution, "cache")
+        validation = None
+        if arguments.validation:
+            validation = _cache(arguments, arguments.validation, config.resolution, "validation")
+        torch.manual_seed(config.seed)  # new parts start alike in every run and process
+        parts = _parts(name, preset, cache, folders)
+        cache, validation = (_recognized(c, parts, config) for c in (cache, validation))
+        probe = None
+        if config.chroma_weight and name not in ("captioner", "codec", "decoder", "tokens"):
+            from .probe import load_probe
 
-        probe = load_probe(cache)
+            probe = load_probe(cache)
     stage = _stage(name, parts, preset, config, probe)
-    if name == "codec" and arguments.decoder and not (arguments.out / "parts" / "vq_decoder.safetensors").is_file():
+    if name == "codec" and arguments.decoder and not any((f / "vq_decoder.safetensors").is_file() for f in folders):
         from .codec import load_taesd
 
         load_taesd(parts["vq_decoder"].decoder, arguments.decoder)
@@ -155,8 +160,8 @@ def _cache(arguments, source: str, resolution: int, kind: str) -> "Cache":
 
 def _recognized(cache: "Cache | None", parts: dict[str, "nn.Module"], config: TrainConfig) -> "Cache | None":
     """The cache with what the parts' classifier sees in its photos, where they have one and see whole pictures."""
-    looking = [part for name, part in parts.items() if name in ("controlnet_rca", "captioner")]
-    if cache is None or config.crop != config.resolution or not any(part.config.recognition for part in looking):
+    looking = any(parts[name].config.recognition for name in ("controlnet_rca", "captioner") if name in parts)
+    if cache is None or cache.recognized or not looking or config.crop != config.resolution:
         return cache
     import torch
 
