@@ -97,7 +97,8 @@ def guide(x0: Tensor, loss: Callable[[Tensor], Tensor], scale: float) -> Tensor:
 class HintEncoder(nn.Module):
     """The learned modulation: features of [grey, hint chroma, hint mask] scale and shift (SFT) the UNet's decoder.
 
-    One zero-initialised projection per decoder sub-block, at every resolution: at the start it changes nothing.
+    One zero-initialised projection per decoder sub-block, at every resolution: at the start it changes nothing. What
+    is projected is the features' difference from those without hints: where no hint is near, nothing ever changes.
 
     Args:
         unet: the UNet to modulate; only its sizes are used.
@@ -119,24 +120,25 @@ class HintEncoder(nn.Module):
             for _ in range(max(level for _, level in sites))
         )
         self.levels = [level for _, level in sites]
-        self.projections = nn.ModuleList(nn.Conv2d(before, 2 * channels, 1) for channels, _ in sites)
+        self.projections = nn.ModuleList(nn.Conv2d(before, 2 * channels, 1, bias=False) for channels, _ in sites)
         for projection in self.projections:
             nn.init.zeros_(projection.weight)
-            nn.init.zeros_(projection.bias)
 
     def encode(self, gray: Tensor, hint_map: Tensor) -> list[Tensor]:
-        """Features at the latent's resolution, its half, and so on. One pass serves all steps.
+        """Features at the latent's resolution, its half, and so on, less those without hints. One pass serves all steps.
 
         Args:
             gray: (B, 1, 8h, 8w) in [0, 1].
             hint_map: (B, 3, 8h, 8w): Cb, Cr in [-0.5, 0.5], mask in [0, 1].
         """
         # chroma is small beside luminance: bring both to the order of 1
-        h = self.stem(torch.cat([gray * 2 - 1, hint_map[:, :2] * 4, hint_map[:, 2:]], dim=1))
+        hints = torch.cat([hint_map[:, :2] * 4, hint_map[:, 2:]], dim=1)
+        hints = torch.cat([hints, torch.zeros_like(hints)])
+        h = self.stem(torch.cat([(gray * 2 - 1).repeat(2, 1, 1, 1), hints], dim=1))
         features = [h]
         for down in self.downs:
             features.append(down(features[-1]))
-        return features
+        return [torch.sub(*f.chunk(2)) for f in features]
 
     def modulate(self, i: int, h: Tensor, features: list[Tensor]) -> Tensor:
         """h (1 + scale) + shift at decoder site `i`."""

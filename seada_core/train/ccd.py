@@ -12,7 +12,7 @@ from .diffusion import DiffusionStage, add_noise, pick_texts, sample_timesteps
 
 
 class CCDStage(DiffusionStage):
-    """Only the hint encoder is trained; hints are revealed superpixels for half of a batch and few points for the rest.
+    """Only the hint encoder is trained; hints are revealed superpixels for a quarter of a batch and few points for the rest.
 
     Args:
         parts: unet, semantic_encoder, semantic_adapter, controlnet_rca, hint_encoder.
@@ -39,11 +39,11 @@ class CCDStage(DiffusionStage):
     def _hints(self, rgb: Tensor) -> Tensor:
         # drawn on the CPU from torch's own stream, so that a resumed run draws the same
         generator = torch.Generator().manual_seed(int(torch.randint(2**31, ())))
-        half = len(rgb) // 2
+        quarter = len(rgb) // 4
         pictures = rgb.cpu()
         with torch.autocast("cpu", enabled=False):
-            superpixels = sample_superpixel_hints(pictures[:half], generator) if half else pictures[:0]
-            return torch.cat([superpixels, sample_point_hints(pictures[half:], generator)]).to(rgb.device)
+            superpixels = sample_superpixel_hints(pictures[:quarter], generator) if quarter else pictures[:0]
+            return torch.cat([superpixels, sample_point_hints(pictures[quarter:], generator)]).to(rgb.device)
 
     def parts(self) -> dict[str, nn.Module]:
         return {"hint_encoder": self.hint_encoder}

@@ -15,6 +15,8 @@ from .data import DataError, rows
 from .diffusion import DiffusionStage, pick_texts, predict_x0
 from .stages import Stage
 
+LOG_MSE_WEIGHT = 0.03
+
 # layer numbers of TAESD's decoder -> our modules
 _TAESD = {
     "1": "stem",
@@ -84,20 +86,26 @@ def reconstruction(chroma: Tensor, target: Tensor) -> tuple[Tensor, Tensor, dict
     """How far decoded (Cb, Cr) (B, 2, H, W) are from the true ones, before gamut pulling.
 
     Returns the difference as RGB (B, 3, H, W) (the luminances cancel), its mean square a picture (B,), and the terms
-    l1, cast and mse of `CodecStage`.
+    l1, cast and log_mse of `CodecStage`.
     """
     difference = ycbcr_to_rgb(torch.cat([torch.zeros_like(chroma[:, :1]), chroma - target], 1))
     mse = difference.square().mean((1, 2, 3))
     cast = sum(F.avg_pool2d(difference, size, ceil_mode=True).abs().mean() for size in (8, 32))
-    return difference, mse, {"l1": difference.abs().mean(), "cast": cast, "mse": mse.mean()}
+    return difference, mse, {"l1": difference.abs().mean(), "cast": cast, "log_mse": (mse + 1e-4).log().mean()}
+
+
+def weighted(terms: dict[str, Tensor]) -> Tensor:
+    """The sum of `reconstruction`'s terms that the stages minimise."""
+    return terms["l1"] + terms["cast"] + LOG_MSE_WEIGHT * terms["log_mse"]
 
 
 class CodecStage(Stage):
     """Reconstruction of `rgb` from `latent` and luminance, of the first half of a batch through the codebook.
 
-    Loss: L1 + `mse_weight` MSE on RGB, before gamut pulling (its gradient vanishes where a colour is pulled), plus L1
-    of the error's means over 8 and 32 px (`cast`: broad false tints are half of the squared error, yet little of the
-    plain L1), plus 0.1 `perceptual(rgb, target)` where given (EDN: LPIPS), plus the codebook's terms. The codebook
+    Loss: L1 on RGB, before gamut pulling (its gradient vanishes where a colour is pulled), plus L1 of the error's means
+    over 8 and 32 px (`cast`: broad false tints are half of the squared error, yet little of the plain L1), plus 0.03
+    times the mean of log(MSE + 1e-4) over the pictures (PSNR but for its unit: a colourful picture counts as much as a
+    dull one, and a colour that is in doubt comes out paler than with L1), plus 0.1 `perceptual(rgb, target)` where given (EDN: LPIPS), plus the codebook's terms. The codebook
     follows its vectors by exponential averages (van den Oord et al. 2017, appendix A.1); unused codes restart on
     vectors of the batch.
     """
@@ -108,7 +116,6 @@ class CodecStage(Stage):
         self,
         config: CodecConfig,
         *,
-        mse_weight: float = 5.0,
         mean_weight: float = 0.02,
         commitment_weight: float = 0.01,
         perceptual: Callable[[Tensor, Tensor], Tensor] | None = None,
@@ -116,7 +123,6 @@ class CodecStage(Stage):
     ):
         super().__init__()
         self.codec = VQDecoder(config)
-        self.mse_weight = mse_weight
         self.mean_weight = mean_weight
         self.commitment_weight = commitment_weight
         self.perceptual = perceptual
@@ -134,7 +140,7 @@ class CodecStage(Stage):
             self.update_codebook(self.codec.residual(*coded)[1], tokens)
         chroma = self.codec.chroma(torch.cat([z_hat, z[half:]]), gray, features).float()
         difference, mse, losses = reconstruction(chroma, target[:, 1:])
-        loss = losses["l1"] + losses["cast"] + self.mse_weight * losses["mse"]
+        loss = weighted(losses)
         losses |= terms
         loss = loss + self.mean_weight * terms["mean"] + self.commitment_weight * terms["commitment"]
         if self.perceptual is not None:
@@ -182,9 +188,9 @@ class DecoderStage(Stage):
 
     name = "decoder"
 
-    def __init__(self, parts: dict[str, nn.Module], preset: Preset, config: TrainConfig, mse_weight: float = 5.0):
+    def __init__(self, parts: dict[str, nn.Module], preset: Preset, config: TrainConfig):
         super().__init__()
-        self.config, self.mse_weight = config, mse_weight
+        self.config = config
         self.diffusion = DiffusionStage("stage3", parts, preset, config).requires_grad_(False)
         self.codec = parts["vq_decoder"].requires_grad_(False)
         self.codec.decoder.requires_grad_(True)
@@ -204,7 +210,7 @@ class DecoderStage(Stage):
         target = rgb_to_ycbcr(batch["rgb"])
         z = torch.cat([self.first_step(rows(batch, 0, half)), batch["latent"][half:]])
         _, mse, losses = reconstruction(self.codec.chroma(z, target[:, :1]).float(), target[:, 1:])
-        losses["loss"] = losses["l1"] + losses["cast"] + self.mse_weight * losses["mse"]
+        losses["loss"] = weighted(losses)
         gray_mse = reconstruction(torch.zeros_like(target[:half, 1:]), target[:half, 1:])[1]
         losses["predicted"] = mse[:half].detach().mean() / gray_mse.mean()  # share of grey's error that is left
         if half < len(z):
