@@ -10,7 +10,7 @@ from comfy_api.latest import io
 from ..seada_core import ccd
 from ..seada_core.color import ycbcr_to_rgb
 from ..seada_core.hints import palette_chroma, resize_hint_map
-from ..seada_core.pipeline import HINT_SCALE
+from ..seada_core.pipeline import HINT_MOVES, HINT_SCALE
 from . import bridge, unet
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ class SeAdaCCD(io.ComfyNode):
     ) -> io.NodeOutput:
         unet.check_latent_space(model, "SeAda CCD")
         gray = bridge.gray(image)
-        hint_map = None if hints is None else hints.at(max(len(gray), 1 if hints.map is None else len(hints.map)))
+        hint_map = None if hints is None else hints.all()
         if modulation and hint_map is not None and seada.has("hint_encoder"):
             unet.check_unet(model, seada.preset.unet, "this model's hint encoder")
             model = modulate(model, gray, hint_map, seada, modulation, start, end)
@@ -97,7 +97,7 @@ class SeAdaCCD(io.ComfyNode):
         if hints is not None and hints.palette:
             colors, weights["palette"] = palette_chroma(hints.palette), palette
         if scale and any(weights.values()):
-            target = None if hint_map is None else hints.spread if hints.spread is not None else hint_map
+            target = None if hints is None else hints.all(spread=True)
             model = guide(model, gray, target, colors, seada, weights, scale, start, end)
         return io.NodeOutput(model)
 
@@ -106,6 +106,7 @@ def guide(model, gray, target, colors, seada, weights, scale, start, end):
     """MODEL whose x0 moves down the gradient of the weighted terms; `target` is a hint map, `colors` a palette's."""
     decoder = seada.patcher("vq_decoder")
     at_size = unet.sized(gray)
+    pixels = any(weights[name] for name in ("exposure", "constancy", "smoothness"))  # terms of the picture itself
 
     def correct(x0: Tensor) -> Tensor:
         bridge.normal_weights(decoder.model)
@@ -116,11 +117,20 @@ def guide(model, gray, target, colors, seada, weights, scale, start, end):
                 hint_map = resize_hint_map(bridge.rows(target, len(x0), "the hints"), photo.shape[-2:]).to(x0.device)
             palette = None if colors is None else colors.to(x0.device)
 
-            def loss(z: Tensor) -> Tensor:
-                rgb = ycbcr_to_rgb(torch.cat([photo, decoder.model.module.chroma(z, photo)], dim=1))
-                return ccd.weighted(ccd.losses(rgb, photo, hint_map, palette), weights)
+            codec, cells = decoder.model.module, hint_map
+            features = codec.gray_features(photo)
+            if hint_map is not None:
+                cells = resize_hint_map(hint_map, features[-1].shape[-2:], dense=True)
 
-            return ccd.guide(x0.clone().float(), loss, scale).to(x0.dtype)
+            def loss(z: Tensor) -> Tensor:
+                if not pixels:
+                    terms = ccd.chroma_losses(codec.cell_chroma(z, features), cells, palette)
+                else:
+                    rgb = ycbcr_to_rgb(torch.cat([photo, codec.chroma(z, photo, features)], dim=1))
+                    terms = ccd.losses(rgb, photo, hint_map, palette)
+                return ccd.weighted(terms, weights)
+
+            return ccd.guide(x0.clone().float(), loss, scale, HINT_MOVES).to(x0.dtype)
 
     return unet.guide(model, correct, [decoder], start, end)
 

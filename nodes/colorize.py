@@ -110,12 +110,14 @@ class SeAdaColorize(io.ComfyNode):
             sampling = bundle.preset.sampling
             steps = steps or sampling.steps
             maps = None if hints is None else hints.at(len(photos))
+            soft = None if hints is None or hints.soft is None else bridge.rows(hints.soft, len(photos), "the hints")
             results = []
             for i, photo in enumerate(photos.split(1)):  # one by one: a film's worth must fit in memory
                 colored = bundle(
                     photo,
                     prompt=prompt if prompt.strip() else None,
                     hints=() if maps is None else maps[i : i + 1],
+                    soft_hints=None if soft is None else soft[i : i + 1],
                     palette=None if hints is None else hints.palette,
                     steps=steps,
                     guidance=guidance or None,

@@ -26,37 +26,47 @@ class Hints:
 
     map: Tensor | None = None  # colours at places, as given
     spread: Tensor | None = None  # the same, propagated over the picture
+    soft: Tensor | None = None  # colours of regions, with how much each pixel's counts
     palette: tuple[str, ...] = ()  # "#rrggbb"
 
     def at(self, batch: int) -> Tensor | None:
         """The map for a batch of pictures."""
         return None if self.map is None or not self.map.any() else bridge.rows(self.map, batch, "the hints")
 
-    def one(self, i: int, batch: int) -> Hints:
-        """The hints of picture i of a batch."""
-        maps = (None if m is None else bridge.rows(m, batch, "the hints")[i : i + 1] for m in (self.map, self.spread))
-        return Hints(*maps, self.palette)
+    def sized(self, i: int, batch: int, size: tuple[int, int]) -> tuple[Tensor | None, Tensor | None]:
+        """Picture i's map and soft map of a batch, (1, 3, H, W)."""
+        maps = (self.at(batch), None if self.soft is None else bridge.rows(self.soft, batch, "the hints"))
+        return tuple(None if m is None else core.resize_hint_map(m[i : i + 1], size) for m in maps)
 
     def plus(self, hint_map: Tensor) -> Hints:
         """These and those of `hint_map` (B, 3, H, W), which win where both are."""
         if self.map is None:
-            return Hints(hint_map, None, self.palette)
+            return replace(self, map=hint_map, spread=None)
         old, batch = self.map, max(len(self.map), len(hint_map))
         if old.shape[-2:] != hint_map.shape[-2:]:
             sizes = [f"{width} x {height}" for height, width in (old.shape[-2:], hint_map.shape[-2:])]
             raise ValueError(f"hints for a picture of {sizes[0]} do not join those for {sizes[1]}; give both the same")
         old, new = (bridge.rows(m, batch, "the hints") for m in (old, hint_map))
-        return Hints(torch.where(new[:, 2:] > 0, new, old), None, self.palette)
+        return replace(self, map=torch.where(new[:, 2:] > 0, new, old), spread=None)
 
-    def spread_over(self, gray: Tensor) -> Tensor | None:
-        """The propagated map for grey pictures (B, 1, H, W) at their size; None without hints."""
-        hint_map = self.at(len(gray))
-        if hint_map is None:
-            return None
-        size = gray.shape[-2:]
-        if self.spread is not None:
-            return core.resize_hint_map(bridge.rows(self.spread, len(gray), "the hints"), size).to(gray.device)
-        return core.spread_hints(gray, core.resize_hint_map(hint_map, size).to(gray.device))
+    def all(self, spread: bool = False) -> Tensor | None:
+        """All that is asked for, as one map: the hints (or what they were spread to) over the soft ones."""
+        upper = self.map if self.map is not None and self.map.any() else None
+        if spread and self.spread is not None:
+            upper = self.spread
+        if upper is None or self.soft is None:
+            return self.soft if upper is None else upper
+        batch, size = max(len(upper), len(self.soft)), upper.shape[-2:]
+        soft = core.resize_hint_map(self.soft, size, dense=True)
+        return core.over(*(bridge.rows(m, batch, "the hints") for m in (upper, soft)))
+
+    def softly(self, hint_map: Tensor) -> Hints:
+        """These with the soft hints `hint_map` (B, 3, H, W) laid over what soft ones there are."""
+        if self.soft is None:
+            return replace(self, soft=hint_map)
+        batch = max(len(self.soft), len(hint_map))
+        below = core.resize_hint_map(self.soft, hint_map.shape[-2:], dense=True)
+        return replace(self, soft=core.over(*(bridge.rows(m, batch, "the hints") for m in (hint_map, below))))
 
 
 def preview(gray: Tensor, hint_map: Tensor) -> Tensor:
@@ -232,6 +242,9 @@ class SeAdaPropagateHints(io.ComfyNode):
         with torch.inference_mode(False):
             gray = bridge.gray(image)
             small = resize(gray, decode_size(tuple(gray.shape[-2:]), DECODE_SIZE))
-            spread = replace(hints, spread=None).spread_over(small)
-            shown = torch.zeros(len(small), 3, *small.shape[-2:]) if spread is None else spread
-            return io.NodeOutput(replace(hints, spread=spread), preview(gray, shown))
+            hint_map, size = hints.at(len(small)), tuple(small.shape[-2:])
+            if hint_map is not None:
+                hints = replace(hints, spread=core.spread_hints(small, core.resize_hint_map(hint_map, size)))
+            shown = hints.all(spread=True)
+            shown = torch.zeros(1, 3, *size) if shown is None else core.resize_hint_map(shown, size, dense=True)
+            return io.NodeOutput(hints, preview(gray, bridge.rows(shown, len(gray), "the hints")))

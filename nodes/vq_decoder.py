@@ -126,14 +126,14 @@ class SeAdaVQDecode(io.ComfyNode):
             results = []
             for i, (latent_i, photo) in enumerate(zip(z.split(1), photos.split(1))):
                 small = resize(photo, size)
-                spread = None if hints is None else hints.one(i, len(z)).spread_over(small)
+                maps = (None, None) if hints is None else hints.sized(i, len(z), size)
 
-                def chroma(tile, z=latent_i, small=small, spread=spread, i=i):
+                def chroma(tile, z=latent_i, small=small, maps=maps, i=i):
                     return seada.finish(
                         z.to(seada.device),
                         small.to(seada.device),
                         None if context is None else context[i : i + 1].to(seada.device),
-                        None if spread is None else spread.to(seada.device),
+                        *(None if m is None else m.to(seada.device) for m in maps),
                         saturation * seada.preset.sampling.saturation,
                         token_steps,
                         temperature,

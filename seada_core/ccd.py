@@ -44,8 +44,7 @@ def losses(
     hint: squared chroma distance to the hints, weighted by the mask. luminance: squared distance to `gray`.
     palette: see `palette_distance`.
     """
-    ycbcr = rgb_to_ycbcr(rgb)
-    chroma = ycbcr[:, 1:]
+    chroma = rgb_to_ycbcr(rgb)[:, 1:]
     size = min(patch, *rgb.shape[-2:])
     exposure = (F.avg_pool2d(rgb.mean(1, keepdim=True), size) - F.avg_pool2d(gray, size)).abs().mean((1, 2, 3))
     r, g, b = rgb.mean((2, 3)).unbind(1)
@@ -57,9 +56,14 @@ def losses(
         "smoothness": (horizontal + vertical).pow(2).sum(1).mean((1, 2)),
         "luminance": (luminance(rgb) - gray).pow(2).mean((1, 2, 3)),
     }
+    return terms | chroma_losses(chroma, hint_map, palette)
+
+
+def chroma_losses(chroma: Tensor, hint_map: Tensor | None = None, palette: Tensor | None = None) -> dict[str, Tensor]:
+    """The terms hint and palette of `losses`, which ask for chroma (B, 2, H, W) alone."""
+    terms = {}
     if hint_map is not None:
-        mask = hint_map[:, 2:]
-        terms["hint"] = ((chroma - hint_map[:, :2]).pow(2) * mask).sum(1).mean((1, 2))
+        terms["hint"] = ((chroma - hint_map[:, :2]).pow(2) * hint_map[:, 2:]).sum(1).mean((1, 2))
     if palette is not None:
         terms["palette"] = palette_distance(chroma, palette)
     return terms
@@ -77,7 +81,7 @@ def weighted(terms: dict[str, Tensor], weights: dict[str, float] | None = None) 
     return torch.stack([weights[name] * value for name, value in terms.items()]).sum(0)
 
 
-def guide(x0: Tensor, loss: Callable[[Tensor], Tensor], scale: float) -> Tensor:
+def guide(x0: Tensor, loss: Callable[[Tensor], Tensor], scale: float, times: int = 1) -> Tensor:
     """Move x0 down the gradient of a loss, without back-propagation through the UNet.
 
     Args:
@@ -85,13 +89,16 @@ def guide(x0: Tensor, loss: Callable[[Tensor], Tensor], scale: float) -> Tensor:
         loss: x0 to (B,) losses, each a mean over pixels.
         scale: step length. The gradient is multiplied by the number of latent cells, so that a cell moves as far at
             any resolution. The posterior variance does not enter (EDN removes it).
+        times: how often, each time from where the last move ended.
     Returns:
         x0 - scale h w grad, same dtype.
     """
-    with torch.inference_mode(False), torch.enable_grad():
-        leaf = x0.detach().clone().requires_grad_(True)
-        (gradient,) = torch.autograd.grad(loss(leaf).sum(), leaf)
-    return x0 - scale * x0.shape[-2] * x0.shape[-1] * gradient.to(x0.dtype)
+    for _ in range(times):
+        with torch.inference_mode(False), torch.enable_grad():
+            leaf = x0.detach().clone().requires_grad_(True)
+            (gradient,) = torch.autograd.grad(loss(leaf).sum(), leaf)
+        x0 = x0 - scale * x0.shape[-2] * x0.shape[-1] * gradient.to(x0.dtype)
+    return x0
 
 
 class HintEncoder(nn.Module):
@@ -125,7 +132,7 @@ class HintEncoder(nn.Module):
             nn.init.zeros_(projection.weight)
 
     def encode(self, gray: Tensor, hint_map: Tensor) -> list[Tensor]:
-        """Features at the latent's resolution, its half, and so on, less those without hints. One pass serves all steps.
+        """Features at the latent's resolution, its half, and so on, less those without hints; for all steps.
 
         Args:
             gray: (B, 1, 8h, 8w) in [0, 1].

@@ -23,10 +23,12 @@ from .superpixels import quantize, slic
 
 __all__ = [
     "Hint",
+    "apply_hints",
     "hint_map",
     "hint_map_from_mask",
     "hint_map_from_picture",
     "load_hints",
+    "over",
     "palette_chroma",
     "parse_color",
     "parse_hint",
@@ -45,6 +47,7 @@ __all__ = [
 PATCH = 2  # side of a sampled point hint, px
 SUPERPIXELS = 100  # per training picture
 QUANTIZED_COLORS = 32
+CORRECTION_PRIOR = 2.0  # see `propagate`; PSNR@5 is 0.1 dB better than with 4, of 1, 20 and 100 hints equal
 
 
 def parse_color(text: str) -> tuple[float, float, float]:
@@ -201,16 +204,16 @@ def hint_map_from_picture(picture: Tensor, mask: Tensor) -> Tensor:
     return torch.cat([torch.where(mask > 0, chroma, 0), mask], dim=1)
 
 
-def resize_hint_map(hint_map: Tensor, size: tuple[int, int]) -> Tensor:
+def resize_hint_map(hint_map: Tensor, size: tuple[int, int], dense: bool = False) -> Tensor:
     """A hint map (B, 3, h, w) at `size` (H, W).
 
     Chroma is the mask-weighted mean of what falls into a pixel, so that a small hint keeps its colour; the mask is the
-    maximum there, so that it keeps its weight.
+    maximum there, so that it keeps its weight, or the mean for a `dense` map, such as `spread_hints` makes.
     """
     chroma, mask = hint_map[:, :2], hint_map[:, 2:]
     weight = F.adaptive_avg_pool2d(mask, size)
     mean = F.adaptive_avg_pool2d(chroma * mask, size) / weight.clamp_min(torch.finfo(weight.dtype).tiny)
-    return torch.cat([mean, F.adaptive_max_pool2d(mask, size)], dim=1)
+    return torch.cat([mean, weight if dense else F.adaptive_max_pool2d(mask, size)], dim=1)
 
 
 def superpixel_labels(rgb: Tensor, n_segments: int = SUPERPIXELS) -> Tensor:
@@ -269,6 +272,27 @@ def sample_point_hints(rgb: Tensor, generator: torch.Generator, max_points: int 
             for dx in range(pw):
                 target[:, y + dy, x + dx] = patch
     return result
+
+
+def over(hint_map: Tensor, below: Tensor) -> Tensor:
+    """One dense hint map (B, 3, H, W) laid over another: where both are certain, the upper one's colours."""
+    upper = hint_map[:, 2:]
+    lower = (1 - upper) * below[:, 2:]
+    mask = upper + lower
+    chroma = (upper * hint_map[:, :2] + lower * below[:, :2]) / mask.clamp_min(torch.finfo(mask.dtype).tiny)
+    return torch.cat([chroma, mask], dim=1)
+
+
+def apply_hints(chroma: Tensor, gray: Tensor, hint_map: Tensor) -> Tensor:
+    """A photo's chroma (B, 2, H, W) corrected by hints (B, 3, H, W); gray: (B, 1, H, W).
+
+    What the hints ask for beyond what is there is propagated, and added as far as it is certain: a hint has its colour,
+    what is like it moves with it and keeps its own variation, and what is far from it stays.
+    """
+    mask = hint_map[:, 2:]
+    missing = torch.where(mask > 0, hint_map[:, :2] - chroma, 0)
+    correction, confidence = propagate(gray, torch.cat([missing, mask], dim=1), prior=CORRECTION_PRIOR)
+    return chroma + confidence * correction
 
 
 def spread_hints(gray: Tensor, hint_map: Tensor) -> Tensor:

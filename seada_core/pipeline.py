@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from . import ccd, checkpoints
 from .backbone import Hook, build_scheduler, denoise
 from .color import luminance, merge_chroma, rgb_to_ycbcr
-from .hints import Hint, hint_map, palette_chroma, resize_hint_map, spread_hints
+from .hints import Hint, apply_hints, hint_map, over, palette_chroma, resize_hint_map, spread_hints
 from .presets import SD15
 
 if TYPE_CHECKING:
@@ -26,6 +26,8 @@ Callback = Callable[[int, int], None]  # steps done, steps in all; may raise to 
 DECODE_SIZE = 512  # longest short side at which hints meet decoded chroma, px; guided upsampling does the rest
 LONGEST = 4  # long side over short side beyond which a photo is squeezed for diffusion
 HINT_SCALE = 6.0  # step length of hint guidance
+HINT_MOVES = 4  # moves of hint guidance at each sampling step
+HINT_METHODS = ("modulation", "guidance", "propagation")
 
 
 class Colorizer:
@@ -86,6 +88,8 @@ class Colorizer:
         prompt: str | Sequence[str] | None = None,
         negative_prompt: str | None = None,
         hints: Sequence[Hint] | Tensor = (),
+        soft_hints: Tensor | None = None,
+        hint_methods: Collection[str] = HINT_METHODS,
         palette: Sequence[str] | None = None,
         steps: int | None = None,
         guidance: float | None = None,
@@ -105,6 +109,9 @@ class Colorizer:
             prompt: what the photo shows and in which colours; None asks the captioner.
             negative_prompt: what guidance moves away from.
             hints: colours at places, in pixels of the photo; or a hint map (B or 1, 3, any h, any w) of the photo.
+            soft_hints: colours of regions, (B or 1, 3, any h, any w); the mask says how much each pixel's counts.
+            hint_methods: what makes colours follow hints: the hint encoder's learned "modulation" and "guidance" of
+                each step's estimate (CCD), and "propagation" over similar pixels, which has the last word.
             palette: colours (`#rrggbb`) to stay close to.
             steps: denoising steps, at least 1; None for the model's own number, as with guidance, size and saturation.
             guidance: classifier-free guidance weight; 1 turns it off.
@@ -137,6 +144,8 @@ class Colorizer:
             prompt=prompt,
             negative_prompt=negative_prompt,
             hints=hints,
+            soft_hints=soft_hints,
+            hint_methods=hint_methods,
             palette=palette,
             steps=steps,
             guidance=guidance,
@@ -164,6 +173,8 @@ class Colorizer:
         prompt: str | Sequence[str] | None = None,
         negative_prompt: str | None = None,
         hints: Sequence[Hint] | Tensor = (),
+        soft_hints: Tensor | None = None,
+        hint_methods: Collection[str] = HINT_METHODS,
         palette: Sequence[str] | None = None,
         steps: int | None = None,
         guidance: float | None = None,
@@ -181,6 +192,9 @@ class Colorizer:
         guidance = sampling.guidance if guidance is None else guidance
         size = sampling.size if size is None else size
         saturation = sampling.saturation if saturation is None else saturation
+        unknown = set(hint_methods) - set(HINT_METHODS)
+        if unknown:
+            raise ValueError(f"unknown hint method {sorted(unknown)[0]!r}; choose among {', '.join(HINT_METHODS)}")
         _check(steps, self.preset.diffusion.train_steps, guidance, strength, size, saturation, token_steps, temperature)
         photo_size = tuple(gray.shape[-2:])
         small = decoded = resize(gray, diffusion_size(photo_size, size)).to(self.device)
@@ -194,39 +208,48 @@ class Colorizer:
         uncond = self.context([negative_prompt or ""]).expand_as(context) if guidance != 1 else None
 
         hooks: list[Hook] = []
-        spread = None
-        if len(hints):
+        sparse = soft = spread = None
+        if len(hints) or soft_hints is not None:
             decoded = resize(gray, decode_size(photo_size, max(DECODE_SIZE, size))).to(self.device)
-            sparse = self._hint_map(hints, decoded, photo_size)
-            spread = spread_hints(decoded, sparse)
-            if self.has("hint_encoder"):
-                hooks.append(self._modulation(small, resize_hint_map(sparse, small.shape[-2:])))
+            sparse = self._hint_map(hints, decoded, photo_size) if len(hints) else None
+            soft = self._hint_map(soft_hints, decoded, photo_size) if soft_hints is not None else None
+            given = [resize_hint_map(m, small.shape[-2:]) for m in (sparse, soft) if m is not None]
+            if "modulation" in hint_methods and self.has("hint_encoder"):
+                hooks.append(self._modulation(small, over(*given) if len(given) > 1 else given[0]))
+            if "guidance" in hint_methods:
+                if sparse is not None:
+                    given[0] = spread_hints(small, given[0])
+                spread = over(*given) if len(given) > 1 else given[0]
         correct = self._correction(small, spread, palette)
         z = self.sample(small, context, uncond, steps, guidance, strength, seed, hooks, correct, callback)
-        return self.finish(z, decoded, context, spread, saturation, token_steps, temperature, seed)
+        if "propagation" not in hint_methods:
+            sparse = soft = None
+        return self.finish(z, decoded, context, sparse, soft, saturation, token_steps, temperature, seed)
 
     def finish(
         self,
         z: Tensor,
         gray: Tensor,
         context: Tensor | None,
-        spread: Tensor | None = None,
+        hints: Tensor | None = None,
+        soft_hints: Tensor | None = None,
         saturation: float = 1.0,
         token_steps: int = 0,
         temperature: float = 1.0,
         seed: int = 0,
         tile: int | None = None,
     ) -> Tensor:
-        """(Cb, Cr) of latents z at their own size (see `decode`), all of the model's.
+        """(Cb, Cr) of latents z at their own size (see `decode`).
 
-        With hints `spread` (B, 3, H, W) at `gray`'s size, theirs where they are certain.
+        With hint maps (B, 3, H, W) of `gray`'s size, at that size: `soft_hints` count as much as their mask says, and
+        `hints` win where they are, see `apply_hints`.
         """
         chroma = saturation * self.decode(z, gray, context, token_steps, temperature, seed, tile)
-        if spread is not None:
+        if hints is not None or soft_hints is not None:
             chroma = rgb_to_ycbcr(merge_chroma(chroma, gray))[:, 1:]
-            # where a hint is certain it is the colour, whatever the model thinks
-            chroma = chroma + spread[:, 2:] * (spread[:, :2] - chroma)
-        return chroma
+        if soft_hints is not None:
+            chroma = torch.lerp(chroma, soft_hints[:, :2], soft_hints[:, 2:])
+        return chroma if hints is None else apply_hints(chroma, gray, hints)
 
     def _hint_map(self, hints: Sequence[Hint] | Tensor, gray: Tensor, photo_size: tuple[int, int]) -> Tensor:
         size = tuple(gray.shape[-2:])
@@ -358,21 +381,15 @@ class Colorizer:
         if spread is None and not palette:
             return None
         decoder = self.part("vq_decoder")
-        target = None if spread is None else resize_hint_map(spread, gray.shape[-2:])
+        features = decoder.gray_features(gray)
+        target = None if spread is None else resize_hint_map(spread, features[-1].shape[-2:], dense=True)
         colors = None if not palette else palette_chroma(palette).to(self.device)
 
         def loss(x0: Tensor) -> Tensor:
             # the grey photo is the luminance already: only chroma can be wrong
-            chroma = decoder.chroma(x0, gray)
-            total = x0.new_zeros(len(x0))
-            if target is not None:
-                distance = (chroma - target[:, :2]).pow(2).sum(1)
-                total = total + (distance * target[:, 2]).mean((1, 2))
-            if colors is not None:
-                total = total + ccd.WEIGHTS["palette"] * ccd.palette_distance(chroma, colors)
-            return total
+            return ccd.weighted(ccd.chroma_losses(decoder.cell_chroma(x0, features), target, colors))
 
-        return lambda x0: ccd.guide(x0, loss, HINT_SCALE)
+        return lambda x0: ccd.guide(x0, loss, HINT_SCALE, HINT_MOVES)
 
 
 def _check(steps, train_steps, guidance, strength, size, saturation, token_steps, temperature) -> None:

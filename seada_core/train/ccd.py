@@ -12,7 +12,7 @@ from .diffusion import DiffusionStage, add_noise, pick_texts, sample_timesteps
 
 
 class CCDStage(DiffusionStage):
-    """Only the hint encoder is trained; hints are revealed superpixels for a quarter of a batch and few points for the rest.
+    """Only the hint encoder is trained; a quarter of a batch has revealed superpixels as hints, the rest few points.
 
     Args:
         parts: unet, semantic_encoder, semantic_adapter, controlnet_rca, hint_encoder.

@@ -103,11 +103,12 @@ class CodecStage(Stage):
     """Reconstruction of `rgb` from `latent` and luminance, of the first half of a batch through the codebook.
 
     Loss: L1 on RGB, before gamut pulling (its gradient vanishes where a colour is pulled), plus L1 of the error's means
-    over 8 and 32 px (`cast`: broad false tints are half of the squared error, yet little of the plain L1), plus 0.03
-    times the mean of log(MSE + 1e-4) over the pictures (PSNR but for its unit: a colourful picture counts as much as a
-    dull one, and a colour that is in doubt comes out paler than with L1), plus 0.1 `perceptual(rgb, target)` where given (EDN: LPIPS), plus the codebook's terms. The codebook
-    follows its vectors by exponential averages (van den Oord et al. 2017, appendix A.1); unused codes restart on
-    vectors of the batch.
+    over 8 and 32 px (`cast`: broad false tints are half of the squared error, yet little of the plain L1), plus
+    `LOG_MSE_WEIGHT` times the mean of log(MSE + 1e-4) over the pictures (PSNR but for its unit: a colourful picture
+    counts as much as a dull one, and a colour in doubt comes out paler than with L1), plus 0.1 times
+    `perceptual(rgb, target)` where given (EDN: LPIPS), plus L1 of `cell_chroma`, plus the codebook's terms. The
+    codebook follows its vectors by exponential averages (van den Oord et al. 2017, appendix A.1); unused codes restart
+    on vectors of the batch.
     """
 
     name = "codec"
@@ -141,6 +142,10 @@ class CodecStage(Stage):
         chroma = self.codec.chroma(torch.cat([z_hat, z[half:]]), gray, features).float()
         difference, mse, losses = reconstruction(chroma, target[:, 1:])
         loss = weighted(losses)
+        # on features as they are: what guidance asks for has no say in what the decoder learns
+        cells = self.codec.cell_chroma(z, [f.detach() for f in features]).float()
+        losses["cells"] = (cells - F.avg_pool2d(target[:, 1:], 8)).abs().mean()
+        loss = loss + losses["cells"]
         losses |= terms
         loss = loss + self.mean_weight * terms["mean"] + self.commitment_weight * terms["commitment"]
         if self.perceptual is not None:
