@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 # Weights of `losses` for guidance. Constancy stays small: grey world desaturates.
 WEIGHTS = {"exposure": 0.2, "constancy": 0.01, "smoothness": 0.01, "hint": 1.0, "luminance": 0.2, "palette": 0.3}
 
+SCHEME_WEIGHT = 2.4  # of `scheme_distance` for guidance at strength 1
+LIGHTNESS = 0.2  # weight of squared lightness beside squared chroma
+SOFTNESS = 0.003  # squared chroma over which colours blend
+
 
 def predict_x0(x_t: Tensor, eps: Tensor, alpha_bar_t: Tensor | float) -> Tensor:
     """Eq. 3: x0 = x_t / sqrt(alpha_bar_t) - sqrt(1 - alpha_bar_t) / sqrt(alpha_bar_t) eps; alpha_bar_t > 0."""
@@ -69,6 +73,17 @@ def palette_distance(chroma: Tensor, palette: Tensor) -> Tensor:
     """(B,) mean squared distance of chroma (B, 2, H, W) to the nearest of the palette's colours (N, 2)."""
     distances = (chroma[:, None] - palette[None, :, :, None, None]).pow(2).sum(2)
     return distances.amin(1).mean((1, 2))
+
+
+def scheme_distance(chroma: Tensor, gray: Tensor, colors: Tensor) -> Tensor:
+    """(B,) mean squared distance of chroma (B, 2, H, W) to the colours (N, 3: Y, Cb, Cr) that are about as light.
+
+    The grey photo (B, 1, H, W) says how light a pixel is. The minimum over colours is a soft one: what lies between two
+    colours gets some of both. It may be a little below 0.
+    """
+    y, target = colors[None, :, 0, None, None], colors[None, :, 1:, None, None]
+    distances = (chroma[:, None] - target).pow(2).sum(2) + LIGHTNESS * (gray - y).pow(2)
+    return -SOFTNESS * torch.logsumexp(-distances / SOFTNESS, dim=1).mean((1, 2))
 
 
 def weighted(terms: dict[str, Tensor], weights: dict[str, float] | None = None) -> Tensor:

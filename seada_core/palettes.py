@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:  # names and colours are listed without waiting for torch
     from torch import Tensor, nn
 
-__all__ = ["AUTO", "Scheme", "close_names", "find_scheme", "join", "load_schemes", "retrieve"]
+__all__ = ["AUTO", "Scheme", "close_names", "find_scheme", "join", "load_schemes", "parse_choice", "retrieve"]
 
 BANK = Path(__file__).with_name("palettes.json")
 AUTO = ("auto", "automatic")  # what commands and nodes call retrieval; no scheme can have these names
@@ -142,9 +142,8 @@ def _check_fields(entry: object, where: str, required: set[str], optional: set[s
     for key in sorted(required - entry.keys()):
         raise ValueError(f"{where} has no {key!r}")
     for key in sorted(entry.keys() - required - optional):
-        raise ValueError(
-            f"{where} has an unknown field {_short(key)}; fields: {', '.join(sorted(required | optional))}"
-        )
+        allowed = ", ".join(sorted(required | optional))
+        raise ValueError(f"{where} has an unknown field {_short(key)}; it may have {allowed}")
 
 
 def _text(value: object, where: str, limit: int) -> str:
@@ -179,9 +178,27 @@ def find_scheme(name: str, schemes: Mapping[str, Scheme]) -> Scheme:
     scheme = schemes.get(name) or next((s for s in schemes.values() if s.name.casefold() == name.casefold()), None)
     if scheme is None:
         close = close_names(name, schemes)
-        hint = f"did you mean {' or '.join(map(repr, close))}?" if close else f"there are {len(schemes)} others"
+        hint = f"did you mean {' or '.join(map(repr, close))}?" if close else f"there are {len(schemes)} schemes"
         raise ValueError(f"no colour scheme {_short(name)}; {hint}")
     return scheme
+
+
+def parse_choice(text: str) -> dict[str, Scheme]:
+    """The schemes that "auto" (all), a name (one) or the path of a JSON file (its own) stand for.
+
+    Raises:
+        ValueError: there is no such scheme, or the file is no palette file.
+    """
+    text = text.strip()
+    if not text:
+        raise ValueError("the palette is empty: expected colours, the name of a colour scheme, auto, or a JSON file")
+    schemes = load_schemes()
+    if text.casefold() in AUTO:
+        return schemes
+    if text.casefold().endswith(".json"):
+        return {scheme.name: scheme for scheme in read_schemes(text)}
+    scheme = find_scheme(text, schemes)
+    return {scheme.name: scheme}
 
 
 def join(schemes: Iterable[Scheme]) -> tuple[str, ...]:
@@ -191,9 +208,12 @@ def join(schemes: Iterable[Scheme]) -> tuple[str, ...]:
 
 # --- retrieval --------------------------------------------------------------------------------------------------------
 
-_STOP = set(
-    "a an the of in on at by with from to into near next beside behind over under along across and or its his her their "
-    "is are was be as up down some two three four photo photograph picture image view close".split()
+_STOP = frozenset(
+    re.findall(
+        r"\w+",
+        "a an the of in on at by with from to into near next beside behind over under along across and or its his her "
+        "their is are was be as up down some two three four photo photograph picture image view close",
+    )
 )
 _SEEN_CLASSES = 20  # the classifier's likeliest that count
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from . import ccd, checkpoints
 from .backbone import Hook, build_scheduler, denoise
 from .color import luminance, merge_chroma, rgb_to_ycbcr
-from .hints import Hint, hint_map, palette_chroma, resize_hint_map, spread_hints
+from .hints import Hint, hint_map, palette_chroma, resize_hint_map, scheme_colors, spread_hints
 from .presets import SD15
 
 if TYPE_CHECKING:
@@ -87,6 +87,7 @@ class Colorizer:
         negative_prompt: str | None = None,
         hints: Sequence[Hint] | Tensor = (),
         palette: Sequence[str] | None = None,
+        palette_strength: float | None = None,
         steps: int | None = None,
         guidance: float | None = None,
         strength: float = 1.0,
@@ -106,6 +107,8 @@ class Colorizer:
             negative_prompt: what guidance moves away from.
             hints: colours at places, in pixels of the photo; or a hint map (B or 1, 3, any h, any w) of the photo.
             palette: colours (`#rrggbb`) to stay close to.
+            palette_strength: None draws chroma to the palette's nearest, grey among them, which hardly shows. A number
+                takes the palette as a colour scheme, whose colours go where the photo is about as light; 1 is soft.
             steps: denoising steps, at least 1; None for the model's own number, as with guidance, size and saturation.
             guidance: classifier-free guidance weight; 1 turns it off.
             strength: of the controller, 0 to 1 and beyond; 0 leaves it out.
@@ -138,6 +141,7 @@ class Colorizer:
             negative_prompt=negative_prompt,
             hints=hints,
             palette=palette,
+            palette_strength=palette_strength,
             steps=steps,
             guidance=guidance,
             strength=strength,
@@ -165,6 +169,7 @@ class Colorizer:
         negative_prompt: str | None = None,
         hints: Sequence[Hint] | Tensor = (),
         palette: Sequence[str] | None = None,
+        palette_strength: float | None = None,
         steps: int | None = None,
         guidance: float | None = None,
         strength: float = 1.0,
@@ -182,6 +187,8 @@ class Colorizer:
         size = sampling.size if size is None else size
         saturation = sampling.saturation if saturation is None else saturation
         _check(steps, self.preset.diffusion.train_steps, guidance, strength, size, saturation, token_steps, temperature)
+        if palette_strength is not None and not 0 <= palette_strength <= 10:
+            raise ValueError(f"palette_strength must be 0 to 10, not {palette_strength}")
         photo_size = tuple(gray.shape[-2:])
         small = decoded = resize(gray, diffusion_size(photo_size, size)).to(self.device)
 
@@ -201,7 +208,7 @@ class Colorizer:
             spread = spread_hints(decoded, sparse)
             if self.has("hint_encoder"):
                 hooks.append(self._modulation(small, resize_hint_map(sparse, small.shape[-2:])))
-        correct = self._correction(small, spread, palette)
+        correct = self._correction(small, spread, palette, palette_strength)
         z = self.sample(small, context, uncond, steps, guidance, strength, seed, hooks, correct, callback)
         return self.finish(z, decoded, context, spread, saturation, token_steps, temperature, seed)
 
@@ -352,14 +359,21 @@ class Colorizer:
         return modulate
 
     def _correction(
-        self, gray: Tensor, spread: Tensor | None, palette: Sequence[str] | None
+        self,
+        gray: Tensor,
+        spread: Tensor | None,
+        palette: Sequence[str] | None,
+        palette_strength: float | None = None,
     ) -> Callable[[Tensor], Tensor] | None:
-        """CCD's guidance of x0 towards hints, and towards the nearest colours of a palette."""
+        """CCD's guidance of x0 towards hints, and towards the nearest colours of a palette or those of a scheme."""
+        if palette_strength == 0:
+            palette = None
         if spread is None and not palette:
             return None
         decoder = self.part("vq_decoder")
         target = None if spread is None else resize_hint_map(spread, gray.shape[-2:])
-        colors = None if not palette else palette_chroma(palette).to(self.device)
+        by_chroma = palette_strength is None
+        colors = (palette_chroma if by_chroma else scheme_colors)(palette).to(self.device) if palette else None
 
         def loss(x0: Tensor) -> Tensor:
             # the grey photo is the luminance already: only chroma can be wrong
@@ -368,7 +382,10 @@ class Colorizer:
             if target is not None:
                 distance = (chroma - target[:, :2]).pow(2).sum(1)
                 total = total + (distance * target[:, 2]).mean((1, 2))
-            if colors is not None:
+            if colors is not None and not by_chroma:
+                weight = ccd.SCHEME_WEIGHT * palette_strength
+                total = total + weight * ccd.scheme_distance(chroma, gray, colors)
+            elif colors is not None:
                 total = total + ccd.WEIGHTS["palette"] * ccd.palette_distance(chroma, colors)
             return total
 

@@ -64,7 +64,7 @@ def recognize(classifier: EfficientNetLite0, gray: Tensor) -> Tensor:
 
 
 def save_head(weights: dict[str, Tensor], path: Path = HEAD) -> None:
-    """Write the head of EfficientNet-Lite0's released weights: 8 bits a weight, a scale a row, the batch norm folded."""
+    """Write the head of EfficientNet-Lite0's released weights: in 8 bits, a scale a row, batch norm folded."""
     from safetensors.torch import save_file
 
     scale = weights["_bn1.weight"] * (weights["_bn1.running_var"] + _BN_EPS).rsqrt()
