@@ -9,7 +9,7 @@ from comfy_api.latest import io
 
 from ..seada_core import ccd
 from ..seada_core.color import ycbcr_to_rgb
-from ..seada_core.hints import palette_chroma, resize_hint_map
+from ..seada_core.hints import palette_chroma, resize_hint_map, scheme_colors
 from ..seada_core.pipeline import HINT_SCALE
 from . import bridge, unet
 
@@ -96,6 +96,9 @@ class SeAdaCCD(io.ComfyNode):
         colors = None
         if hints is not None and hints.palette:
             colors, weights["palette"] = palette_chroma(hints.palette), palette
+            if hints.palette_strength is not None:
+                colors = scheme_colors(hints.palette)
+                weights["palette"] *= hints.palette_strength * ccd.SCHEME_WEIGHT / ccd.WEIGHTS["palette"]
         if scale and any(weights.values()):
             target = None if hint_map is None else hints.spread if hints.spread is not None else hint_map
             model = guide(model, gray, target, colors, seada, weights, scale, start, end)

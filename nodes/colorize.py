@@ -117,6 +117,7 @@ class SeAdaColorize(io.ComfyNode):
                     prompt=prompt if prompt.strip() else None,
                     hints=() if maps is None else maps[i : i + 1],
                     palette=None if hints is None else hints.palette,
+                    palette_strength=None if hints is None else hints.palette_strength,
                     steps=steps,
                     guidance=guidance or None,
                     strength=strength,

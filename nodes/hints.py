@@ -27,6 +27,7 @@ class Hints:
     map: Tensor | None = None  # colours at places, as given
     spread: Tensor | None = None  # the same, propagated over the picture
     palette: tuple[str, ...] = ()  # "#rrggbb"
+    palette_strength: float | None = None  # of a colour scheme; None for a palette by chroma alone
 
     def at(self, batch: int) -> Tensor | None:
         """The map for a batch of pictures."""
@@ -35,18 +36,18 @@ class Hints:
     def one(self, i: int, batch: int) -> Hints:
         """The hints of picture i of a batch."""
         maps = (None if m is None else bridge.rows(m, batch, "the hints")[i : i + 1] for m in (self.map, self.spread))
-        return Hints(*maps, self.palette)
+        return Hints(*maps, self.palette, self.palette_strength)
 
     def plus(self, hint_map: Tensor) -> Hints:
         """These and those of `hint_map` (B, 3, H, W), which win where both are."""
         if self.map is None:
-            return Hints(hint_map, None, self.palette)
+            return replace(self, map=hint_map, spread=None)
         old, batch = self.map, max(len(self.map), len(hint_map))
         if old.shape[-2:] != hint_map.shape[-2:]:
             sizes = [f"{width} x {height}" for height, width in (old.shape[-2:], hint_map.shape[-2:])]
             raise ValueError(f"hints for a picture of {sizes[0]} do not join those for {sizes[1]}; give both the same")
         old, new = (bridge.rows(m, batch, "the hints") for m in (old, hint_map))
-        return Hints(torch.where(new[:, 2:] > 0, new, old), None, self.palette)
+        return replace(self, map=torch.where(new[:, 2:] > 0, new, old), spread=None)
 
     def spread_over(self, gray: Tensor) -> Tensor | None:
         """The propagated map for grey pictures (B, 1, H, W) at their size; None without hints."""

@@ -39,14 +39,14 @@ def losses(
         rgb: decoded x0 (B, 3, H, W).
         gray: the photo's luminance (B, 1, H, W).
         hint_map: (B, 3, H, W): Cb, Cr, mask; None leaves the hint term out.
-        palette: (N, 2) chroma; None leaves the palette term out.
+        palette: (N, 2) chroma, or (N, 3) Y, Cb, Cr of a colour scheme; None leaves the palette term out.
         patch: side of the exposure term's patches, px.
 
     exposure: mean |R_k - R_E| over patches, R_k the patch's mean intensity and R_E the photo's own there.
     constancy: sum over {RG, RB, GB} of (Y_m - Y_n)^2, Y the picture's mean channel intensities (grey world).
     smoothness: mean over pixels, summed over (Cb, Cr), of (|horizontal| + |vertical gradient|)^2.
     hint: squared chroma distance to the hints, weighted by the mask. luminance: squared distance to `gray`.
-    palette: see `palette_distance`.
+    palette: see `palette_distance` and `scheme_distance`.
     """
     ycbcr = rgb_to_ycbcr(rgb)
     chroma = ycbcr[:, 1:]
@@ -65,7 +65,8 @@ def losses(
         mask = hint_map[:, 2:]
         terms["hint"] = ((chroma - hint_map[:, :2]).pow(2) * mask).sum(1).mean((1, 2))
     if palette is not None:
-        terms["palette"] = palette_distance(chroma, palette)
+        by_chroma = palette.shape[1] == 2
+        terms["palette"] = palette_distance(chroma, palette) if by_chroma else scheme_distance(chroma, gray, palette)
     return terms
 
 

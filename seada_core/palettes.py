@@ -18,9 +18,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # names and colours are listed without waiting for torch
+    from PIL import Image
     from torch import Tensor, nn
 
-__all__ = ["AUTO", "Scheme", "close_names", "find_scheme", "join", "load_schemes", "parse_choice", "retrieve"]
+__all__ = [
+    "AUTO",
+    "Scheme",
+    "close_names",
+    "find_scheme",
+    "join",
+    "load_schemes",
+    "parse_choice",
+    "retrieve",
+    "swatches",
+]
 
 BANK = Path(__file__).with_name("palettes.json")
 AUTO = ("auto", "automatic")  # what commands and nodes call retrieval; no scheme can have these names
@@ -304,3 +315,27 @@ def _stem(word: str) -> str:
     elif len(word) > 3 and word.endswith("s") and not word.endswith(("ss", "us", "is")):
         word = word[:-2] if word.endswith(("shes", "ches", "xes", "sses")) else word[:-1]
     return word[:-3] if len(word) > 5 and word.endswith("ing") else word
+
+
+# --- pictures ---------------------------------------------------------------------------------------------------------
+
+TILE, TITLE, LABEL = 132, 30, 40  # width and height of a tile, height of a scheme's name and of the colours' names, px
+
+
+def swatches(schemes: Sequence[Scheme]) -> Image.Image:
+    """Tiles of each scheme's colours with their names, a scheme a row."""
+    from textwrap import wrap
+
+    from PIL import Image, ImageDraw, ImageFont
+
+    height = TITLE + TILE + LABEL
+    result = Image.new("RGB", (TILE * max(len(scheme.colors) for scheme in schemes), height * len(schemes)), "white")
+    draw, large, small = ImageDraw.Draw(result), ImageFont.load_default(18), ImageFont.load_default(13)
+    for row, scheme in enumerate(schemes):
+        top = row * height
+        draw.text((6, top + 4), f"{scheme.name}, {scheme.era}" if scheme.era else scheme.name, "black", large)
+        for i, (color, material) in enumerate(zip(scheme.colors, scheme.materials)):
+            draw.rectangle((i * TILE, top + TITLE, (i + 1) * TILE - 3, top + TITLE + TILE - 1), color)
+            lines = "\n".join(wrap(material, 18)[:2])
+            draw.text((i * TILE + 4, top + TITLE + TILE + 2), lines, "black", small)
+    return result
