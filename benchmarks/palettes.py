@@ -32,8 +32,8 @@ from seada_core.pipeline import Colorizer
 ACCEPTED = json.loads(Path(__file__).with_suffix(".json").read_text(encoding="utf-8"))
 SHEET = {  # photo: the two schemes beside the automatic one
     "Sphinx": ("Prussian blue woodblock", "Evening sky"),
-    "ReadingGirl": ("Falun red", "Delft kitchen"),
-    "BuriedDustbowl": ("Dust and bare boards", "Snow and spruce"),
+    "ReadingGirl": ("Dutch interior", "Delft kitchen"),
+    "BuriedDustbowl": ("Snow and spruce", "Clapboard and shutters"),
     "EgyptRiver2": ("Nile journey", "Dutch seascape"),
     "MoreBikes": ("Autochrome garden", "October wood"),
     "Scotland1919": ("Heather and tweed", "Snow and spruce"),

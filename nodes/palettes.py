@@ -55,7 +55,8 @@ class SeAdaPaletteBank(io.ComfyNode):
                     "caption",
                     default="",
                     optional=True,
-                    tooltip="What the photo shows, in a few plain words, for automatic. Empty: the embedded model looks.",
+                    tooltip="What the photo shows, in a few plain words, for automatic. Empty: the embedded model "
+                    "sees for itself.",
                 ),
                 bridge.SeadaHints.Input("hints", optional=True, tooltip="Hints to add these to."),
             ],
