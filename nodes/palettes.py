@@ -47,7 +47,7 @@ class SeAdaPaletteBank(io.ComfyNode):
                     "strength",
                     default=1.0,
                     min=0.0,
-                    max=10.0,
+                    max=4.0,
                     step=0.05,
                     tooltip="How far colours move to the scheme's; 1: softly, 0: not at all.",
                 ),

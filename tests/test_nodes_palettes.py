@@ -103,7 +103,7 @@ def test_user_files_are_there_without_a_restart(comfy, user_files):
     (user_files / "deep.json").write_text("[" * 100_000)
     assert names()[-1] == "Lamp room" and len(names()) == len(palettes.load_schemes()) + 2
     assert comfy.probe("result = list(a.palette)", bank(scheme="Lamp room"), a=["bank", 0]) == ["#d0a030", "#203050"]
-    with pytest.raises(PromptError, match="deep.json is not a JSON file"):
+    with pytest.raises(PromptError, match=r"deep\.json is not a JSON file"):
         comfy.run(bank(scheme="Deep") | {"show": node("PreviewImage", images=["bank", 1])})
 
 

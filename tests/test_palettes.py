@@ -1,4 +1,4 @@
-"""The palette bank: sound schemes, checked files, retrieval that finds what a person would, colours that move softly."""
+"""The palette bank: sound schemes, checked files, retrieval that finds what a person would, colours moved softly."""
 
 import json
 import math
