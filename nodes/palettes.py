@@ -71,7 +71,7 @@ class SeAdaPaletteBank(io.ComfyNode):
     def validate_inputs(cls, scheme: str | None = None) -> bool | str:
         try:
             if scheme not in (None, AUTOMATIC):
-                find(scheme)
+                find(str(scheme))  # of a damaged workflow it may be anything
         except ValueError as error:
             return str(error)
         return True
