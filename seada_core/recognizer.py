@@ -1,7 +1,7 @@
 """What a photo shows, in words: the captioner's frozen ImageNet classifier with the head that the captioner leaves out.
 
 `classes.safetensors` holds EfficientNet-Lite0's head (Apache-2.0) in 8 bits; `classes.json` ImageNet's 1,000 classes in
-everyday words, written by hand: "barn: farm shed field".
+everyday words: the names as open_clip has them, and beside them words written by hand: "barn: farm shed field".
 """
 
 from __future__ import annotations
