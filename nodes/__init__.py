@@ -4,7 +4,19 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
-from . import bridge, captioner, ccd, colorize, controlnet_rca, folder, hints, loaders, semantic_adapter, vq_decoder
+from . import (
+    bridge,
+    captioner,
+    ccd,
+    colorize,
+    controlnet_rca,
+    folder,
+    hints,
+    loaders,
+    palettes,
+    semantic_adapter,
+    vq_decoder,
+)
 
 NODES: list[type[io.ComfyNode]] = [
     colorize.SeAdaColorize,
@@ -17,6 +29,7 @@ NODES: list[type[io.ComfyNode]] = [
     hints.SeAdaHints,
     hints.SeAdaHintsFromImage,
     hints.SeAdaPalette,
+    palettes.SeAdaPaletteBank,
     hints.SeAdaPropagateHints,
     ccd.SeAdaCCD,
     vq_decoder.SeAdaEmptyLatent,

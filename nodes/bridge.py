@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from functools import lru_cache
 from pathlib import Path
@@ -17,7 +18,7 @@ import torch
 from comfy_api.latest import io
 from torch import Tensor, nn
 
-from ..seada_core import checkpoints
+from ..seada_core import checkpoints, palettes
 from ..seada_core.checkpoints import CheckpointError
 from ..seada_core.color import luminance
 from ..seada_core.pipeline import Callback, Colorizer
@@ -32,6 +33,7 @@ SeadaControl = io.Custom("SEADA_CONTROL")
 EMBEDDED = "embedded"
 FOLDER = "seada"  # below ComfyUI's models/
 CAPTIONERS = "seada_captioners"  # likewise
+PALETTES = "seada_palettes"  # likewise
 TOP = "models/seada itself"  # part files that lie there, in no folder of their own
 _CASTING = {
     getattr(nn, name): getattr(comfy.ops.manual_cast, name) for name in ("Linear", "Conv2d", "GroupNorm", "LayerNorm")
@@ -101,8 +103,8 @@ def check_shape(cells: tuple[int, int], photo: tuple[int, int]) -> None:
 
 
 def register_model_folder() -> None:
-    """Adds models/seada and models/seada_captioners to ComfyUI's folders; extra_model_paths.yaml may add more."""
-    for name in (FOLDER, CAPTIONERS):
+    """Adds the pack's folders of models/ to ComfyUI's; extra_model_paths.yaml may add more."""
+    for name in (FOLDER, CAPTIONERS, PALETTES):
         folder_paths.add_model_folder_path(name, os.path.join(folder_paths.models_dir, name))
 
 
@@ -151,6 +153,36 @@ def captioner_path(name: str) -> Path:
         if (Path(root) / name).exists():
             return Path(root) / name
     raise CheckpointError(f"no captioner {name} in {_folders(CAPTIONERS)}; put it there, or choose another")
+
+
+def palette_files() -> list[Path]:
+    """The .json files of models/seada_palettes, in order of name."""
+    folders = (Path(root) for root in folder_paths.get_folder_paths(PALETTES))
+    return [file for folder in folders for file in sorted(folder.glob("*.json"))]
+
+
+def schemes() -> tuple[dict[str, palettes.Scheme], list[str]]:
+    """The colour schemes by name, the user's among them, and what is wrong with files that are left out."""
+    return _schemes(tuple(palette_files()), palette_fingerprint())
+
+
+def palette_fingerprint() -> str:
+    """Changes when the user's palette files do."""
+    stats = ((file, file.stat()) for file in palette_files())
+    return ",".join(f"{file}:{stat.st_mtime_ns}:{stat.st_size}" for file, stat in stats)
+
+
+@lru_cache(maxsize=1)
+def _schemes(files: tuple[Path, ...], stamp: str) -> tuple[dict[str, palettes.Scheme], list[str]]:
+    good, faults = [], []
+    for file in files:
+        try:
+            palettes.read_schemes(file)
+            good.append(file)
+        except ValueError as error:
+            logging.warning("SeAda Palette Bank leaves out a file: %s", error)
+            faults.append(str(error))
+    return palettes.load_schemes(*good), faults
 
 
 def _folders(name: str = FOLDER) -> str:

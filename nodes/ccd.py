@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
+import torch.nn.functional as F
 from comfy_api.latest import io
 
 from ..seada_core import ccd
 from ..seada_core.color import ycbcr_to_rgb
-from ..seada_core.hints import palette_chroma, resize_hint_map
+from ..seada_core.hints import palette_chroma, resize_hint_map, scheme_colors
 from ..seada_core.pipeline import HINT_MOVES, HINT_SCALE
 from . import bridge, unet
 
@@ -96,6 +97,9 @@ class SeAdaCCD(io.ComfyNode):
         colors = None
         if hints is not None and hints.palette:
             colors, weights["palette"] = palette_chroma(hints.palette), palette
+            if hints.palette_strength is not None:
+                colors = scheme_colors(hints.palette)
+                weights["palette"] *= hints.palette_strength * ccd.SCHEME_WEIGHT / ccd.WEIGHTS["palette"]
         if scale and any(weights.values()):
             target = None if hints is None else hints.all(spread=True)
             model = guide(model, gray, target, colors, seada, weights, scale, start, end)
@@ -117,14 +121,15 @@ def guide(model, gray, target, colors, seada, weights, scale, start, end):
                 hint_map = resize_hint_map(bridge.rows(target, len(x0), "the hints"), photo.shape[-2:]).to(x0.device)
             palette = None if colors is None else colors.to(x0.device)
 
-            codec, cells = decoder.model.module, hint_map
+            codec = decoder.model.module
             features = codec.gray_features(photo)
-            if hint_map is not None:
-                cells = resize_hint_map(hint_map, features[-1].shape[-2:], dense=True)
+            grid = features[-1].shape[-2:]
+            light = F.adaptive_avg_pool2d(photo, grid)
+            cells = None if hint_map is None else resize_hint_map(hint_map, grid, dense=True)
 
             def loss(z: Tensor) -> Tensor:
                 if not pixels:
-                    terms = ccd.chroma_losses(codec.cell_chroma(z, features), cells, palette)
+                    terms = ccd.chroma_losses(codec.cell_chroma(z, features), light, cells, palette)
                 else:
                     rgb = ycbcr_to_rgb(torch.cat([photo, codec.chroma(z, photo, features)], dim=1))
                     terms = ccd.losses(rgb, photo, hint_map, palette)

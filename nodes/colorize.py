@@ -119,6 +119,7 @@ class SeAdaColorize(io.ComfyNode):
                     hints=() if maps is None else maps[i : i + 1],
                     soft_hints=None if soft is None else soft[i : i + 1],
                     palette=None if hints is None else hints.palette,
+                    palette_strength=None if hints is None else hints.palette_strength,
                     steps=steps,
                     guidance=guidance or None,
                     strength=strength,

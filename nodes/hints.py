@@ -28,6 +28,7 @@ class Hints:
     spread: Tensor | None = None  # the same, propagated over the picture
     soft: Tensor | None = None  # colours of regions, with how much each pixel's counts
     palette: tuple[str, ...] = ()  # "#rrggbb"
+    palette_strength: float | None = None  # of a colour scheme; None for a palette by chroma alone
 
     def at(self, batch: int) -> Tensor | None:
         """The map for a batch of pictures."""

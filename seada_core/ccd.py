@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 # Weights of `losses` for guidance. Constancy stays small: grey world desaturates.
 WEIGHTS = {"exposure": 0.2, "constancy": 0.01, "smoothness": 0.01, "hint": 1.0, "luminance": 0.2, "palette": 0.3}
 
+SCHEME_WEIGHT = 0.6  # of `scheme_distance` for guidance at strength 1
+LIGHTNESS = 0.2  # weight of squared lightness beside squared chroma
+SOFTNESS = 0.003  # squared chroma over which colours blend
+
 
 def predict_x0(x_t: Tensor, eps: Tensor, alpha_bar_t: Tensor | float) -> Tensor:
     """Eq. 3: x0 = x_t / sqrt(alpha_bar_t) - sqrt(1 - alpha_bar_t) / sqrt(alpha_bar_t) eps; alpha_bar_t > 0."""
@@ -35,14 +39,14 @@ def losses(
         rgb: decoded x0 (B, 3, H, W).
         gray: the photo's luminance (B, 1, H, W).
         hint_map: (B, 3, H, W): Cb, Cr, mask; None leaves the hint term out.
-        palette: (N, 2) chroma; None leaves the palette term out.
+        palette: (N, 2) chroma, or (N, 3) Y, Cb, Cr of a colour scheme; None leaves the palette term out.
         patch: side of the exposure term's patches, px.
 
     exposure: mean |R_k - R_E| over patches, R_k the patch's mean intensity and R_E the photo's own there.
     constancy: sum over {RG, RB, GB} of (Y_m - Y_n)^2, Y the picture's mean channel intensities (grey world).
     smoothness: mean over pixels, summed over (Cb, Cr), of (|horizontal| + |vertical gradient|)^2.
     hint: squared chroma distance to the hints, weighted by the mask. luminance: squared distance to `gray`.
-    palette: see `palette_distance`.
+    palette: see `palette_distance` and `scheme_distance`.
     """
     chroma = rgb_to_ycbcr(rgb)[:, 1:]
     size = min(patch, *rgb.shape[-2:])
@@ -56,16 +60,19 @@ def losses(
         "smoothness": (horizontal + vertical).pow(2).sum(1).mean((1, 2)),
         "luminance": (luminance(rgb) - gray).pow(2).mean((1, 2, 3)),
     }
-    return terms | chroma_losses(chroma, hint_map, palette)
+    return terms | chroma_losses(chroma, gray, hint_map, palette)
 
 
-def chroma_losses(chroma: Tensor, hint_map: Tensor | None = None, palette: Tensor | None = None) -> dict[str, Tensor]:
-    """The terms hint and palette of `losses`, which ask for chroma (B, 2, H, W) alone."""
+def chroma_losses(
+    chroma: Tensor, gray: Tensor, hint_map: Tensor | None = None, palette: Tensor | None = None
+) -> dict[str, Tensor]:
+    """The terms hint and palette of `losses`, which need only chroma (B, 2, H, W) beside `gray` (B, 1, H, W)."""
     terms = {}
     if hint_map is not None:
         terms["hint"] = ((chroma - hint_map[:, :2]).pow(2) * hint_map[:, 2:]).sum(1).mean((1, 2))
     if palette is not None:
-        terms["palette"] = palette_distance(chroma, palette)
+        by_chroma = palette.shape[1] == 2
+        terms["palette"] = palette_distance(chroma, palette) if by_chroma else scheme_distance(chroma, gray, palette)
     return terms
 
 
@@ -73,6 +80,17 @@ def palette_distance(chroma: Tensor, palette: Tensor) -> Tensor:
     """(B,) mean squared distance of chroma (B, 2, H, W) to the nearest of the palette's colours (N, 2)."""
     distances = (chroma[:, None] - palette[None, :, :, None, None]).pow(2).sum(2)
     return distances.amin(1).mean((1, 2))
+
+
+def scheme_distance(chroma: Tensor, gray: Tensor, colors: Tensor) -> Tensor:
+    """(B,) mean squared distance of chroma (B, 2, H, W) to the colours (N, 3: Y, Cb, Cr) that are about as light.
+
+    The grey photo (B, 1, H, W) says how light a pixel is. The minimum over colours is a soft one: what lies between two
+    colours gets some of both. It may be a little below 0.
+    """
+    y, target = colors[None, :, 0, None, None], colors[None, :, 1:, None, None]
+    distances = (chroma[:, None] - target).pow(2).sum(2) + LIGHTNESS * (gray - y).pow(2)
+    return -SOFTNESS * torch.logsumexp(-distances / SOFTNESS, dim=1).mean((1, 2))
 
 
 def weighted(terms: dict[str, Tensor], weights: dict[str, float] | None = None) -> Tensor:

@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING
 # `--help` must be quick: whatever imports torch or Pillow is imported once the arguments are known to be good.
 if TYPE_CHECKING:
     from PIL import Image
+    from torch import Tensor
 
+    from .palettes import Scheme
     from .pictures import Picture
     from .pipeline import Colorizer
 
@@ -78,6 +80,31 @@ def _from_hints(name: str) -> Callable[[str], object]:
     return parse
 
 
+def _palette(text: str) -> list[str] | dict[str, Scheme]:
+    """`--palette`: colours, or the schemes of which one is used."""
+    from . import palettes
+
+    if "#" in text:
+        return _from_hints("parse_palette")(text)
+    try:
+        return palettes.parse_choice(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{error} (--list-palettes prints the names)") from None
+
+
+class _ListPalettes(argparse.Action):
+    def __init__(self, option_strings: Sequence[str], dest: str, help: str):
+        super().__init__(option_strings, argparse.SUPPRESS, nargs=0, help=help)
+
+    def __call__(self, parser: argparse.ArgumentParser, *_):
+        from .palettes import load_schemes
+
+        for scheme in load_schemes().values():
+            colors = ", ".join(f"{color} {material}" for color, material in zip(scheme.colors, scheme.materials))
+            print(f"{scheme.name} ({scheme.era}): {colors}")
+        parser.exit()
+
+
 def _build_parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="python -m seada_core.colorize",
@@ -107,7 +134,20 @@ def _build_parser() -> argparse.ArgumentParser:
         help="a colour at a pixel of the photo, or in a disc around it; may be repeated",
     )
     add("--hints", metavar="FILE", default=[], type=_from_hints("load_hints"), help="a JSON file of hints")
-    add("--palette", metavar='"#aabbcc,#ddeeff"', type=_from_hints("parse_palette"), help="colours to stay close to")
+    add(
+        "--palette",
+        metavar="COLOURS|NAME|auto|FILE",
+        type=_palette,
+        help='colours to stay close to, as "#aabbcc,#ddeeff"; or a historical colour scheme by name; auto for the one '
+        "that suits each photo; or a JSON file of your own schemes",
+    )
+    add(
+        "--palette-strength",
+        metavar="S",
+        type=_number(float, 0, 10, "a number from 0 to 10"),
+        help="how far a colour scheme is followed (default: 1, softly)",
+    )
+    add("--list-palettes", action=_ListPalettes, help="print the colour schemes and end")
     count = _number(int, 1, 10**6, "a whole number of at least 1")
     add("--steps", metavar="N", type=count, help="denoising steps (default: the model's)")
     add("--saturation", metavar="S", type=_number(float, 0, 10, "a number from 0 to 10"), help="factor on the colours")
@@ -245,14 +285,47 @@ def load_model(model: str, device: str | None, dtype: str) -> Colorizer:
 
 def caption(colorizer: Colorizer, luminance: Image.Image) -> str:
     """What the model's captioner says of a photo given as its luminance, mode L or F in [0, 1]."""
+    import torch
+
+    with torch.inference_mode():
+        return colorizer.caption(_small(luminance).to(colorizer.device))[0]
+
+
+def _small(luminance: Image.Image) -> Tensor:
+    """A photo as captioners need it, (1, 1, h, w)."""
     import numpy as np
     import torch
 
     small = luminance.copy()
     small.thumbnail((CAPTION_SIZE, CAPTION_SIZE))
     gray = torch.from_numpy(np.asarray(small, np.float32) / (255 if small.mode == "L" else 1))
-    with torch.inference_mode():
-        return colorizer.caption(gray.clamp(0, 1)[None, None].to(colorizer.device))[0]
+    return gray.clamp(0, 1)[None, None]
+
+
+def choose(colorizer: Colorizer, picture: Picture, schemes: dict[str, Scheme], prompt: str | None) -> Scheme | None:
+    """The only scheme; of several the nearest to the prompt or, where that is near none, to the photo.
+
+    None where no scheme is near. Raises CommandError where the model has no captioner to see with.
+    """
+    from PIL import Image
+
+    from .checkpoints import CheckpointError
+    from .palettes import retrieve
+
+    if len(schemes) == 1:
+        return next(iter(schemes.values()))
+    found = retrieve(prompt, schemes, count=1) if prompt else []
+    if not found and not colorizer.has("captioner"):
+        problem = f"{colorizer.folder} has no captioner.safetensors, through which the palette for a photo is found"
+        raise CommandError(f"{problem}; say with --prompt what the photo shows, or name a palette")
+    if not found:
+        try:
+            captioner = colorizer.part("captioner")
+        except CheckpointError as error:
+            raise CommandError(_one_line(error)) from None
+        photo = _small(Image.fromarray(picture.luminance)).to(colorizer.device)
+        found = retrieve(photo, schemes, captioner, count=1)
+    return found[0][0] if found else None
 
 
 def colorize(
@@ -325,11 +398,13 @@ def _run(args: argparse.Namespace) -> int:
 
     seeds = range(args.seed, args.seed + args.variants)
     jobs = plan(args.inputs, args.output, seeds, args.overwrite)
+    schemes = args.palette if isinstance(args.palette, dict) else None
     options = {
         "prompt": args.prompt,
         "negative_prompt": args.negative_prompt,
         "hints": [*args.hints, *args.hint],
-        "palette": args.palette,
+        "palette": None if schemes else args.palette,
+        "palette_strength": 1.0 if schemes and args.palette_strength is None else args.palette_strength,
         "steps": args.steps,
         "guidance": args.guidance,
         "saturation": args.saturation,
@@ -340,12 +415,15 @@ def _run(args: argparse.Namespace) -> int:
     }
     colorizer, status, broken = None, 0, None
     for number, job in enumerate(jobs, 1):
-        start, prompt, error = time.perf_counter(), args.prompt, job.error
+        start, prompt, scheme, error = time.perf_counter(), args.prompt, None, job.error
         if broken is None and error is None:
             try:
                 picture = pictures.read(job.source)
                 # a command line without one good picture need not wait for the model
                 colorizer = colorizer or load_model(args.model, args.device, args.dtype)
+                if schemes:
+                    scheme = choose(colorizer, picture, schemes, args.prompt)
+                    options["palette"] = scheme and scheme.colors
                 with _progress(f"{number}/{len(jobs)} {job.source.name}", len(seeds)) as callback:
                     prompt = colorize(colorizer, picture, job.target, seeds, options, callback)
             except CommandError as problem:
@@ -359,7 +437,7 @@ def _run(args: argparse.Namespace) -> int:
             print(f"error: {error}", file=sys.stderr)
         error = error or broken
         status = 1 if error else status
-        _report(job, seeds, prompt, time.perf_counter() - start, error, args.json)
+        _report(job, seeds, prompt, scheme, time.perf_counter() - start, error, args.json)
     return status
 
 
@@ -377,13 +455,22 @@ def _progress(name: str, variants: int) -> Iterator[Callable[[int, int], None]]:
         yield callback
 
 
-def _report(job: Job, seeds: Sequence[int], prompt: str | None, seconds: float, error: str | None, as_json: bool):
+def _report(
+    job: Job,
+    seeds: Sequence[int],
+    prompt: str | None,
+    scheme: Scheme | None,
+    seconds: float,
+    error: str | None,
+    as_json: bool,
+):
     if as_json:
         record = {
             "input": str(job.source),
             "output": None if error else str(job.target),
             "seed": seeds[0],
             "prompt": prompt,
+            "scheme": scheme and scheme.name,
             "seconds": round(seconds, 3),
             "error": error,
         }
@@ -392,7 +479,8 @@ def _report(job: Job, seeds: Sequence[int], prompt: str | None, seconds: float, 
         print(json.dumps(record), flush=True)
     elif not error:
         seed = f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {seeds[0]} to {seeds[-1]}"
-        print(f'{job.source} -> {job.target} ({seed}, {seconds:.1f} s, "{prompt}")', flush=True)
+        colors = f", {scheme.name}" if scheme else ""
+        print(f'{job.source} -> {job.target} ({seed}, {seconds:.1f} s, "{prompt}"{colors})', flush=True)
 
 
 def _one_line(error: BaseException) -> str:

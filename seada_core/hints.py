@@ -39,6 +39,7 @@ __all__ = [
     "resize_hint_map",
     "sample_point_hints",
     "sample_superpixel_hints",
+    "scheme_colors",
     "slic",
     "spread_hints",
     "superpixel_labels",
@@ -149,6 +150,12 @@ def _chroma(color: str) -> Tensor:
 def palette_chroma(palette: Iterable[str]) -> Tensor:
     """The chroma (N + 1, 2) of colours "#rrggbb"; grey, the last one, is always allowed."""
     return torch.stack([*(_chroma(color) for color in palette), torch.zeros(2)])
+
+
+def scheme_colors(palette: Iterable[str]) -> Tensor:
+    """Y, Cb, Cr (N + 2, 3) of colours "#rrggbb", for `ccd.scheme_distance`; black and white belong to every scheme."""
+    colors = [parse_color(color) for color in (*palette, "#000000", "#ffffff")]
+    return rgb_to_ycbcr(torch.tensor(colors).T[:, :, None]).flatten(1).T
 
 
 def hint_map(hints: Iterable[Hint], size: tuple[int, int], photo_size: tuple[int, int]) -> Tensor:

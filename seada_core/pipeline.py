@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from . import ccd, checkpoints
 from .backbone import Hook, build_scheduler, denoise
 from .color import luminance, merge_chroma, rgb_to_ycbcr
-from .hints import Hint, apply_hints, hint_map, over, palette_chroma, resize_hint_map, spread_hints
+from .hints import Hint, apply_hints, hint_map, over, palette_chroma, resize_hint_map, scheme_colors, spread_hints
 from .presets import SD15
 
 if TYPE_CHECKING:
@@ -91,6 +91,7 @@ class Colorizer:
         soft_hints: Tensor | None = None,
         hint_methods: Collection[str] = HINT_METHODS,
         palette: Sequence[str] | None = None,
+        palette_strength: float | None = None,
         steps: int | None = None,
         guidance: float | None = None,
         strength: float = 1.0,
@@ -113,6 +114,8 @@ class Colorizer:
             hint_methods: what makes colours follow hints: the hint encoder's learned "modulation" and "guidance" of
                 each step's estimate (CCD), and "propagation" over similar pixels, which has the last word.
             palette: colours (`#rrggbb`) to stay close to.
+            palette_strength: None draws chroma to the palette's nearest, grey among them, which hardly shows. A number
+                takes the palette as a colour scheme, whose colours go where the photo is about as light; 1 is soft.
             steps: denoising steps, at least 1; None for the model's own number, as with guidance, size and saturation.
             guidance: classifier-free guidance weight; 1 turns it off.
             strength: of the controller, 0 to 1 and beyond; 0 leaves it out.
@@ -147,6 +150,7 @@ class Colorizer:
             soft_hints=soft_hints,
             hint_methods=hint_methods,
             palette=palette,
+            palette_strength=palette_strength,
             steps=steps,
             guidance=guidance,
             strength=strength,
@@ -176,6 +180,7 @@ class Colorizer:
         soft_hints: Tensor | None = None,
         hint_methods: Collection[str] = HINT_METHODS,
         palette: Sequence[str] | None = None,
+        palette_strength: float | None = None,
         steps: int | None = None,
         guidance: float | None = None,
         strength: float = 1.0,
@@ -196,6 +201,8 @@ class Colorizer:
         if unknown:
             raise ValueError(f"unknown hint method {sorted(unknown)[0]!r}; choose among {', '.join(HINT_METHODS)}")
         _check(steps, self.preset.diffusion.train_steps, guidance, strength, size, saturation, token_steps, temperature)
+        if palette_strength is not None and not 0 <= palette_strength <= 10:
+            raise ValueError(f"palette_strength must be 0 to 10, not {palette_strength}")
         photo_size = tuple(gray.shape[-2:])
         small = decoded = resize(gray, diffusion_size(photo_size, size)).to(self.device)
 
@@ -220,7 +227,7 @@ class Colorizer:
                 if sparse is not None:
                     given[0] = spread_hints(small, given[0])
                 spread = over(*given) if len(given) > 1 else given[0]
-        correct = self._correction(small, spread, palette)
+        correct = self._correction(small, spread, palette, palette_strength)
         z = self.sample(small, context, uncond, steps, guidance, strength, seed, hooks, correct, callback)
         if "propagation" not in hint_methods:
             sparse = soft = None
@@ -375,19 +382,30 @@ class Colorizer:
         return modulate
 
     def _correction(
-        self, gray: Tensor, spread: Tensor | None, palette: Sequence[str] | None
+        self,
+        gray: Tensor,
+        spread: Tensor | None,
+        palette: Sequence[str] | None,
+        palette_strength: float | None = None,
     ) -> Callable[[Tensor], Tensor] | None:
-        """CCD's guidance of x0 towards hints, and towards the nearest colours of a palette."""
+        """CCD's guidance of x0 towards hints, and towards the nearest colours of a palette or those of a scheme."""
+        if palette_strength == 0:
+            palette = None
         if spread is None and not palette:
             return None
         decoder = self.part("vq_decoder")
         features = decoder.gray_features(gray)
+        cells = F.adaptive_avg_pool2d(gray, features[-1].shape[-2:])
         target = None if spread is None else resize_hint_map(spread, features[-1].shape[-2:], dense=True)
-        colors = None if not palette else palette_chroma(palette).to(self.device)
+        colors, weights = None, {}
+        if palette and palette_strength is None:
+            colors = palette_chroma(palette).to(self.device)
+        elif palette:
+            colors, weights = scheme_colors(palette).to(self.device), {"palette": ccd.SCHEME_WEIGHT * palette_strength}
 
         def loss(x0: Tensor) -> Tensor:
             # the grey photo is the luminance already: only chroma can be wrong
-            return ccd.weighted(ccd.chroma_losses(decoder.cell_chroma(x0, features), target, colors))
+            return ccd.weighted(ccd.chroma_losses(decoder.cell_chroma(x0, features), cells, target, colors), weights)
 
         return lambda x0: ccd.guide(x0, loss, HINT_SCALE, HINT_MOVES)
 

@@ -186,6 +186,7 @@ def test_options_reach_the_model(run, photo, tmp_path, monkeypatch):
         "negative_prompt": "grey",
         "hints": [Hint(1, 2, "#102030"), Hint(5, 6, "#AA0000", 3)],
         "palette": ["#aabbcc", "#ddeeff"],
+        "palette_strength": None,
         "steps": 2,
         "guidance": 3,
         "saturation": 1.5,
@@ -295,10 +296,44 @@ def test_json_lines(run, photo, tmp_path):
     bad, good = map(json.loads, out)
     assert good.pop("seconds") > 0
     target = str(photo.with_name("photo-color.png"))
-    assert good == {"input": str(photo), "output": target, "seed": 2, "prompt": "a barn", "error": None}
+    assert good == {"input": str(photo), "output": target, "seed": 2, "prompt": "a barn", "error": None, "scheme": None}
     assert bad["output"] is None
     assert "does not exist" in bad["error"]
     assert err == [f"error: {bad['error']}"]
+
+
+SCHEMES = [
+    {"name": "Barn", "description": "a barn", "colors": [{"color": "#902010", "name": "paint"}]},
+    {"name": "Sea", "description": "waves", "colors": [{"color": "#204080", "name": "water"}]},
+]
+
+
+def test_schemes_are_soft_hints(run, photo, tmp_path):
+    """By name, by file, and by what the prompt says; each is said and changes the picture."""
+    (tmp_path / "two.json").write_text(json.dumps({"schemes": SCHEMES}))
+    (tmp_path / "one.json").write_text(json.dumps({"schemes": SCHEMES[:1]}))
+    argv = {
+        None: [],
+        "Dutch interior": ["--palette", "dutch INTERIOR"],
+        "Barn": ["--palette", tmp_path / "one.json"],
+        "Sea": ["--palette", tmp_path / "two.json"],
+        "Nile journey": ["--palette", "auto", "--palette-strength", "2"],
+    }
+    results = {}
+    for name, options in argv.items():
+        prompt = {"Sea": "big waves", "Nile journey": "camels by a pyramid"}.get(name, "a barn")
+        target = tmp_path / "out.png"
+        status, out, err = run(photo, "-o", target, "--overwrite", "--steps", 2, "--json", "--prompt", prompt, *options)
+        assert (status, err, json.loads(out[0])["scheme"]) == (0, [], name)
+        results[name] = target.read_bytes()
+    assert results[None] != results["Barn"] != results["Dutch interior"]
+
+
+def test_what_a_model_without_captioner_cannot_do_is_said(run, photo):
+    status, _, err = run(photo, "--palette", "auto", "--steps", 1)
+    assert status == 1
+    assert len(err) == 1
+    assert "no captioner.safetensors" in err[0] and "--prompt" in err[0]
 
 
 # --- what goes wrong --------------------------------------------------------------------------------------------------
@@ -362,6 +397,10 @@ def test_two_inputs_with_one_result(run, tmp_path):
         (["--hint", "a,2,#ff0000"], "numbers"),
         (["--hints", "missing.json"], "missing.json"),
         (["--palette", "#aabbcc,#dd"], "#dd"),
+        (["--palette", " "], "palette is empty"),
+        (["--palette", "Duch interor"], "'Dutch interior'"),
+        (["--palette", "missing.json"], "cannot read palettes from missing.json"),
+        (["--palette", "auto", "--palette-strength", "11"], "0 to 10"),
         (["--dtype", "int8"], "int8"),
         (["--colour"], "--colour"),
         (["-o", "out.xyz"], ".xyz"),
@@ -533,6 +572,21 @@ def test_help_imports_nothing_heavy():
     assert (done.returncode, done.stderr) == (0, "")
     for option in ("--hint", "--palette", "--variants", "--json", "--overwrite", "--token-steps"):
         assert option in done.stdout
+
+
+def test_palettes_are_listed_without_anything_heavy():
+    code = (
+        "import sys; from seada_core.colorize import main; status = main(['--list-palettes']); "
+        "heavy = {'torch', 'numpy', 'PIL', 'diffusers', 'transformers', 'tqdm'} & set(sys.modules); "
+        "sys.exit(f'imported {heavy}' if heavy else status)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert (done.returncode, done.stderr) == (0, "")
+    bank = json.loads((ROOT / "seada_core" / "palettes.json").read_text())["schemes"]
+    lines = done.stdout.splitlines()
+    assert [line.split(" (")[0] for line in lines] == [scheme["name"] for scheme in bank]
+    for line, scheme in zip(lines, bank):
+        assert scheme["era"] in line and all(f"{c['color']} {c['name']}" in line for c in scheme["colors"])
 
 
 def test_as_a_process(tiny_model, photo, tmp_path):

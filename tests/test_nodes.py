@@ -12,7 +12,14 @@ ROOT = Path(__file__).resolve().parents[1]
 NODES = [
     *("SeAdaApplyControlNetRCA", "SeAdaCCD", "SeAdaCaptioner", "SeAdaColorize", "SeAdaEmptyLatent", "SeAdaHints"),
     *("SeAdaHintsFromImage", "SeAdaLoadControlNetRCA", "SeAdaLoadFolder", "SeAdaLoadModel"),
-    *("SeAdaMergeLuminance", "SeAdaPalette", "SeAdaPropagateHints", "SeAdaSemanticAdapter", "SeAdaVQDecode"),
+    *(
+        "SeAdaMergeLuminance",
+        "SeAdaPalette",
+        "SeAdaPaletteBank",
+        "SeAdaPropagateHints",
+        "SeAdaSemanticAdapter",
+        "SeAdaVQDecode",
+    ),
 ]
 POINT = '[{"x": 30, "y": 20, "color": "#d04020", "radius": 6}]'
 DIFFERENCE = "result = float((a - b).abs().max())"

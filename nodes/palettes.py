@@ -1,0 +1,135 @@
+"""The palette bank: a historical colour scheme that suits the photo, as a soft hint."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from comfy_api.latest import io
+
+from ..seada_core import palettes as core
+from . import bridge
+from .hints import Hints
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+AUTOMATIC = "automatic"
+
+
+class SeAdaPaletteBank(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SeAdaPaletteBank",
+            display_name="SeAda Palette Bank",
+            category="SeAda/hints",
+            description="A historical colour scheme that suits the photo, found by itself or chosen by name, as a soft "
+            "hint.",
+            inputs=[
+                io.Image.Input(
+                    "image", tooltip="The photo; only its luminance is used. Several get one scheme together."
+                ),
+                io.Combo.Input(
+                    "scheme",
+                    options=[AUTOMATIC, *bridge.schemes()[0]],
+                    default=AUTOMATIC,
+                    tooltip="A colour scheme, your own files' in models/seada_palettes among them; automatic: the one "
+                    "nearest to the caption or the photo.",
+                ),
+                io.Int.Input(
+                    "count", default=1, min=1, max=5, tooltip="How many of the nearest are joined, with automatic."
+                ),
+                io.Float.Input(
+                    "strength",
+                    default=1.0,
+                    min=0.0,
+                    max=4.0,
+                    step=0.05,
+                    tooltip="How far colours move to the scheme's; 1: softly, 0: not at all.",
+                ),
+                io.String.Input(
+                    "caption",
+                    default="",
+                    optional=True,
+                    tooltip="What the photo shows, in a few plain words, for automatic. Empty: the embedded model "
+                    "sees for itself.",
+                ),
+                bridge.SeadaHints.Input("hints", optional=True, tooltip="Hints to add these to."),
+            ],
+            outputs=[
+                bridge.SeadaHints.Output(id="seada_hints", display_name="SEADA_HINTS", tooltip="The hints, joined."),
+                io.Image.Output(id="swatches", display_name="swatches", tooltip="The colours and their names."),
+                io.String.Output(id="name", display_name="STRING", tooltip="The scheme's name; of several, all names."),
+            ],
+        )
+
+    @classmethod
+    def validate_inputs(cls, scheme: str | None = None) -> bool | str:
+        try:
+            if scheme not in (None, AUTOMATIC):
+                find(str(scheme))  # of a damaged workflow it may be anything
+        except ValueError as error:
+            return str(error)
+        return True
+
+    @classmethod
+    def fingerprint_inputs(cls, **_) -> str:
+        return bridge.palette_fingerprint()
+
+    @classmethod
+    def execute(
+        cls,
+        image: Tensor,
+        scheme: str,
+        count: int,
+        strength: float,
+        caption: str = "",
+        hints: Hints | None = None,
+    ) -> io.NodeOutput:
+        with torch.inference_mode(False):
+            chosen = nearest(bridge.gray(image), caption, count) if scheme == AUTOMATIC else [find(scheme)]
+            hints = hints or Hints()
+            palette = tuple(dict.fromkeys([*hints.palette, *core.join(chosen)]))
+            swatches = torch.tensor(np.asarray(core.swatches(chosen))).movedim(-1, 0)[None] / 255
+            return io.NodeOutput(
+                replace(hints, palette=palette, palette_strength=strength),
+                bridge.image(swatches),
+                " + ".join(one.name for one in chosen),
+            )
+
+
+def find(name: str) -> core.Scheme:
+    """The scheme of a name. Raises ValueError that lists names like it, and the files that are left out."""
+    schemes, faults = bridge.schemes()
+    try:
+        return core.find_scheme(name, schemes)
+    except ValueError as error:
+        left_out = "; left out: ".join(["", *faults])
+        raise ValueError(f"{error} Choose one of the list{left_out}") from None
+
+
+def nearest(photos: Tensor, caption: str, count: int) -> list[core.Scheme]:
+    """The schemes nearest to a caption or, where that is near none, to photos (B, 1, H, W) together."""
+    schemes, _ = bridge.schemes()
+    found = [scheme for scheme, _ in core.retrieve(caption, schemes, count=count)]
+    if found:
+        return found
+    bundle = bridge.bundle()
+    if not bundle.has("captioner"):
+        raise ValueError(
+            f"{bundle.folder} has no captioner.safetensors, through which the scheme for a photo is found; write a "
+            "caption, or choose a scheme by name"
+        )
+    patcher = bundle.patcher("captioner")
+    bridge.load([patcher])
+    similarity: Counter[str] = Counter()
+    for photo in photos.split(1):
+        for scheme, value in core.retrieve(photo.to(patcher.load_device), schemes, patcher.model.module):
+            similarity[scheme.name] += value
+    if not similarity:
+        raise ValueError("no scheme is near this photo; write a caption in other words, or choose a scheme by name")
+    return [schemes[name] for name, _ in similarity.most_common(count)]
