@@ -255,11 +255,14 @@ def _solve(levels: list[_Level], inverse: Tensor, b: Tensor, tolerance: float) -
         z = _cycle(levels, inverse, r)
         previous, energy = energy, _dot(r, z)
         first = energy if first is None else first
-        if (energy <= tolerance**2 * first).all():
-            break
         direction = z if previous is None else z.addcmul_(direction, energy / previous.clamp_min(tiny))
         product = _multiply(levels[0].weights, levels[0].diagonal, direction)
-        step = energy / _dot(direction, product).clamp_min(tiny)
+        curvature = _dot(direction, product)
+        # both are positive but for rounding: a channel where they are not is as near as its precision allows
+        going = (energy > tolerance**2 * first) & (curvature > tiny)
+        if not going.any():
+            break
+        step = torch.where(going, energy / curvature, 0)
         x.addcmul_(direction, step)
         r = torch.addcmul(r, product, step, value=-1)
     return x
