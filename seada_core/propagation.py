@@ -67,19 +67,25 @@ def propagate(
         features = torch.cat([features, guide.to(dtype) / sigma_c], dim=1)
     solution = torch.zeros_like(hint_map, dtype=dtype)
     for i in range(len(gray)):
-        hints = hint_map[i : i + 1].to(dtype)
-        mask = hints[:, 2:]
-        if not mask.any():
-            continue
-        weights = tuple(
-            (-0.5 * (a - b).square().sum(1, keepdim=True)).exp().clamp_min(MIN_EDGE)
-            for a, b in _edges(features[i : i + 1])
-        )
-        data = HINT_WEIGHT * mask
-        values = torch.cat([hints[:, :2], torch.ones_like(mask)], dim=1)
-        solution[i : i + 1] = _solve(*_hierarchy(weights, data, prior), data * values, tolerance)
+        if hint_map[i, 2].any():
+            picture = features[i : i + 1], hint_map[i : i + 1].to(dtype)
+            single, sound = _propagate(*picture, prior, tolerance)
+            if not sound:  # rounding shows, as where a point rules wide areas through the weakest edges
+                single, _ = _propagate(*(x.cpu().double() for x in picture), prior, tolerance)
+            solution[i : i + 1] = single
     solution = solution.to(gray.dtype)
     return solution[:, :2].clamp(-0.5, 0.5), solution[:, 2:].clamp(0, 1)
+
+
+def _propagate(features: Tensor, hints: Tensor, prior: float, tolerance: float) -> tuple[Tensor, bool]:
+    """The solution (1, 3, H, W) for one picture, and whether its precision suffices."""
+    weights = tuple(
+        (-0.5 * (a - b).square().sum(1, keepdim=True)).exp().clamp_min(MIN_EDGE) for a, b in _edges(features)
+    )
+    mask = hints[:, 2:]
+    data = HINT_WEIGHT * mask
+    values = torch.cat([hints[:, :2], torch.ones_like(mask)], dim=1)
+    return _solve(*_hierarchy(weights, data, prior), data * values, tolerance)
 
 
 def _edges(x: Tensor) -> tuple[tuple[Tensor, Tensor], ...]:
@@ -246,8 +252,11 @@ def _dot(a: Tensor, b: Tensor) -> Tensor:
     return torch.linalg.vecdot(a.flatten(2), b.flatten(2))[..., None, None]
 
 
-def _solve(levels: list[_Level], inverse: Tensor, b: Tensor, tolerance: float) -> Tensor:
-    """Preconditioned conjugate gradients for the three channels of b (1, 3, H, W) side by side."""
+def _solve(levels: list[_Level], inverse: Tensor, b: Tensor, tolerance: float) -> tuple[Tensor, bool]:
+    """Preconditioned conjugate gradients for the three channels of b (1, 3, H, W) side by side.
+
+    Returns x and whether every energy was positive until the tolerance was met, as without rounding all are.
+    """
     x, r, direction = torch.zeros_like(b), b, b
     energy = first = None
     tiny = torch.finfo(b.dtype).tiny  # a grey hint has zero chroma: 0/0 must be 0
@@ -255,14 +264,14 @@ def _solve(levels: list[_Level], inverse: Tensor, b: Tensor, tolerance: float) -
         z = _cycle(levels, inverse, r)
         previous, energy = energy, _dot(r, z)
         first = energy if first is None else first
+        if (energy.abs() <= tolerance**2 * first).all():
+            return x, True
         direction = z if previous is None else z.addcmul_(direction, energy / previous.clamp_min(tiny))
         product = _multiply(levels[0].weights, levels[0].diagonal, direction)
         curvature = _dot(direction, product)
-        # both are positive but for rounding: a channel where they are not is as near as its precision allows
-        going = (energy > tolerance**2 * first) & (curvature > tiny)
-        if not going.any():
+        if (energy < 0).any() or (curvature < 0).any():
             break
-        step = torch.where(going, energy / curvature, 0)
+        step = energy / curvature.clamp_min(tiny)
         x.addcmul_(direction, step)
         r = torch.addcmul(r, product, step, value=-1)
-    return x
+    return x, False
