@@ -1,44 +1,50 @@
 """Timings of hint propagation, SLIC and the training samplers, beside SciPy's direct solve and scikit-image's SLIC.
 
-    python benchmarks/hints.py PHOTO [--size 512] [--hints 20] [--segments 500] [--repeat 5] [--no-direct]
+    python -m benchmarks.hints PHOTO [--size 512] [--hints 20] [--segments 500] [--repeat 5] [--threads N] [--no-direct]
 
-Prints the best of the repeats, wall-clock and CPU time (the one to read on a busy machine), and, for propagation, the
-mean distance from the direct solution.
+Prints the best of the repeats, wall-clock and CPU time, beside the aims for two idle cores, and, for propagation, the
+distance from the direct solution. Half the size is the live preview's, which calls `spread_hints` too. SLIC and
+scikit-image's take turns. On a busy machine read the CPU time of one thread: several wait for each other.
 """
 
 from __future__ import annotations
 
 import argparse
-import sys
 import time
+from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
 from seada_core.color import luminance
-from seada_core.hints import hint_map_from_picture, sample_point_hints, sample_superpixel_hints, superpixel_labels
+from seada_core.hints import (
+    hint_map_from_picture,
+    sample_point_hints,
+    sample_superpixel_hints,
+    spread_hints,
+    superpixel_labels,
+)
 from seada_core.propagation import HINT_WEIGHT, MIN_EDGE, propagate
 from seada_core.superpixels import quantize, slic
+
+AIMS = {256: 50, 512: 300}  # ms for `spread_hints` with 20 hints, by the picture's side
 
 
 def clocks() -> np.ndarray:
     return 1000 * np.array([time.perf_counter(), time.process_time()])
 
 
-def best(function, repeat: int) -> str:
-    """Wall-clock and CPU time of the fastest of `repeat` calls, after one to warm up."""
-    function()
+def best(repeat: int, *functions: Callable[[], object]) -> list[np.ndarray]:
+    """The least wall-clock and CPU time of `repeat` calls of each function in turns, after one to warm up."""
     times = []
-    for _ in range(repeat):
-        start = clocks()
-        function()
-        times.append(clocks() - start)
-    return shown(np.min(times, axis=0))
+    for _ in range(repeat + 1):
+        for function in functions:
+            start = clocks()
+            function()
+            times.append(clocks() - start)
+    return list(np.array(times).reshape(repeat + 1, len(functions), 2)[1:].min(axis=0))
 
 
 def shown(times: np.ndarray) -> str:
@@ -85,7 +91,10 @@ def main() -> None:
     parser.add_argument("--segments", type=int, default=500)
     parser.add_argument("--repeat", type=int, default=5)
     parser.add_argument("--no-direct", action="store_true", help="leave out the direct solve, which takes long")
+    parser.add_argument("--threads", type=int, default=None, help="CPU threads (default: torch's own choice)")
     options = parser.parse_args()
+    if options.threads:
+        torch.set_num_threads(options.threads)
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")
 
     for side in (options.size // 2, options.size):
@@ -94,27 +103,30 @@ def main() -> None:
         mask = torch.zeros(side * side)
         mask[torch.randperm(side * side, generator=torch.Generator().manual_seed(0))[: options.hints]] = 1
         hints = hint_map_from_picture(rgb, mask.view(1, 1, side, side))
-        elapsed = best(partial(propagate, gray, hints), options.repeat)
-        line = f"propagate {side}x{side}, {options.hints} hints: {elapsed}"
+        (elapsed,) = best(options.repeat, partial(spread_hints, gray, hints))
+        aim = f", aim {AIMS[side]} ms" if side in AIMS and options.hints == 20 else ""
+        line = f"spread_hints {side}x{side}, {options.hints} hints: {shown(elapsed)}{aim}"
         if not options.no_direct:
             start = clocks()
             truth = direct(gray[0, 0].double().numpy(), hints[0].double().numpy())
             elapsed = shown(clocks() - start)
-            error = np.abs(torch.cat(propagate(gray, hints), 1)[0].numpy() - truth).mean((1, 2))
-            line += f"; SciPy's direct solve {elapsed}; mean distance: chroma {error[:2].mean():.4f}, "
-            line += f"confidence {error[2]:.4f}"
+            error = np.abs(torch.cat(propagate(gray, hints), 1)[0].numpy() - truth)
+            line += f"; SciPy's direct solve {elapsed}; distance: chroma mean {error[:2].mean():.4f}, largest "
+            line += f"{error[:2].max():.4f}; confidence mean {error[2].mean():.4f}"
         print(line)
 
     picture, rgb = load(options.photo, options.size)
     from skimage.segmentation import slic as reference
 
-    ours = best(lambda: slic(rgb[0], options.segments), options.repeat)
-    theirs = best(lambda: reference(np.array(picture), options.segments, compactness=10), options.repeat)
-    size = f"{options.size}x{options.size}"
-    print(f"slic {size}, {options.segments} segments: {ours}; scikit-image {theirs}")
-    ours = best(lambda: quantize(rgb[0], 32), options.repeat)
-    theirs = best(lambda: picture.quantize(32), options.repeat)
-    print(f"quantize {size}, 32 colours: {ours}; Pillow {theirs}")
+    size, pixels = f"{options.size}x{options.size}", np.array(picture)
+    ours, theirs = best(
+        options.repeat,
+        lambda: slic(rgb[0], options.segments),
+        lambda: reference(pixels, options.segments, compactness=10),
+    )
+    print(f"slic {size}, {options.segments} segments: {shown(ours)}, aim: scikit-image's {shown(theirs)}")
+    ours, theirs = best(options.repeat, lambda: quantize(rgb[0], 32), lambda: picture.quantize(32))
+    print(f"quantize {size}, 32 colours: {shown(ours)}; Pillow {shown(theirs)}")
 
     _, rgb = load(options.photo, 144)
     batch, generator = rgb.expand(16, -1, -1, -1), torch.Generator().manual_seed(0)
@@ -124,7 +136,7 @@ def main() -> None:
         ("superpixel hints", lambda: sample_superpixel_hints(batch, generator)),
         ("superpixel hints, cached labels", lambda: sample_superpixel_hints(batch, generator, labels=labels)),
     ):
-        print(f"{name}, batch of 16 at 144x144: {best(function, options.repeat)}")
+        print(f"{name}, batch of 16 at 144x144: {shown(best(options.repeat, function)[0])}")
 
 
 if __name__ == "__main__":

@@ -1,11 +1,13 @@
 """Hint propagation: chroma spreads from hints over regions of similar luminance, with a confidence.
 
 Colorization using optimization (Levin, Lischinski and Weiss 2004) on a symmetric graph Laplacian, solved by conjugate
-gradients with an aggregation multigrid preconditioner (Braess 1995).
+gradients with a multigrid preconditioner whose interpolation follows the picture's edges (Dendy 1982, Black box
+multigrid).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -14,19 +16,18 @@ from torch import Tensor
 
 HINT_WEIGHT = 100.0  # data term of a hint of mask 1; the edge between two equal pixels weighs 1
 MIN_EDGE = 1e-4  # keeps the graph connected across the strongest edges
-DAMPING = 0.7  # of the Jacobi smoother
-OVERCORRECTION = 0.6  # piecewise-constant aggregates overrate the energy of smooth functions by up to 2 per level
-DIRECT_SIZE = 256  # unknowns below which a level is solved by its dense inverse
-MAX_ITERATIONS = 1000  # far above what photos need (10 to 20); white noise solved to 1e-9 takes hundreds
+DAMPING = 0.8  # of the Jacobi smoother
+DIRECT_SIZE = 100  # unknowns up to which a level is solved by its dense inverse
+MAX_ITERATIONS = 1000  # far above what photos need (5 to 10); white noise solved to 1e-9 takes hundreds
 
 
 class _Level(NamedTuple):
-    """One grid: edge weights in the order of `_edges`, the diagonal and its excess over the Laplacian's."""
+    """One grid: the matrix, a diagonal less minus the weights of the edges, and the way to the next coarser grid."""
 
-    weights: tuple[Tensor, ...]  # each (1, 1, h or h-1, w or w-1)
-    excess: Tensor  # (1, 3, h, w)
+    weights: tuple[Tensor, ...]  # in the order of `_edges`, each (1, 1, h or h-1, w or w-1)
     diagonal: Tensor  # (1, 3, h, w)
-    smoother: Tensor  # DAMPING / diagonal
+    smoother: Tensor  # (1, 3, h, w)
+    interpolation: tuple[Tensor, ...]  # in the order of `_parents`; none on the coarsest grid
 
 
 def propagate(
@@ -66,20 +67,25 @@ def propagate(
         features = torch.cat([features, guide.to(dtype) / sigma_c], dim=1)
     solution = torch.zeros_like(hint_map, dtype=dtype)
     for i in range(len(gray)):
-        hints = hint_map[i : i + 1].to(dtype)
-        mask = hints[:, 2:]
-        if not mask.any():
-            continue
-        weights = tuple(
-            (-0.5 * (a - b).square().sum(1, keepdim=True)).exp().clamp_min(MIN_EDGE)
-            for a, b in _edges(features[i : i + 1])
-        )
-        data = HINT_WEIGHT * mask
-        excess = torch.cat([data, data, data + prior / mask.numel()], dim=1)
-        values = torch.cat([hints[:, :2], torch.ones_like(mask)], dim=1)
-        solution[i : i + 1] = _solve(_hierarchy(weights, excess), data * values, tolerance)
+        if hint_map[i, 2].any():
+            picture = features[i : i + 1], hint_map[i : i + 1].to(dtype)
+            single, sound = _propagate(*picture, prior, tolerance)
+            if not sound:  # rounding shows, as where a point rules wide areas through the weakest edges
+                single, _ = _propagate(*(x.cpu().double() for x in picture), prior, tolerance)
+            solution[i : i + 1] = single
     solution = solution.to(gray.dtype)
     return solution[:, :2].clamp(-0.5, 0.5), solution[:, 2:].clamp(0, 1)
+
+
+def _propagate(features: Tensor, hints: Tensor, prior: float, tolerance: float) -> tuple[Tensor, bool]:
+    """The solution (1, 3, H, W) for one picture, and whether its precision suffices."""
+    weights = tuple(
+        (-0.5 * (a - b).square().sum(1, keepdim=True)).exp().clamp_min(MIN_EDGE) for a, b in _edges(features)
+    )
+    mask = hints[:, 2:]
+    data = HINT_WEIGHT * mask
+    values = torch.cat([hints[:, :2], torch.ones_like(mask)], dim=1)
+    return _solve(*_hierarchy(weights, data, prior), data * values, tolerance)
 
 
 def _edges(x: Tensor) -> tuple[tuple[Tensor, Tensor], ...]:
@@ -92,115 +98,180 @@ def _edges(x: Tensor) -> tuple[tuple[Tensor, Tensor], ...]:
     )
 
 
-def _level(weights: tuple[Tensor, ...], excess: Tensor) -> _Level:
-    diagonal = excess.clone()
-    for weight, (a, b) in zip(weights, _edges(diagonal)):
+def _degree(weights: Sequence[Tensor], like: Tensor) -> Tensor:
+    """The sum of the weights of each pixel's edges."""
+    degree = torch.zeros_like(like)
+    for weight, (a, b) in zip(weights, _edges(degree)):
         a += weight
         b += weight
-    return _Level(weights, excess, diagonal, DAMPING / diagonal)
+    return degree
 
 
-def _residual(level: _Level, x: Tensor, b: Tensor) -> Tensor:
-    """b - A x."""
-    r = torch.addcmul(b, level.diagonal, x, value=-1)
-    for weight, (ra, rb), (xa, xb) in zip(level.weights, _edges(r), _edges(x)):
-        ra.addcmul_(weight, xb)
-        rb.addcmul_(weight, xa)
-    return r
+def _multiply(weights: Sequence[Tensor], diagonal: Tensor, x: Tensor) -> Tensor:
+    """A x."""
+    y = diagonal * x
+    for weight, (ya, yb), (xa, xb) in zip(weights, _edges(y), _edges(x)):
+        ya.addcmul_(weight, xb, value=-1)
+        yb.addcmul_(weight, xa, value=-1)
+    return y
 
 
-def _pool(x: Tensor) -> Tensor:
-    """Sums over 2x2 blocks; an odd last row or column is a block of its own."""
-    height, width = x.shape[-2:]
-    if height % 2 or width % 2:
-        x = F.pad(x, (0, width % 2, 0, height % 2))
-    rows = x[..., ::2, :] + x[..., 1::2, :]
-    return rows[..., ::2] + rows[..., 1::2]
+def _parents(fine: Tensor, coarse: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """Views of pixels and of the coarse pixels that they take their values from.
+
+    The coarse grid is every second row and column. Its own pixels have one parent; others on its rows a left and a
+    right one, on its columns an upper and a lower one; the rest the four around them, row by row.
+    """
+    height, width = coarse.shape[-2:]
+    pairs = []
+    for top in (0, 1):
+        for left in (0, 1):
+            pixels = fine[..., top::2, left::2]
+            rows, columns = pixels.shape[-2:]
+            for dy in range(top + 1):
+                for dx in range(left + 1):
+                    child = pixels[..., : height - dy, : width - dx]
+                    pairs.append((child, coarse[..., dy : dy + rows, dx : dx + columns]))
+    return pairs
 
 
-def _spread(x: Tensor, size: torch.Size) -> Tensor:
-    """The transpose of `_pool`: every pixel takes its block's value."""
-    height, width = x.shape[-2:]
-    wide = x.new_empty(*x.shape[:-1], 2 * width)
-    wide[..., ::2] = x
-    wide[..., 1::2] = x
-    tall = x.new_empty(*x.shape[:-2], 2 * height, 2 * width)
-    tall[..., ::2, :] = wide
-    tall[..., 1::2, :] = wide
-    return tall[..., : size[0], : size[1]]
+def _coarse_size(fine: Tensor) -> tuple[int, int]:
+    return (fine.shape[-2] + 1) // 2, (fine.shape[-1] + 1) // 2
 
 
-def _coarsen(level: _Level) -> _Level:
-    """The Galerkin operator of 2x2 aggregates: again an 8-neighbour graph."""
-    height, width = ((n + 1) // 2 for n in level.excess.shape[-2:])
-    right, down, right_down, left_down = (
-        F.pad(w, (0, 2 * width - w.shape[-1], 0, 2 * height - w.shape[-2])) for w in level.weights
-    )
-    diagonals = right_down + left_down
-    coarse = (
-        right[..., ::2, 1::2] + right[..., 1::2, 1::2] + diagonals[..., ::2, 1::2],
-        down[..., 1::2, ::2] + down[..., 1::2, 1::2] + diagonals[..., 1::2, ::2],
-        right_down[..., 1::2, 1::2],
-        left_down[..., 1::2, 1::2],
-    )
-    weights = tuple(
-        (OVERCORRECTION * w[..., : a.shape[-2], : a.shape[-1]]).contiguous()
-        for w, (a, _) in zip(coarse, _edges(level.excess.new_empty(1, 1, height, width)))
-    )
-    return _level(weights, _pool(level.excess))
+def _prolong(interpolation: tuple[Tensor, ...], coarse: Tensor, fine: Tensor) -> Tensor:
+    """`fine` plus the interpolated `coarse`, in place."""
+    for weight, (child, parent) in zip(interpolation, _parents(fine, coarse)):
+        child.addcmul_(weight, parent)
+    return fine
 
 
-def _hierarchy(weights: tuple[Tensor, ...], excess: Tensor) -> tuple[list[_Level], Tensor]:
+def _restrict(interpolation: tuple[Tensor, ...], fine: Tensor) -> Tensor:
+    """The transpose of `_prolong`."""
+    coarse = fine.new_zeros(*fine.shape[:-2], *_coarse_size(fine))
+    for weight, (child, parent) in zip(interpolation, _parents(fine, coarse)):
+        parent.addcmul_(weight, child)
+    return coarse
+
+
+def _interpolation(weights: tuple[Tensor, ...], diagonal: Tensor) -> tuple[Tensor, ...]:
+    """Dendy's interpolation for the matrix, in the order of `_parents`.
+
+    A pixel takes the value that balances its edges. One between two coarse pixels takes the three edges on either side
+    together and does without those along its own row or column.
+    """
+    # Coarse matrices can have slightly negative weights: leaving them out keeps interpolation between 0 and 1.
+    right, down, right_down, left_down = (weight.clamp_min(0) for weight in weights)
+    excess = (diagonal - _degree(weights, diagonal)).clamp_min_(0)
+    e, w = F.pad(right, (0, 1)), F.pad(right, (1, 0))
+    s, n = F.pad(down, (0, 0, 0, 1)), F.pad(down, (0, 0, 1, 0))
+    se, nw = F.pad(right_down, (0, 1, 0, 1)), F.pad(right_down, (1, 0, 1, 0))
+    sw, ne = F.pad(left_down, (1, 0, 0, 1)), F.pad(left_down, (0, 1, 1, 0))
+
+    tiny = torch.finfo(diagonal.dtype).tiny
+    west, east, north, south = nw + w + sw, ne + e + se, nw + n + ne, sw + s + se
+    total = (excess + west + east + n + s).clamp_min_(tiny)
+    across, along = (excess + west + east).clamp_min_(tiny), (excess + north + south).clamp_min_(tiny)
+    west, east, north, south = west / across, east / across, north / along, south / along
+    # a pixel off the coarse rows and columns reaches its parents through the pixels beside it as well
+    above, below = (lambda x: F.pad(x, (0, 0, 1, -1))), (lambda x: F.pad(x, (0, 0, -1, 1)))
+    before, after = (lambda x: F.pad(x, (1, -1))), (lambda x: F.pad(x, (-1, 1)))
+    shares = [
+        torch.ones_like(diagonal),
+        west,
+        east,
+        north,
+        south,
+        (nw + n * above(west) + w * before(north)) / total,
+        (ne + n * above(east) + e * after(north)) / total,
+        (sw + s * below(west) + w * before(south)) / total,
+        (se + s * below(east) + e * after(south)) / total,
+    ]
+    coarse = diagonal.new_empty(1, 1, *_coarse_size(diagonal))
+    return tuple(_parents(share, coarse)[i][0].contiguous() for i, share in enumerate(shares))
+
+
+def _coarsen(level: _Level) -> tuple[tuple[Tensor, ...], Tensor]:
+    """Weights and chroma's diagonal (1, 1, h, w) of the Galerkin matrix P' A P, again of an 8-neighbour graph.
+
+    Its entries are read off its products with nine grids of ones, three pixels apart, no two of which are neighbours.
+    """
+    height, width = _coarse_size(level.diagonal)
+    device = level.diagonal.device
+    y, x = torch.arange(height, device=device)[:, None], torch.arange(width, device=device)
+    grids = torch.arange(9, device=device).view(1, 9, 1, 1) == y % 3 * 3 + x % 3
+    fine = level.diagonal.new_zeros(1, 9, *level.diagonal.shape[-2:])
+    _prolong(level.interpolation, grids.to(fine), fine)
+    product = _restrict(level.interpolation, _multiply(level.weights, level.diagonal[:, :1], fine))
+
+    def entries(dy: int, dx: int) -> Tensor:
+        return product.gather(1, ((y + dy) % 3 * 3 + (x + dx) % 3).expand(1, 1, height, width))
+
+    steps = ((0, 1), (1, 0), (1, 1), (1, -1))
+    edges = (_edges(-entries(*step))[i][0] for i, step in enumerate(steps))
+    return tuple(edge.contiguous() for edge in edges), entries(0, 0)
+
+
+def _hierarchy(weights: tuple[Tensor, ...], data: Tensor, prior: float) -> tuple[list[_Level], Tensor]:
     """The grids from finest to coarsest, and the coarsest one's dense inverse (3, n, n)."""
-    levels = [_level(weights, excess)]
-    while levels[-1].excess[0, 0].numel() > DIRECT_SIZE:
-        levels.append(_coarsen(levels[-1]))
-    coarsest = levels[-1]
-    height, width = coarsest.excess.shape[-2:]
-    n = height * width
-    laplacian = _level(coarsest.weights, torch.zeros_like(coarsest.excess[:, :1]))
-    unit = torch.eye(n, dtype=excess.dtype, device=excess.device).view(n, 1, height, width)
-    dense = -_residual(laplacian, unit, torch.zeros_like(unit)).view(n, n) + torch.diag_embed(
-        coarsest.excess.view(3, n)
-    )
+    diagonal = data + _degree(weights, data)
+    prior = torch.full_like(data, prior / data.numel())
+    levels = []
+    while True:
+        diagonals = torch.cat([diagonal, diagonal, diagonal + prior], dim=1)
+        # Gershgorin: half the absolute row sum is at least half the largest eigenvalue, whatever the weights' signs
+        bound = torch.maximum(diagonals, (diagonals + _degree([w.abs() for w in weights], diagonal)) / 2)
+        interpolation = _interpolation(weights, diagonal) if diagonal.numel() > DIRECT_SIZE else ()
+        levels.append(_Level(weights, diagonals, DAMPING / bound, interpolation))
+        if not interpolation:
+            break
+        weights, diagonal = _coarsen(levels[-1])
+        prior = _restrict(interpolation, prior)  # lumped: it is weak and smooth
+    n = diagonal.numel()
+    unit = torch.eye(n, dtype=data.dtype, device=data.device).view(n, 1, *diagonal.shape[-2:])
+    edges = _multiply(weights, torch.zeros_like(diagonal), unit).view(n, n)
+    # more than rounding can have taken from the diagonal, which keeps the matrix positive
+    dense = edges + torch.diag_embed(diagonals.view(3, n) * (1 + 64 * torch.finfo(data.dtype).eps))
     # in double precision: a point hint and a weak prior lie many orders of magnitude apart
-    inverse = torch.linalg.inv(dense.cpu().double())
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(dense.cpu().double()))
     return levels, inverse.to(dense)
 
 
 def _cycle(levels: list[_Level], inverse: Tensor, b: Tensor) -> Tensor:
-    """One multigrid cycle for A x = b from x = 0; a symmetric positive definite preconditioner."""
-    if len(levels) == 1:
+    """One multigrid V-cycle for A x = b from x = 0; a symmetric positive definite preconditioner."""
+    level, *coarser = levels
+    if not coarser:
         return (inverse @ b.view(3, -1, 1)).view_as(b)
-    level, coarser = levels[0], levels[1:]
     x = level.smoother * b
-    coarse_b = _pool(_residual(level, x, b))
-    correction = _cycle(coarser, inverse, coarse_b)
-    if len(coarser) > 1:  # a W-cycle: the coarse grids cost little and carry colours far
-        correction += _cycle(coarser, inverse, _residual(coarser[0], correction, coarse_b))
-    x += _spread(correction, b.shape[-2:])
-    return x.addcmul_(level.smoother, _residual(level, x, b))
+    coarse_b = _restrict(level.interpolation, b - _multiply(level.weights, level.diagonal, x))
+    _prolong(level.interpolation, _cycle(coarser, inverse, coarse_b), x)
+    return x.addcmul_(level.smoother, b - _multiply(level.weights, level.diagonal, x))
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
     return torch.linalg.vecdot(a.flatten(2), b.flatten(2))[..., None, None]
 
 
-def _solve(hierarchy: tuple[list[_Level], Tensor], b: Tensor, tolerance: float) -> Tensor:
-    """Preconditioned conjugate gradients for the three channels of b (1, 3, H, W) side by side."""
-    levels, inverse = hierarchy
-    x, r, direction = torch.zeros_like(b), b, torch.zeros_like(b)
+def _solve(levels: list[_Level], inverse: Tensor, b: Tensor, tolerance: float) -> tuple[Tensor, bool]:
+    """Preconditioned conjugate gradients for the three channels of b (1, 3, H, W) side by side.
+
+    Returns x and whether every energy was positive until the tolerance was met, as without rounding all are.
+    """
+    x, r, direction = torch.zeros_like(b), b, b
     energy = first = None
     tiny = torch.finfo(b.dtype).tiny  # a grey hint has zero chroma: 0/0 must be 0
     for _ in range(MAX_ITERATIONS):
         z = _cycle(levels, inverse, r)
         previous, energy = energy, _dot(r, z)
         first = energy if first is None else first
-        if (energy <= tolerance**2 * first).all():
-            break
+        if (energy.abs() <= tolerance**2 * first).all():
+            return x, True
         direction = z if previous is None else z.addcmul_(direction, energy / previous.clamp_min(tiny))
-        product = -_residual(levels[0], direction, torch.zeros_like(b))
-        step = energy / _dot(direction, product).clamp_min(tiny)
+        product = _multiply(levels[0].weights, levels[0].diagonal, direction)
+        curvature = _dot(direction, product)
+        if (energy < 0).any() or (curvature < 0).any():
+            break
+        step = energy / curvature.clamp_min(tiny)
         x.addcmul_(direction, step)
         r = torch.addcmul(r, product, step, value=-1)
-    return x
+    return x, False
