@@ -220,13 +220,14 @@ class Colorizer:
             decoded = resize(gray, decode_size(photo_size, max(DECODE_SIZE, size))).to(self.device)
             sparse = self._hint_map(hints, decoded, photo_size) if len(hints) else None
             soft = self._hint_map(soft_hints, decoded, photo_size) if soft_hints is not None else None
-            given = [resize_hint_map(m, small.shape[-2:]) for m in (sparse, soft) if m is not None]
-            if "modulation" in hint_methods and self.has("hint_encoder"):
-                hooks.append(self._modulation(small, over(*given) if len(given) > 1 else given[0]))
+            here = [None if m is None else resize_hint_map(m, small.shape[-2:]) for m in (sparse, soft)]
+            # the hint encoder has only learned from sure hints, and takes half-sure ones for a mood of the whole photo
+            if "modulation" in hint_methods and sparse is not None and self.has("hint_encoder"):
+                hooks.append(self._modulation(small, here[0]))
             if "guidance" in hint_methods:
-                if sparse is not None:
-                    given[0] = spread_hints(small, given[0])
-                spread = over(*given) if len(given) > 1 else given[0]
+                layers = [None if sparse is None else spread_hints(small, here[0]), here[1]]
+                layers = [layer for layer in layers if layer is not None]
+                spread = over(*layers) if len(layers) > 1 else layers[0]
         correct = self._correction(small, spread, palette, palette_strength)
         z = self.sample(small, context, uncond, steps, guidance, strength, seed, hooks, correct, callback)
         if "propagation" not in hint_methods:

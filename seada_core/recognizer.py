@@ -52,15 +52,28 @@ def recognize(classifier: EfficientNetLite0, gray: Tensor) -> Tensor:
 
     The mean of two looks: the centre square, and the whole photo squeezed into a square.
     """
-    head = _head()
     buffer = next(classifier.buffers())
-    probabilities = torch.zeros(len(gray), len(head["classes"]))
+    probabilities = torch.zeros(len(gray), 1000)
+    head = _head()
     for crop in (True, False):
         square = resize(gray.expand(-1, 3, -1, -1), SIZE, crop).to(buffer.device, buffer.dtype)
-        last = classifier(square)[-1].float().cpu() * DEVIATIONS[-1]
-        features = F.relu6(F.conv2d(last, head["features"][:, :, None, None], head["features_bias"])).mean((2, 3))
+        features = _features(classifier(square)[-1]).mean((2, 3))
         probabilities += F.linear(features, head["classes"], head["classes_bias"]).softmax(-1) / 2
     return probabilities
+
+
+def _features(last: Tensor) -> Tensor:
+    """The classifier's last map (B, 320, h, w) to what its head pools, (B, 1280, h, w) on the CPU."""
+    head = _head()
+    last = last.float().cpu() * DEVIATIONS[-1]
+    return F.relu6(F.conv2d(last, head["features"][:, :, None, None], head["features_bias"]))
+
+
+@torch.no_grad()
+def cell_log_probabilities(last: Tensor) -> Tensor:
+    """Log-probabilities (B, 1000, h, w), on the CPU, of ImageNet's classes in each cell of a classifier's map."""
+    head = _head()
+    return F.conv2d(_features(last), head["classes"][:, :, None, None], head["classes_bias"]).log_softmax(1)
 
 
 def save_head(weights: dict[str, Tensor], path: Path = HEAD) -> None:

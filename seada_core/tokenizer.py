@@ -59,6 +59,10 @@ class Tokenizer:
             return ids
         return [self._compact[i] for i in ids if i in self._compact]
 
+    def knows(self, text: str) -> bool:
+        """Whether the vocabulary has all of a text's tokens."""
+        return self.vocabulary is None or all(i in self._compact for i in _clip_bpe().encode(text))
+
     def __call__(self, texts: list[str]) -> Tensor:
         """(B, length) long: start, tokens (cut to fit), end, padding."""
         rows = torch.full((len(texts), self.length), self.pad, dtype=torch.long)

@@ -1,0 +1,87 @@
+"""Soft hints from words and from a reference picture: what a Colorizer's parts know, as colours of regions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from . import regions
+from .captioner import RecognizingTower
+from .color import rgb_to_ycbcr
+from .hints import over, parse_color
+from .pipeline import Colorizer, diffusion_size, resize
+from .words import ColorPhrase, color_phrases
+
+ATTENTION_STEPS = 4  # sampling steps in which attention is listened to
+WORD_WEIGHT = 0.9  # how much a word's colour counts where its thing surely is
+
+
+def word_hints(
+    colorizer: Colorizer, gray: Tensor, prompt: str, source: str | Path = "auto", seed: int = 0
+) -> tuple[Tensor | None, list[ColorPhrase]]:
+    """The coloured things of a prompt as soft hints for grey photos (B, 1, H, W) in [0, 1].
+
+    Args:
+        source: who finds the things: "recognition" (the captioner's classifier), "attention" (the UNet's), "auto" (the
+            first of these that the model has), or a folder with CLIPSeg.
+        seed: of the noise in which the UNet's attention is listened to.
+    Returns:
+        a soft hint map (B, 3, h, w) and the phrases behind it; None and no phrases where the prompt has none.
+    Raises:
+        ValueError: the model has nobody to ask, or nobody knows any of the things.
+    """
+    phrases = color_phrases(prompt)
+    if not phrases:
+        return None, []
+    scores = find_regions(colorizer, gray, prompt, [phrase.thing for phrase in phrases], source, seed)
+    found = [n for n in range(len(phrases)) if scores[:, n].max() > 0]
+    if not found:
+        raise ValueError(
+            f"nothing in this model knows what {' or '.join(repr(p.thing) for p in phrases)} looks like; say it in "
+            "plainer words, give CLIPSeg's folder, or place a hint by hand"
+        )
+    phrases = [phrases[n] for n in found]
+    masks = regions.refine(gray, scores[:, found].cpu())
+    # where several things claim a pixel, the strongest has it
+    masks = masks * (masks / masks.sum(1, keepdim=True).clamp_min(1)) * WORD_WEIGHT
+    result = None
+    for phrase, mask in zip(phrases, masks.split(1, dim=1)):
+        chroma = rgb_to_ycbcr(torch.tensor(parse_color(phrase.color)).view(1, 3, 1, 1))[:, 1:]
+        layer = torch.cat([chroma.expand(len(mask), -1, *mask.shape[-2:]), mask], dim=1)
+        result = layer if result is None else over(layer, result)
+    return result, phrases
+
+
+def find_regions(
+    colorizer: Colorizer, gray: Tensor, prompt: str, things: Sequence[str], source: str | Path, seed: int
+) -> Tensor:
+    """Scores (B, N, h, w) in [0, 1] of where things are; see `word_hints` and `regions`."""
+    tower = colorizer.has("captioner") and getattr(getattr(colorizer.part("captioner"), "model", None), "visual", None)
+    if source == "auto":
+        source = "recognition" if isinstance(tower, RecognizingTower) else "attention"
+    if source == "recognition":
+        if not isinstance(tower, RecognizingTower):
+            raise ValueError("this model's captioner has no classifier to find things with; use attention or CLIPSeg")
+        return regions.recognized_regions(colorizer.part("captioner"), gray.to(colorizer.device), things)
+    if source != "attention":
+        model, tokenizer = regions.load_clipseg(source)
+        return regions.clipseg_regions(model.to(colorizer.device), tokenizer, gray.to(colorizer.device), things)
+    small = resize(gray, diffusion_size(tuple(gray.shape[-2:]), colorizer.preset.sampling.size)).to(colorizer.device)
+    tokenizer = colorizer.part("semantic_encoder").tokenizer
+    words = tokenizer.encode(prompt)
+    columns = [_positions(words, tokenizer.encode(thing), tokenizer.length) for thing in things]
+    context = colorizer.context([prompt] * len(gray))
+    with regions.AttentionRegions(colorizer.part("unet"), columns) as heard:
+        colorizer.sample(small, context, None, ATTENTION_STEPS, 1.0, 1.0, seed)
+    return heard.scores(tuple(side // 8 for side in small.shape[-2:]))
+
+
+def _positions(text: list[int], part: list[int], length: int) -> list[int]:
+    """Where a run of token ids lies in a text's, counted with the start token; none where it does not."""
+    for start in range(len(text) - len(part) + 1):
+        if part and text[start : start + len(part)] == part:
+            return [i for i in range(start + 1, start + 1 + len(part)) if i < length - 1]
+    return []
