@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -112,11 +111,7 @@ class SeAdaHints(io.ComfyNode):
                     )
                 chosen = mask.reshape(-1, 1, *size).float().clamp(0, 1).clone()
                 result = result.plus(core.hint_map_from_mask(chosen, mask_color))
-            try:
-                data = json.loads(points or "[]")
-            except ValueError as error:
-                raise ValueError(f"points is not JSON: {error}") from None
-            parsed = core.parse_hints(data, "points")
+            parsed = core.parse_hints_text(points or "[]", "points")
             if parsed:
                 result = result.plus(core.hint_map(parsed, size, size))
             shown = result.at(len(gray))
