@@ -4,7 +4,19 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
-from . import bridge, captioner, ccd, colorize, controlnet_rca, folder, hints, loaders, semantic_adapter, vq_decoder
+from . import (
+    bridge,
+    captioner,
+    ccd,
+    colorize,
+    controlnet_rca,
+    folder,
+    hints,
+    loaders,
+    painter,
+    semantic_adapter,
+    vq_decoder,
+)
 
 NODES: list[type[io.ComfyNode]] = [
     colorize.SeAdaColorize,
@@ -32,4 +44,5 @@ class SeAdaExtension(ComfyExtension):
 
 async def comfy_entrypoint() -> SeAdaExtension:
     bridge.register_model_folder()
+    painter.register()
     return SeAdaExtension()
