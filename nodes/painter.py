@@ -9,6 +9,7 @@ import asyncio
 import base64
 import binascii
 import io
+import itertools
 import json
 from typing import NamedTuple
 
@@ -99,21 +100,22 @@ class Propagation:
 
     def __init__(self):
         self._busy = asyncio.Lock()
-        self._newest: dict[str, object] = {}
+        self._arrivals = itertools.count()
+        self._newest: dict[str, int] = {}  # of each painter that waits for an answer
 
     async def answer(self, http: web.Request) -> web.Response:
         """200 and a PNG; 400 for a bad request, 409 for one that a newer one of the same painter has replaced."""
+        number = next(self._arrivals)
         try:
-            body = await _body(http)
-            request = await asyncio.to_thread(parse, body)
-            ticket = self._newest[request.painter] = object()
+            request = await asyncio.to_thread(parse, await _body(http))
+            self._newest[request.painter] = max(number, self._newest.get(request.painter, number))
             try:
                 async with self._busy:
-                    if self._newest.get(request.painter) is not ticket:
+                    if self._newest.get(request.painter, number) > number:
                         return web.json_response({"error": "a newer request took this one's place"}, status=409)
                     return web.Response(body=await asyncio.to_thread(colored, request), content_type="image/png")
             finally:
-                if self._newest.get(request.painter) is ticket:
+                if self._newest.get(request.painter) == number:
                     del self._newest[request.painter]
         except ValueError as error:
             return web.json_response({"error": str(error)}, status=400)

@@ -11,15 +11,23 @@ import { View, greyOf } from "./view.js";
 
 const NO_PHOTO = "No photo yet: wire Load Image to “image”, or run the workflow once.";
 const MESSAGE_MS = 4000;
+const LEAST_RADIUS = 6; // that a photo starts with, px; a hundredth of its long side if that is more
+
+// ComfyUI zooms its graph by any two fingers; those on a photo are the painter's, which listens to pointer events
+for (const type of ["touchstart", "touchmove", "touchend", "touchcancel"]) {
+  const keep = (event) => event.target.closest?.(".seada-stage") && event.stopPropagation();
+  window.addEventListener(type, keep, { capture: true, passive: true });
+}
 
 export class Painter {
   view = new View();
   tool = "paint";
-  radius = 6; // px of the photo
+  radius = LEAST_RADIUS; // px of the photo
   draft = null; // the hint under way
   #pointer = null; // display pixels
   #cursor = null; // of the keyboard, px of the photo
   #shows = { showHints: true, showPreview: true };
+  #radiusChosen = false;
   #locked = null; // why nothing can be painted
   #said = null;
   #previewMessage = null;
@@ -47,12 +55,13 @@ export class Painter {
       // ComfyUI leaves the keys of text areas alone, Ctrl+Z among them: this canvas has an undo of its own
       type: "textarea",
     });
+    canvas.dataset.captureWheel = "true"; // ComfyUI's Vue nodes leave the wheel to such an element in focus
     canvas.setAttribute("role", "application");
     canvas.setAttribute("aria-label", "Hint painter: arrow keys move, Enter places a colour, Delete removes one");
     this.empty = make("div", { className: "seada-empty" }, NO_PHOTO);
     const stage = make("div", { className: "seada-stage" }, canvas, this.empty, this.reference.element);
     this.element = make("div", { className: "seada-painter" }, this.panel.top, this.panel.middle, stage, this.panel.bottom);
-    for (const type of ["pointerdown", "wheel", "touchstart", "touchmove", "touchend", "dblclick"]) {
+    for (const type of ["pointerdown", "wheel", "dblclick"]) {
       this.element.addEventListener(type, (event) => event.stopPropagation(), { passive: true });
     }
     listenToInput(this);
@@ -84,6 +93,9 @@ export class Painter {
     const grey = photo && greyOf(photo.image);
     this.view.setPhoto(photo && { grey, width: photo.width, height: photo.height });
     this.serverPreview.setPhoto(grey, photo?.width, photo?.height);
+    if (photo && !this.#radiusChosen) {
+      this.radius = Math.max(LEAST_RADIUS, Math.round(Math.max(photo.width, photo.height) / 100));
+    }
     this.setCursor(null);
     this.#changed();
   }
@@ -243,6 +255,7 @@ export class Painter {
   }
 
   setRadius(radius) {
+    this.#radiusChosen = true;
     this.radius = Math.min(this.#maxRadius, Math.max(0, Math.round(radius)));
     this.draw();
   }
