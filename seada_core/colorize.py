@@ -106,7 +106,13 @@ def _build_parser() -> argparse.ArgumentParser:
         type=_from_hints("parse_hint"),
         help="a colour at a pixel of the photo, or in a disc around it; may be repeated",
     )
-    add("--hints", metavar="FILE", default=[], type=_from_hints("load_hints"), help="a JSON file of hints")
+    add(
+        "--hints",
+        metavar="FILE",
+        default=[],
+        type=_from_hints("load_hints"),
+        help="a JSON file of hints, as the painter saves it",
+    )
     add("--palette", metavar='"#aabbcc,#ddeeff"', type=_from_hints("parse_palette"), help="colours to stay close to")
     count = _number(int, 1, 10**6, "a whole number of at least 1")
     add("--steps", metavar="N", type=count, help="denoising steps (default: the model's)")

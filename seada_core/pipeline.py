@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from . import ccd, checkpoints
 from .backbone import Hook, build_scheduler, denoise
 from .color import luminance, merge_chroma, rgb_to_ycbcr
-from .hints import Hint, hint_map, palette_chroma, resize_hint_map, spread_hints
+from .hints import Hint, Stroke, hint_map, palette_chroma, resize_hint_map, spread_hints
 from .presets import SD15
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ class Colorizer:
         *,
         prompt: str | Sequence[str] | None = None,
         negative_prompt: str | None = None,
-        hints: Sequence[Hint] | Tensor = (),
+        hints: Sequence[Hint | Stroke] | Tensor = (),
         palette: Sequence[str] | None = None,
         steps: int | None = None,
         guidance: float | None = None,
@@ -163,7 +163,7 @@ class Colorizer:
         *,
         prompt: str | Sequence[str] | None = None,
         negative_prompt: str | None = None,
-        hints: Sequence[Hint] | Tensor = (),
+        hints: Sequence[Hint | Stroke] | Tensor = (),
         palette: Sequence[str] | None = None,
         steps: int | None = None,
         guidance: float | None = None,
@@ -228,7 +228,7 @@ class Colorizer:
             chroma = chroma + spread[:, 2:] * (spread[:, :2] - chroma)
         return chroma
 
-    def _hint_map(self, hints: Sequence[Hint] | Tensor, gray: Tensor, photo_size: tuple[int, int]) -> Tensor:
+    def _hint_map(self, hints: Sequence[Hint | Stroke] | Tensor, gray: Tensor, photo_size: tuple[int, int]) -> Tensor:
         size = tuple(gray.shape[-2:])
         if not isinstance(hints, Tensor):
             sparse = hint_map(hints, size, photo_size)

@@ -6,7 +6,7 @@ import { isColor } from "./model.js";
 const STORE = "SeAda.recentColors";
 // skin, hair and wood, brick, foliage, sky, denim, sand, grey
 const FIRST = ["#d9a282", "#7a5238", "#a8503c", "#5f8f4f", "#6f9fd8", "#3d5a8c", "#d8c08c", "#808080"];
-const RECENT = FIRST.length;
+const RECENT = 16; // kept; as many are shown as fit
 const REFERENCE_SIDE = 1024; // longest side of the kept copy, px
 
 export const hex = (r, g, b) => `#${[r, g, b].map((n) => n.toString(16).padStart(2, "0")).join("")}`;
