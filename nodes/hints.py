@@ -111,7 +111,7 @@ class SeAdaHints(io.ComfyNode):
                     )
                 chosen = mask.reshape(-1, 1, *size).float().clamp(0, 1).clone()
                 result = result.plus(core.hint_map_from_mask(chosen, mask_color))
-            parsed = core.parse_hints_text(points or "[]", "points")
+            parsed = core.parse_hints_text(points.strip() or "[]", "points")
             if parsed:
                 result = result.plus(core.hint_map(parsed, size, size))
             shown = result.at(len(gray))

@@ -10,25 +10,41 @@ const NODE = "SeAdaHints";
 const NODE_SIZE = [480, 560];
 const MIN_HEIGHT = 320;
 const WATCH_MS = 300; // how often wires and the text are looked at; ComfyUI has no events for all of them
+const OUT_OF_REACH = -10_000; // above the node, px
 const WIRED = "The hints come from a wire to “points”; unplug it to paint here.";
 
 document.head.append(make("link", { rel: "stylesheet", href: new URL("./painter.css", import.meta.url).href }));
 
-/** Hides the text's own widget, which would take the room of the photo. */
 function setHidden(widget, hidden) {
   widget.hidden = hidden;
   widget.options.hidden = hidden;
 }
 
+/** Lets the text's own widget be hidden: it would take the room of the photo. */
+function makeHideable(widget) {
+  const layout = widget.computeLayoutSize;
+  widget.computeLayoutSize = function (...given) {
+    return this.hidden ? { minHeight: 0, maxHeight: 0, minWidth: 0 } : layout.apply(this, given);
+  };
+  let { y } = widget;
+  Object.defineProperty(widget, "y", {
+    configurable: true,
+    get: () => (widget.hidden ? OUT_OF_REACH : y), // its socket must not lie over the next widget's
+    set: (value) => (y = value),
+  });
+  setHidden(widget, true);
+}
+
 function attach(node) {
   const points = node.widgets?.find((widget) => widget.name === "points");
   if (!points) return;
-  const layout = points.computeLayoutSize;
-  points.computeLayoutSize = function (...given) {
-    return this.hidden ? { minHeight: 0, maxHeight: 0, minWidth: 0 } : layout.apply(this, given);
-  };
-  setHidden(points, true);
+  makeHideable(points);
 
+  const showText = (shown) => {
+    if (points.hidden !== shown) return;
+    setHidden(points, !shown);
+    node.setDirtyCanvas(true, true);
+  };
   const painter = new Painter(points.value, {
     commit: (text) => {
       points.value = text;
@@ -37,10 +53,7 @@ function attach(node) {
       app.extensionManager?.workflow?.activeWorkflow?.changeTracker?.checkState?.();
     },
     fetchApi: (path, options) => api.fetchApi(path, options),
-    toggleText: () => {
-      setHidden(points, !points.hidden);
-      node.setDirtyCanvas(true, true);
-    },
+    toggleText: () => showText(points.hidden),
   });
   const widget = node.addDOMWidget("painter", "seada_painter", painter.element, {
     serialize: false,
@@ -51,12 +64,17 @@ function attach(node) {
   widget.serialize = false; // the hints are in `points`
   node.setSize([Math.max(node.size[0], NODE_SIZE[0]), Math.max(node.size[1], NODE_SIZE[1])]);
 
+  let wired = false; // the text
   let shown = null; // the url of the photo
   const watch = () => {
     if (!node.graph || !painter.element.isConnected) return;
     if (points.value !== painter.text) painter.load(points.value);
     const socket = node.inputs?.find((input) => input.widget?.name === "points");
-    painter.lock(socket?.link != null ? WIRED : null);
+    if (wired !== (socket?.link != null)) {
+      wired = !wired;
+      showText(wired); // where the wire ends
+      painter.lock(wired ? WIRED : null);
+    }
     if (painter.view.resize()) painter.draw();
     const photo = findPhoto(node);
     const key = photo && photo.url;
