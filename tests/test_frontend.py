@@ -63,6 +63,61 @@ REASONS = [
 ]
 
 
+def test_the_page_reads_hints_as_python_does():
+    from seada_core.hints import Hint, parse_hints_text
+
+    if shutil.which("node") is None:
+        pytest.skip("no node")
+    hint, stroke = {"x": 1.5, "y": -2, "color": "#aaBBcc"}, {"points": [[1, 2], [-3, 4.5]], "color": "#010203"}
+    values = [
+        [],
+        [hint],
+        {"hints": [hint, stroke]},
+        [hint | {"radius": 3}],
+        [stroke | {"radius": 0}],
+        [[]],
+        {},
+        3,
+        None,
+    ]
+    values += [[hint | change] for change in ({"x": "1"}, {"y": None}, {"x": True}, {"radius": -1}, {"radius": None})]
+    values += [[hint | {"color": color}] for color in ("#abc", "#12345g", "red", 5, "#123456\n", "#１２３４５６")]
+    values += [
+        [stroke | {"points": points}] for points in ([], [[1]], [1, 2], [[1, 2, 3]], [[1, "2"]], [[1e6 + 1, 2]], {})
+    ]
+    values += [[hint] * 10_000, [hint] * 10_001, [stroke | {"points": [[1, 2]] * 10_000}] * 10]
+    values += [[stroke | {"points": [[1, 2]] * 10_001}], [stroke | {"points": [[1, 2]] * 10_000}] * 10 + [hint]]
+    texts = [*HOSTILE, *map(json.dumps, values), "[1,]", '[{"x": NaN, "y": 1, "color": "#123456"}]']
+
+    def read(text: str) -> list[list] | None:
+        try:
+            hints = parse_hints_text(text)
+        except ValueError:
+            return None
+        places = [[one.x, one.y] if isinstance(one, Hint) else list(map(list, one.points)) for one in hints]
+        return [[place, one.color, one.radius] for place, one in zip(places, hints)]
+
+    script = """
+    const chunks = [];
+    for await (const chunk of process.stdin) chunks.push(chunk);
+    const { source, texts } = JSON.parse(Buffer.concat(chunks));
+    const { parse } = await import("data:text/javascript," + encodeURIComponent(source));
+    const read = (text) => {
+      try {
+        return parse(text).map(({ x, y, points, color, radius }) => [points ?? [x, y], color, radius]);
+      } catch {
+        return null;
+      }
+    };
+    console.log(JSON.stringify(texts.map(read)));
+    """
+    data = json.dumps({"source": (TESTS.parent / "web" / "js" / "model.js").read_text(), "texts": texts})
+    command = [shutil.which("node"), "--input-type=module", "-e", script]
+    done = subprocess.run(command, input=data, capture_output=True, text=True, check=True)
+    for text, theirs in zip(texts, json.loads(done.stdout), strict=True):
+        assert theirs == read(text), text[:200]
+
+
 def flat_places(gray) -> list[tuple[int, int]]:
     """A pixel (x, y) in each third of a grey picture (H, W) whose neighbourhood is even, and of middling luminance."""
     import torch.nn.functional as F
