@@ -213,6 +213,29 @@ const [width, height] = settings.photo;
   report.picked = await page.locator('.seada-colors input[type="color"]').inputValue();
   report.nodes = await page.evaluate(() => window.app.graph.nodes.length);
 
+  // --- hints from a file and the clipboard, and to them
+  const transfer = (type, name, content) =>
+    page.evaluate(([kind, file, body]) => {
+      const data = new DataTransfer();
+      if (file) data.items.add(new File([body], file));
+      else data.setData("text/plain", body);
+      const options = { bubbles: true, cancelable: true };
+      const event = kind === "drop"
+        ? new DragEvent(kind, { ...options, dataTransfer: data })
+        : new ClipboardEvent(kind, { ...options, clipboardData: data });
+      document.querySelector(".seada-photo").dispatchEvent(event);
+      return data.getData("text/plain");
+    }, [type, name, content]);
+  await transfer("drop", "hints.json", JSON.stringify({ hints: [{ x: 1, y: 2, color: "#112233" }] }));
+  await page.waitForTimeout(300);
+  await note("dropped");
+  await transfer("paste", null, '[{"points": [[1, 2], [3, 4]], "color": "#445566", "radius": 2}]');
+  await note("pasted");
+  await transfer("paste", null, "<b>no hints</b>");
+  report.badPaste = await message();
+  await note("bad paste");
+  report.clipboard = await transfer("copy", null, "");
+
   // --- hostile text
   report.hostile = [];
   for (const bad of settings.hostile) {

@@ -25,6 +25,22 @@ export function greyOf(image) {
   return canvas;
 }
 
+const pointsOf = (hint) => hint.points ?? [[hint.x, hint.y]];
+const boxes = new WeakMap(); // of hints, which never change
+
+/** [left, top, right, bottom] of a hint's points, px of the photo. */
+function boxOf(hint) {
+  let box = boxes.get(hint);
+  if (!box) {
+    box = [Infinity, Infinity, -Infinity, -Infinity];
+    for (const [x, y] of pointsOf(hint)) {
+      box = [Math.min(box[0], x), Math.min(box[1], y), Math.max(box[2], x), Math.max(box[3], y)];
+    }
+    boxes.set(hint, box);
+  }
+  return box;
+}
+
 export class View {
   canvas = document.createElement("canvas");
   photo = null; // {grey, width, height}: the canvas, and the photo's own size in pixels
@@ -118,12 +134,21 @@ export class View {
     return this.photo !== null && x >= 0 && y >= 0 && x < this.photo.width && y < this.photo.height;
   }
 
+  /** Whether a hint, drawn with a margin in display pixels, may touch the rectangle from (x0, y0) to (x1, y1) there. */
+  #isNear(hint, margin, x0, y0, x1, y1) {
+    const [left, top, right, bottom] = boxOf(hint);
+    const [a, b] = this.toDisplay(left, top);
+    const [c, d] = this.toDisplay(right, bottom);
+    return a - margin <= x1 && b - margin <= y1 && c + margin >= x0 && d + margin >= y0;
+  }
+
   /** The index of the topmost hint at the display pixel (x, y), or -1. */
   hit(hints, x, y) {
     for (let i = hints.length - 1; i >= 0; i--) {
       const hint = hints[i];
-      const points = hint.points ?? [[hint.x, hint.y]];
       const reach = Math.max(HIT, hint.radius * this.scale);
+      if (!this.#isNear(hint, reach, x, y, x, y)) continue;
+      const points = pointsOf(hint);
       for (let j = 0; j < points.length; j++) {
         const [ax, ay] = this.toDisplay(...points[j]);
         const [bx, by] = this.toDisplay(...points[Math.min(j + 1, points.length - 1)]);
@@ -176,12 +201,13 @@ export class View {
 
   /** A filled place in the hint's colour, between a dark and a light line that are seen on any photo. */
   #drawHint(context, hint, strong) {
-    const points = hint.points ?? [[hint.x, hint.y]];
+    const width = Math.min(1e5, Math.max(hint.points ? 3 : 8, 2 * hint.radius * this.scale));
+    if (!this.#isNear(hint, width / 2 + 6, 0, 0, this.width, this.height)) return;
+    const points = pointsOf(hint);
     const path = new Path2D();
     points.forEach(([x, y], i) => path[i ? "lineTo" : "moveTo"](...this.toDisplay(x, y)));
     if (points.length === 1) path.lineTo(...this.toDisplay(...points[0])); // a dot, thanks to the round caps
     context.lineCap = context.lineJoin = "round";
-    const width = Math.min(1e5, Math.max(hint.points ? 3 : 8, 2 * hint.radius * this.scale));
     const line = (extra, style, alpha) => {
       context.lineWidth = width + extra;
       context.strokeStyle = style;
