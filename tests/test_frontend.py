@@ -37,6 +37,7 @@ def test_every_workflow_loads_without_a_red_node_and_a_picture_appears(comfy, dr
     Image.open(comfy.base / "input" / "photo.png").resize((150, 130)).save(comfy.base / "input" / "example.png")
     workflows = sorted(WORKFLOWS.glob("*.json"))
     report = drive("frontend.cjs", f"http://127.0.0.1:{comfy.port}", WORKFLOWS / "seada-one-node.json", *workflows)
+    assert report["unknown"].keys() == {path.name for path in workflows}
     for name, red in report["unknown"].items():  # newer pages also mark loaders whose file is not there
         assert set(red) <= (LOADERS if name.startswith("seada-sd15") else set()), name
     assert report["errors"] == []

@@ -83,8 +83,13 @@ function attach(node) {
     if (!photo) return painter.setPhoto(null);
     const image = new Image();
     image.onload = () => {
-      const { naturalWidth, naturalHeight } = image;
-      if (shown === key) painter.setPhoto({ image, width: photo.width ?? naturalWidth, height: photo.height ?? naturalHeight });
+      if (shown !== key) return;
+      const { naturalWidth: width, naturalHeight: height } = image;
+      try {
+        painter.setPhoto({ width, height, ...photo, image });
+      } catch {
+        painter.setPhoto(null); // another site's picture, whose pixels no page may read
+      }
     };
     image.onerror = () => shown === key && painter.setPhoto(null);
     image.src = photo.url;
