@@ -13,6 +13,7 @@ from . import (
     folder,
     hints,
     loaders,
+    painter,
     palettes,
     semantic_adapter,
     vq_decoder,
@@ -45,4 +46,5 @@ class SeAdaExtension(ComfyExtension):
 
 async def comfy_entrypoint() -> SeAdaExtension:
     bridge.register_model_folder()
+    painter.register()
     return SeAdaExtension()

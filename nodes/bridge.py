@@ -1,9 +1,11 @@
-"""What the nodes need of ComfyUI: pictures, model folders, memory management, progress. MODELs are in `unet`."""
+"""What the nodes need of ComfyUI: pictures, model folders, memory, progress, the server. MODELs are in `unet`."""
 
 from __future__ import annotations
 
 import logging
 import os
+import uuid
+from collections.abc import Awaitable, Callable
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,14 +18,16 @@ import comfy.utils
 import folder_paths
 import torch
 from comfy_api.latest import io
+from PIL import Image
 from torch import Tensor, nn
 
 from ..seada_core import checkpoints, palettes
 from ..seada_core.checkpoints import CheckpointError
 from ..seada_core.color import luminance
-from ..seada_core.pipeline import Callback, Colorizer
+from ..seada_core.pipeline import Callback, Colorizer, resize
 
 if TYPE_CHECKING:
+    from aiohttp import web
     from comfy.model_patcher import ModelPatcher
 
 Seada = io.Custom("SEADA")
@@ -34,6 +38,7 @@ EMBEDDED = "embedded"
 FOLDER = "seada"  # below ComfyUI's models/
 CAPTIONERS = "seada_captioners"  # likewise
 PALETTES = "seada_palettes"  # likewise
+SHOWN_SIDE = 1024  # longest side of a photo shown on a node, px
 TOP = "models/seada itself"  # part files that lie there, in no folder of their own
 _CASTING = {
     getattr(nn, name): getattr(comfy.ops.manual_cast, name) for name in ("Linear", "Conv2d", "GroupNorm", "LayerNorm")
@@ -326,3 +331,27 @@ def clip_with(clip, encoder: nn.Module):
     patched = clip.clone()
     patched.add_patches(patches)
     return patched
+
+
+# --- the server and its page ------------------------------------------------------------------------------------------
+
+
+def add_post_route(path: str, answer: Callable[[web.Request], Awaitable[web.Response]]) -> None:
+    """Adds a route to ComfyUI's server, if one is running."""
+    from server import PromptServer
+
+    if getattr(PromptServer, "instance", None) is not None:
+        PromptServer.instance.routes.post(path)(answer)
+
+
+def shown_photo(gray: Tensor) -> dict:
+    """The first of grey pictures (B, 1, H, W) as a small temporary file, in the form in which ComfyUI names it to its
+    page, with the photo's own "width" and "height"."""
+    height, width = gray.shape[-2:]
+    scale = min(1.0, SHOWN_SIDE / max(height, width))
+    small = resize(gray[:1], (max(1, round(height * scale)), max(1, round(width * scale))))
+    pixels = (small[0, 0] * 255).round().clamp(0, 255).byte().cpu().numpy()
+    folder, name = folder_paths.get_temp_directory(), f"seada_hints_{uuid.uuid4().hex}.jpg"
+    os.makedirs(folder, exist_ok=True)
+    Image.fromarray(pixels).save(os.path.join(folder, name), quality=92)
+    return {"filename": name, "subfolder": "", "type": "temp", "width": width, "height": height}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -90,15 +89,15 @@ class SeAdaHints(io.ComfyNode):
             node_id="SeAdaHints",
             display_name="SeAda Hints",
             category="SeAda/hints",
-            description="Colours at places: points and discs as JSON, and one colour wherever a mask is.",
+            description="Colours at places: painted on the photo, and one colour wherever a mask is.",
             inputs=[
                 io.Image.Input("image", tooltip="The photo that the places belong to."),
                 io.String.Input(
                     "points",
                     default="[]",
                     multiline=True,
-                    tooltip='A JSON list: [{"x": 120, "y": 80, "color": "#d0a070", "radius": 8}]. Pixels of the photo '
-                    "from its top left; radius may be left out.",
+                    tooltip="What is painted, as JSON; the painter writes it, and the help page says what it may hold. "
+                    "Pixels of the photo.",
                 ),
                 io.String.Input("mask_color", default="#d0a070", tooltip="The colour of the masked places, #rrggbb."),
                 io.Mask.Input("mask", optional=True, tooltip="Places that get mask_color; of the photo's size."),
@@ -123,18 +122,15 @@ class SeAdaHints(io.ComfyNode):
                     )
                 chosen = mask.reshape(-1, 1, *size).float().clamp(0, 1).clone()
                 result = result.plus(core.hint_map_from_mask(chosen, mask_color))
-            try:
-                data = json.loads(points or "[]")
-            except ValueError as error:
-                raise ValueError(f"points is not JSON: {error}") from None
-            parsed = core.parse_hints(data, "points")
+            parsed = core.parse_hints_text(points.strip() or "[]", "points")
             if parsed:
                 result = result.plus(core.hint_map(parsed, size, size))
             shown = result.at(len(gray))
             shown = torch.zeros(1, 3, *size) if shown is None else shown
             if shown.shape[-2:] != size:
                 shown = core.resize_hint_map(shown, size)
-            return io.NodeOutput(result, preview(gray, shown.expand(len(gray), -1, -1, -1)))
+            picture = preview(gray, shown.expand(len(gray), -1, -1, -1))
+            return io.NodeOutput(result, picture, ui={"seada_photo": [bridge.shown_photo(gray)]})
 
 
 class SeAdaHintsFromImage(io.ComfyNode):

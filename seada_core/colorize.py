@@ -133,7 +133,13 @@ def _build_parser() -> argparse.ArgumentParser:
         type=_from_hints("parse_hint"),
         help="a colour at a pixel of the photo, or in a disc around it; may be repeated",
     )
-    add("--hints", metavar="FILE", default=[], type=_from_hints("load_hints"), help="a JSON file of hints")
+    add(
+        "--hints",
+        metavar="FILE",
+        default=[],
+        type=_from_hints("load_hints"),
+        help="a JSON file of hints, as the painter saves it",
+    )
     add(
         "--palette",
         metavar="COLOURS|NAME|auto|FILE",

@@ -1,4 +1,4 @@
-"""Colour hints: points, discs, masks and pictures as hint maps; samplers that make hints from photos for training.
+"""Colour hints: points, discs, strokes, masks and pictures as hint maps; samplers of hints from photos for training.
 
 A hint map is a float tensor (B, 3, H, W): (Cb, Cr, mask). The mask is in [0, 1]; chroma is 0 where the mask is 0.
 """
@@ -8,11 +8,14 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable
+import reprlib
+import sys
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from numbers import Real
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -23,6 +26,7 @@ from .superpixels import quantize, slic
 
 __all__ = [
     "Hint",
+    "Stroke",
     "apply_hints",
     "hint_map",
     "hint_map_from_mask",
@@ -33,6 +37,7 @@ __all__ = [
     "parse_color",
     "parse_hint",
     "parse_hints",
+    "parse_hints_text",
     "parse_palette",
     "propagate",
     "quantize",
@@ -49,6 +54,10 @@ PATCH = 2  # side of a sampled point hint, px
 SUPERPIXELS = 100  # per training picture
 QUANTIZED_COLORS = 32
 CORRECTION_PRIOR = 2.0  # see `propagate`; PSNR@5 is 0.1 dB better than with 4, of 1, 20 and 100 hints equal
+MAX_HINTS = 10_000  # entries of one list
+MAX_STROKE_POINTS = 10_000  # of one stroke
+MAX_POINTS = 100_000  # of all entries of one list
+MAX_COORDINATE = 1_000_000  # of a stroke's points, px: their squares stay exact
 
 
 def parse_color(text: str) -> tuple[float, float, float]:
@@ -72,13 +81,51 @@ class Hint:
     radius: float = 0
 
     def __post_init__(self):
-        for name in ("x", "y", "radius"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, Real) or not -math.inf < value < math.inf:
-                raise ValueError(f"hint {name} is {value!r}: expected a finite number of pixels")
-        if self.radius < 0:
-            raise ValueError(f"hint radius is {self.radius}: expected 0 or more pixels")
+        for name in ("x", "y"):
+            _check_pixels(getattr(self, name), f"hint {name}")
+        _check_radius(self.radius)
         parse_color(self.color)
+
+
+@dataclass(frozen=True)
+class Stroke:
+    """A colour within `radius` pixels of a line through pixels of the input photo, (x, y) as in `Hint`.
+
+    With a radius of 0 it is the line alone, with one point a `Hint`. Points may lie outside the photo.
+    Raises ValueError where `Hint` does, and for points that are none, more than MAX_STROKE_POINTS, not pairs, or
+    further than MAX_COORDINATE from 0.
+    """
+
+    points: tuple[tuple[float, float], ...]
+    color: str
+    radius: float = 0
+
+    def __post_init__(self):
+        if not isinstance(self.points, Sequence) or isinstance(self.points, str):
+            raise ValueError(f"stroke points are {reprlib.repr(self.points)}: expected [[x, y], ...]")
+        if not 0 < len(self.points) <= MAX_STROKE_POINTS:
+            raise ValueError(f"a stroke of {len(self.points)} points: expected 1 to {MAX_STROKE_POINTS}")
+        for number, point in enumerate(self.points, 1):
+            if not isinstance(point, list | tuple) or len(point) != 2:
+                raise ValueError(f"stroke point {number} is {reprlib.repr(point)}: expected [x, y]")
+            for name, value in zip("xy", point):
+                _check_pixels(value, f"stroke point {number}'s {name}", MAX_COORDINATE)
+        _check_radius(self.radius)
+        parse_color(self.color)
+        object.__setattr__(self, "points", tuple((x, y) for x, y in self.points))
+
+
+def _check_pixels(value: object, name: str, limit: float = sys.float_info.max) -> None:
+    if isinstance(value, bool) or not isinstance(value, Real) or not abs(value) <= sys.float_info.max:
+        raise ValueError(f"{name} is {reprlib.repr(value)}: expected a finite number of pixels")
+    if abs(value) > limit:
+        raise ValueError(f"{name} is {value}: expected at most {limit} pixels")
+
+
+def _check_radius(value: object) -> None:
+    _check_pixels(value, "hint radius")
+    if value < 0:
+        raise ValueError(f"hint radius is {value}: expected 0 or more pixels")
 
 
 def parse_hint(text: str) -> Hint:
@@ -96,39 +143,59 @@ def parse_hint(text: str) -> Hint:
         raise ValueError(f"bad hint {text!r}: {error}") from None
 
 
-def load_hints(path: str | Path) -> list[Hint]:
-    """Hints of a JSON file: {"hints": [{"x": 12, "y": 30, "color": "#d0a070", "radius": 4}, ...]}, or the bare list.
+def load_hints(path: str | Path) -> list[Hint | Stroke]:
+    """Hints and strokes of a JSON file, as the painter writes it; see `parse_hints` for what it may hold.
 
-    `radius` may be left out. Raises ValueError naming the file, and the entry (counted from 1) that is wrong.
+    Raises ValueError naming the file, and the entry (counted from 1) that is wrong.
     """
     try:
-        data = json.loads(Path(path).read_text(encoding="utf-8"))
+        text = Path(path).read_text(encoding="utf-8")
     except OSError as error:
         raise ValueError(f"cannot read hints from {path}: {error.strerror or error}") from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise ValueError(f"{path} is not a JSON file: {error}") from error
-    return parse_hints(data, str(path))
+    return parse_hints_text(text, str(path), "a JSON file")
 
 
-def parse_hints(data: object, source: str = "hints") -> list[Hint]:
-    """Hints of parsed JSON, see `load_hints`; `source` is what its ValueErrors name."""
+def parse_hints_text(text: str, source: str = "hints", kind: str = "JSON") -> list[Hint | Stroke]:
+    """Hints and strokes of JSON text, see `parse_hints`. Raises ValueError naming `source`, not `kind` if not JSON."""
+    try:
+        data = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{source} is not {kind}: {error}") from error
+    return parse_hints(data, source)
+
+
+def parse_hints(data: object, source: str = "hints") -> list[Hint | Stroke]:
+    """Hints and strokes of parsed JSON: a list of entries, or {"hints": that list}.
+
+    An entry is {"x": 12, "y": 30, "color": "#d0a070", "radius": 4} or {"points": [[12, 30], [40, 35]], "color": ...,
+    "radius": ...}; `radius` may be left out. Raises ValueError naming `source` and the entry (counted from 1) that is
+    wrong, and for more than MAX_HINTS entries or MAX_POINTS points of all of them.
+    """
     entries = data.get("hints") if isinstance(data, dict) else data
     if not isinstance(entries, list):
         raise ValueError(f'{source}: expected {{"hints": [...]}} or a list of hints')
-    hints = []
+    if len(entries) > MAX_HINTS:
+        raise ValueError(f"{source}: {len(entries)} hints; at most {MAX_HINTS} are taken")
+    hints, points = [], 0
     for number, entry in enumerate(entries, 1):
         where = f"{source}, hint {number}"
         if not isinstance(entry, dict):
-            raise ValueError(f'{where}: expected {{"x": .., "y": .., "color": "#rrggbb"}}, got {entry!r}')
-        missing = {"x", "y", "color"} - entry.keys()
-        unknown = entry.keys() - {"x", "y", "color", "radius"}
+            raise ValueError(f'{where}: expected {{"x": .., "y": .., "color": "#rrggbb"}}, got {reprlib.repr(entry)}')
+        kind, place = (Stroke, ["points"]) if "points" in entry else (Hint, ["x", "y"])
+        missing = {*place, "color"} - entry.keys()
+        unknown = entry.keys() - {*place, "color", "radius"}
         if missing or unknown:
-            problem = f"has no {sorted(missing)[0]}" if missing else f"has an unknown field {sorted(unknown)[0]!r}"
-            raise ValueError(f"{where} {problem}; fields are x, y, color and, optionally, radius")
+            problem = f"has no {min(missing)}" if missing else f"has an unknown field {reprlib.repr(min(unknown))}"
+            raise ValueError(f"{where} {problem}; fields are {', '.join(place)}, color and, optionally, radius")
         try:
-            hints.append(Hint(**entry))
+            hints.append(kind(**entry))
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from None
+        points += len(hints[-1].points) if kind is Stroke else 1
+        if points > MAX_POINTS:
+            raise ValueError(f"{where}: more than {MAX_POINTS} points in all")
     return hints
 
 
@@ -158,32 +225,101 @@ def scheme_colors(palette: Iterable[str]) -> Tensor:
     return rgb_to_ycbcr(torch.tensor(colors).T[:, :, None]).flatten(1).T
 
 
-def hint_map(hints: Iterable[Hint], size: tuple[int, int], photo_size: tuple[int, int]) -> Tensor:
+def hint_map(hints: Iterable[Hint | Stroke], size: tuple[int, int], photo_size: tuple[int, int]) -> Tensor:
     """Hints given on a photo of `photo_size` (H0, W0), drawn on a map of `size` (H, W): (1, 3, H, W).
 
-    A disc covers the map pixels whose centres lie in it, and every hint at least the pixel that it falls in. Where
-    hints overlap, the later one wins. Raises ValueError for a hint outside the photo.
+    A disc covers the map pixels whose centres lie in it, and every hint at least the pixel that it falls in. A stroke
+    is the union of the capsules around its segments, and at least the pixels that its line runs through; what lies
+    outside the photo is cut off. Where hints overlap, the later one wins. Raises ValueError for a hint, or a stroke's
+    whole line, outside the photo.
     """
     (height, width), (photo_height, photo_width) = size, photo_size
-    result = torch.zeros(1, 3, height, width)
-    scale_x, scale_y = width / photo_width, height / photo_height
-    rows = torch.arange(height, dtype=torch.float64)[:, None] + 0.5
-    columns = torch.arange(width, dtype=torch.float64) + 0.5
+    scale = width / photo_width, height / photo_height
+    # centres of the map's pixels, in pixels of the photo
+    x, y = (np.arange(width) + 0.5) / scale[0], (np.arange(height)[:, None] + 0.5) / scale[1]
+    colors: dict[str, int] = {}
+    drawn = np.full((height, width), -1, dtype=np.int32)  # index into colors
     for hint in hints:
-        if not (0 <= hint.x < photo_width and 0 <= hint.y < photo_height):
-            raise ValueError(
-                f"hint {hint.color} at ({hint.x:g}, {hint.y:g}) lies outside the photo, which is {photo_width} wide "
-                f"and {photo_height} high"
-            )
+        points = hint.points if isinstance(hint, Stroke) else ((hint.x, hint.y),)
         # a coordinate names a pixel of the photo; the hint is at its centre
-        x, y = (math.floor(hint.x) + 0.5) * scale_x, (math.floor(hint.y) + 0.5) * scale_y
-        covered = torch.zeros(height, width, dtype=torch.bool)
+        line = [(math.floor(px) + 0.5, math.floor(py) + 0.5) for px, py in points]
+        if len(line) == 1:
+            inside = 0 <= line[0][0] < photo_width and 0 <= line[0][1] < photo_height
+        else:
+            segments = _clip(np.array([line[:-1], line[1:]]).swapaxes(0, 1), (photo_width, photo_height))
+            inside = len(segments) > 0
+        if not inside:
+            what = f"stroke {hint.color} from" if isinstance(hint, Stroke) else f"hint {hint.color} at"
+            raise ValueError(
+                f"{what} ({points[0][0]:g}, {points[0][1]:g}) lies outside the photo, which is {photo_width} wide and "
+                f"{photo_height} high"
+            )
+        color = colors.setdefault(hint.color, len(colors))
         if hint.radius:
-            covered = ((rows - y) / scale_y).square() + ((columns - x) / scale_x).square() <= hint.radius**2
-        covered[min(int(y), height - 1), min(int(x), width - 1)] = True
-        result[0, :2, covered] = _chroma(hint.color)[:, None]
-        result[0, 2, covered] = 1
-    return result
+            for a, b in zip(line, line[1:] or line):
+                _draw_capsule(drawn, x, y, a, b, float(hint.radius), color)
+        if len(line) == 1:
+            row, column = int(line[0][1] * scale[1]), int(line[0][0] * scale[0])
+            drawn[min(row, height - 1), min(column, width - 1)] = color
+        else:
+            _draw_line(drawn, segments * scale, color)
+    rgb = torch.tensor([*map(parse_color, colors), (0, 0, 0)], dtype=torch.float32)
+    chroma = rgb_to_ycbcr(rgb.T[..., None])[1:, :, 0]  # (2, colours + 1): -1, no colour, is the last
+    index = torch.from_numpy(drawn).long()
+    return torch.cat([chroma[:, index], (index >= 0)[None].float()])[None]
+
+
+def _clip(ends: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """The parts of segments (N, 2 ends, xy) within the rectangle from (0, 0) to `size` (W, H), less those outside.
+
+    Liang and Barsky 1984.
+    """
+    start, step = ends[:, 0], ends[:, 1] - ends[:, 0]
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        t = np.stack([(0 - start) / step, (np.array(size) - start) / step])
+    level = step == 0  # runs along this axis: in or out as a whole
+    within = (start >= 0) & (start < size)
+    enter = np.where(level, 0, t.min(axis=0)).max(axis=1).clip(0)
+    leave = np.where(level, 1, t.max(axis=0)).min(axis=1).clip(max=1)
+    kept = (within | ~level).all(axis=1) & (enter <= leave)
+    start, step = start[kept], step[kept]
+    return np.stack([start + enter[kept, None] * step, start + leave[kept, None] * step], axis=1)
+
+
+def _draw_capsule(
+    drawn: np.ndarray,
+    x: np.ndarray,
+    y: np.ndarray,
+    a: tuple[float, float],
+    b: tuple[float, float],
+    radius: float,
+    color: int,
+) -> None:
+    """`color` where (x, y), the pixels' centres, are within `radius` of the segment from a to b."""
+    reach = radius + 1e-6  # of rounding
+    rows, columns = (
+        slice(*np.searchsorted(centres, (min(a[i], b[i]) - reach, max(a[i], b[i]) + reach)).tolist())
+        for i, centres in ((1, y[:, 0]), (0, x))
+    )
+    x, y = x[columns] - a[0], y[rows] - a[1]
+    dx, dy = b[0] - a[0], b[1] - a[1]
+    length = dx * dx + dy * dy
+    if length:
+        t = np.minimum(np.maximum((x * dx + y * dy) / length, 0), 1)
+        x, y = x - t * dx, y - t * dy
+    drawn[rows, columns][x * x + y * y <= radius * radius] = color
+
+
+def _draw_line(drawn: np.ndarray, segments: np.ndarray, color: int) -> None:
+    """`color` along segments (N, 2 ends, xy) in pixels of the map, a pixel at least for each step of one."""
+    height, width = drawn.shape
+    step = segments[:, 1] - segments[:, 0]
+    counts = np.ceil(np.abs(step).max(axis=1)).astype(int) + 1
+    which = np.repeat(np.arange(len(segments)), counts)
+    first = np.repeat(np.cumsum(counts) - counts, counts)
+    t = (np.arange(len(which)) - first) / np.maximum(counts[which] - 1, 1)
+    x, y = (segments[which, 0] + t[:, None] * step[which]).T.astype(int)
+    drawn[y.clip(0, height - 1), x.clip(0, width - 1)] = color
 
 
 def _check_mask(mask: Tensor) -> Tensor:

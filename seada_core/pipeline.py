@@ -13,7 +13,17 @@ from torch import Tensor, nn
 from . import ccd, checkpoints
 from .backbone import Hook, build_scheduler, denoise
 from .color import luminance, merge_chroma, rgb_to_ycbcr
-from .hints import Hint, apply_hints, hint_map, over, palette_chroma, resize_hint_map, scheme_colors, spread_hints
+from .hints import (
+    Hint,
+    Stroke,
+    apply_hints,
+    hint_map,
+    over,
+    palette_chroma,
+    resize_hint_map,
+    scheme_colors,
+    spread_hints,
+)
 from .presets import SD15
 
 if TYPE_CHECKING:
@@ -81,13 +91,48 @@ class Colorizer:
         return nn.Module.to(module, self.device, dtype, memory_format=torch.channels_last)
 
     @torch.no_grad()  # not inference mode: guidance differentiates through the decoder
-    def __call__(
+    def __call__(self, image: Image.Image | Tensor, **options) -> Image.Image | Tensor:
+        """Colour a photo, or a batch of them; each picture's result depends on itself and the seed alone.
+
+        Args:
+            image: a PIL picture of any mode and size, or sRGB (or grey) in [0, 1], (B, 3 or 1, H, W) or (3 or 1, H, W).
+                Only its luminance is used.
+            options: see `chroma`.
+        Returns:
+            the same kind and size: PIL RGB, or (B, 3, H, W) or (3, H, W) in the input's dtype.
+        Raises:
+            ValueError: an argument is out of range; the message says what is allowed.
+        """
+        if isinstance(image, Tensor):
+            batch = image if image.ndim == 4 else image[None]
+            if batch.ndim != 4 or batch.shape[1] not in (1, 3) or 0 in batch.shape:
+                raise ValueError(f"expected (B, 3, H, W) or (3, H, W), grey or colour, not {tuple(image.shape)}")
+            gray = (luminance(batch) if batch.shape[1] == 3 else batch).float().clamp(0, 1)
+        else:
+            from .pictures import from_pil
+
+            array = from_pil(image).luminance
+            gray = torch.tensor(array, dtype=torch.float32)[None, None]
+            if array.dtype.kind == "u":
+                gray = gray / 255
+        chroma = self.chroma(gray, **options)
+        if isinstance(image, Tensor):
+            rgb = merge_chroma(chroma.to(gray.device), gray).to(image.dtype)
+            return rgb if image.ndim == 4 else rgb[0]
+        from PIL import Image as PILImage
+
+        from .color import merge_tiled
+
+        return PILImage.fromarray(merge_tiled(chroma[0].float().cpu(), array))
+
+    @torch.no_grad()
+    def chroma(
         self,
-        image: Image.Image | Tensor,
+        gray: Tensor,
         *,
         prompt: str | Sequence[str] | None = None,
         negative_prompt: str | None = None,
-        hints: Sequence[Hint] | Tensor = (),
+        hints: Sequence[Hint | Stroke] | Tensor = (),
         soft_hints: Tensor | None = None,
         hint_methods: Collection[str] = HINT_METHODS,
         palette: Sequence[str] | None = None,
@@ -101,12 +146,10 @@ class Colorizer:
         token_steps: int = 0,
         temperature: float = 1.0,
         callback: Callback | None = None,
-    ) -> Image.Image | Tensor:
-        """Colour a photo, or a batch of them; each picture's result depends on itself and the seed alone.
+    ) -> Tensor:
+        """(Cb, Cr) maps (B, 2, h, w) for grey photos (B, 1, H, W) in [0, 1], h <= H.
 
         Args:
-            image: a PIL picture of any mode and size, or sRGB (or grey) in [0, 1], (B, 3 or 1, H, W) or (3 or 1, H, W).
-                Only its luminance is used.
             prompt: what the photo shows and in which colours; None asks the captioner.
             negative_prompt: what guidance moves away from.
             hints: colours at places, in pixels of the photo; or a hint map (B or 1, 3, any h, any w) of the photo.
@@ -125,73 +168,9 @@ class Colorizer:
             token_steps: steps of token diffusion on the codebook; 0 decodes the latent itself (Eq. 5).
             temperature: of token diffusion.
             callback: called as callback(done, steps) after every step.
-        Returns:
-            the same kind and size: PIL RGB, or (B, 3, H, W) or (3, H, W) in the input's dtype.
         Raises:
             ValueError: an argument is out of range; the message says what is allowed.
         """
-        if isinstance(image, Tensor):
-            batch = image if image.ndim == 4 else image[None]
-            if batch.ndim != 4 or batch.shape[1] not in (1, 3) or 0 in batch.shape:
-                raise ValueError(f"expected (B, 3, H, W) or (3, H, W), grey or colour, not {tuple(image.shape)}")
-            gray = (luminance(batch) if batch.shape[1] == 3 else batch).float().clamp(0, 1)
-        else:
-            from .pictures import from_pil
-
-            array = from_pil(image).luminance
-            gray = torch.tensor(array, dtype=torch.float32)[None, None]
-            if array.dtype.kind == "u":
-                gray = gray / 255
-        chroma = self.chroma(
-            gray,
-            prompt=prompt,
-            negative_prompt=negative_prompt,
-            hints=hints,
-            soft_hints=soft_hints,
-            hint_methods=hint_methods,
-            palette=palette,
-            palette_strength=palette_strength,
-            steps=steps,
-            guidance=guidance,
-            strength=strength,
-            seed=seed,
-            size=size,
-            saturation=saturation,
-            token_steps=token_steps,
-            temperature=temperature,
-            callback=callback,
-        )
-        if isinstance(image, Tensor):
-            rgb = merge_chroma(chroma.to(gray.device), gray).to(image.dtype)
-            return rgb if image.ndim == 4 else rgb[0]
-        from PIL import Image as PILImage
-
-        from .color import merge_tiled
-
-        return PILImage.fromarray(merge_tiled(chroma[0].float().cpu(), array))
-
-    def chroma(
-        self,
-        gray: Tensor,
-        *,
-        prompt: str | Sequence[str] | None = None,
-        negative_prompt: str | None = None,
-        hints: Sequence[Hint] | Tensor = (),
-        soft_hints: Tensor | None = None,
-        hint_methods: Collection[str] = HINT_METHODS,
-        palette: Sequence[str] | None = None,
-        palette_strength: float | None = None,
-        steps: int | None = None,
-        guidance: float | None = None,
-        strength: float = 1.0,
-        seed: int = 0,
-        size: int | None = None,
-        saturation: float | None = None,
-        token_steps: int = 0,
-        temperature: float = 1.0,
-        callback: Callback | None = None,
-    ) -> Tensor:
-        """(Cb, Cr) maps (B, 2, h, w) for grey photos (B, 1, H, W) in [0, 1], h <= H; arguments as for calling."""
         sampling = self.preset.sampling
         steps = sampling.steps if steps is None else steps
         guidance = sampling.guidance if guidance is None else guidance
@@ -259,7 +238,7 @@ class Colorizer:
             chroma = torch.lerp(chroma, soft_hints[:, :2], soft_hints[:, 2:])
         return chroma if hints is None else apply_hints(chroma, gray, hints)
 
-    def _hint_map(self, hints: Sequence[Hint] | Tensor, gray: Tensor, photo_size: tuple[int, int]) -> Tensor:
+    def _hint_map(self, hints: Sequence[Hint | Stroke] | Tensor, gray: Tensor, photo_size: tuple[int, int]) -> Tensor:
         size = tuple(gray.shape[-2:])
         if not isinstance(hints, Tensor):
             sparse = hint_map(hints, size, photo_size)

@@ -62,8 +62,8 @@ _STOP = frozenset(
     re.findall(
         r"\w+",
         """a an the and or but with without of on in at by near under over beside behind above below between from to
-        into onto against along around across through for is are was were be being that which who whose while as it its his
-        her their my our your there this these those some wearing holding sitting standing lying parked hanging""",
+        into onto against along around across through for is are was were be being that which who whose while as it its
+        his her their my our your there this these those some wearing holding sitting standing lying parked hanging""",
     )
 ) | set(COLORS)
 _MAX_WORDS = 3  # of a thing's name

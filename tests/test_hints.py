@@ -9,7 +9,7 @@ from PIL import Image
 
 from seada_core import hints as H
 from seada_core.color import rgb_to_ycbcr
-from seada_core.hints import Hint
+from seada_core.hints import Hint, Stroke
 
 
 def chroma(color):
@@ -34,7 +34,8 @@ def photo(data_dir, name, size):
         ((1, 2, None), "bad colour"),
         ((math.nan, 2, "#123456"), "hint x is nan"),
         ((1, math.inf, "#123456"), "hint y is inf"),
-        ((1, 10**400, "#123456", -math.inf), "hint radius is -inf"),
+        ((1, 2, "#123456", -math.inf), "hint radius is -inf"),
+        ((1, 10**400, "#123456"), "hint y is 1000"),
         ((True, 2, "#123456"), "hint x is True"),
         (("1", 2, "#123456"), "hint x is '1'"),
         ((1, 2, "#123456", -1), "hint radius is -1"),
@@ -76,6 +77,15 @@ def test_load_hints(tmp_path):
         ('[{"x": 1, "y": 2, "color": "#aabbcc"}, 7]', "hint 2.*got 7"),
         ('[{"x": 1, "color": "#aabbcc"}]', "hint 1 has no y"),
         ('[{"x": 1, "y": 2, "color": "#aabbcc", "colour": 1}]', "hint 1 has an unknown field 'colour'"),
+        ('[{"x": 1, "y": 2, "color": "#aabbcc", "__proto__": {}}]', "hint 1 has an unknown field '__proto__'"),
+        ('[{"points": [[1, 2]], "x": 1, "color": "#aabbcc"}]', "hint 1 has an unknown field 'x'"),
+        ('[{"points": [[1, 2]]}]', "hint 1 has no color; fields are points, color"),
+        ('[{"points": [], "color": "#aabbcc"}]', "hint 1: a stroke of 0 points"),
+        ('[{"points": "12", "color": "#aabbcc"}]', "hint 1: stroke points are '12'"),
+        ('[{"points": [[1, 2], [3]], "color": "#aabbcc"}]', r"hint 1: stroke point 2 is \[3\]: expected \[x, y\]"),
+        ('[{"points": [[1, "2"]], "color": "#aabbcc"}]', "hint 1: stroke point 1's y is '2'"),
+        ('[{"points": [[1, 1e7]], "color": "#aabbcc"}]', "at most 1000000 pixels"),
+        ("[" * 100000, "not a JSON file"),
         ('[{"x": 1e999, "y": 2, "color": "#aabbcc"}]', "hint 1: hint x is inf"),
         ('[{"x": 1, "y": 2, "color": "blue"}]', "hint 1: bad colour 'blue'"),
     ],
@@ -138,6 +148,97 @@ def test_the_later_hint_wins():
 def test_a_hint_outside_the_photo_is_named(x, y):
     with pytest.raises(ValueError, match=rf"\({x:g}, {y:g}\) lies outside the photo, which is 20 wide and 10 high"):
         H.hint_map([Hint(x, y, "#ff0000", 50)], (10, 20), (10, 20))
+
+
+def test_a_file_holds_strokes_too(tmp_path):
+    stroke = {"points": [[1, 2], [3.5, -4]], "color": "#aabbcc", "radius": 2}
+    (tmp_path / "hints.json").write_text(json.dumps([stroke, {"x": 1, "y": 2, "color": "#010203"}]))
+    expected = [Stroke(((1, 2), (3.5, -4)), "#aabbcc", 2), Hint(1, 2, "#010203")]
+    assert H.load_hints(tmp_path / "hints.json") == expected
+    assert hash(expected[0]) == hash(Stroke([[1, 2], [3.5, -4]], "#aabbcc", 2))
+
+
+def test_too_many_hints_and_points_are_refused():
+    hint = {"x": 1, "y": 2, "color": "#aabbcc"}
+    assert len(H.parse_hints([hint] * 10_000)) == 10_000
+    with pytest.raises(ValueError, match="10001 hints; at most 10000"):
+        H.parse_hints([hint] * 10_001)
+    stroke = {"points": [[1, 2]] * 10_000, "color": "#aabbcc"}
+    assert len(H.parse_hints([stroke] * 10)) == 10
+    with pytest.raises(ValueError, match="hint 11: more than 100000 points in all"):
+        H.parse_hints([stroke] * 10 + [hint])
+    with pytest.raises(ValueError, match="10001 points: expected 1 to 10000"):
+        Stroke([(1, 2)] * 10_001, "#aabbcc")
+
+
+def to_segment(x, y, a, b):
+    """The distance of (x, y) to the segment from a to b, by the angles at its ends."""
+    to_a, to_b, length = math.dist((x, y), a), math.dist((x, y), b), math.dist(a, b)
+    if not length or to_b**2 >= to_a**2 + length**2 or to_a**2 >= to_b**2 + length**2:
+        return min(to_a, to_b)
+    half = (to_a + to_b + length) / 2  # Heron's formula
+    return 2 * math.sqrt(max(0, half * (half - to_a) * (half - to_b) * (half - length))) / length
+
+
+@pytest.mark.parametrize("size", [(30, 40), (15, 20), (17, 61), (60, 80)])
+@pytest.mark.parametrize(
+    "points", [[(5, 5), (30, 20), (30, 9)], [(-6, 12), (20, 40)], [(8, 8)], [(9, 9), (9, 9)], [(3, 2), (38, 2)]]
+)
+def test_a_stroke_is_the_union_of_capsules_around_its_segments(points, size):
+    drawn = H.hint_map([Stroke(points, "#ff8000", 3.3)], size, (30, 40))[0, 2]
+    ends = [(math.floor(x) + 0.5, math.floor(y) + 0.5) for x, y in points]
+    for i in range(size[0]):
+        for j in range(size[1]):
+            x, y = (j + 0.5) * 40 / size[1], (i + 0.5) * 30 / size[0]
+            distance = min(to_segment(x, y, a, b) for a, b in zip(ends, ends[1:] or ends))
+            if abs(distance - 3.3) > 1e-6:
+                assert drawn[i, j] == (distance < 3.3), (i, j, distance)
+
+
+def test_a_stroke_without_radius_is_an_unbroken_line():
+    drawn = H.hint_map([Stroke([(2, 3), (35, 3), (20, 28), (-9, -1)], "#ff8000")], (30, 40), (30, 40))[0]
+    assert drawn[2, 3, 2:36].all()
+    rows, columns = drawn[2].nonzero().unbind(1)
+    assert {3, 28} <= set(rows.tolist()) and 0 in columns
+    for y, x in zip(rows, columns):  # each has a neighbour
+        assert drawn[2, max(y - 1, 0) : y + 2, max(x - 1, 0) : x + 2].sum() >= 2
+    assert drawn[2].sum() < 150
+    assert drawn[:2, 3, 10].tolist() == pytest.approx(chroma("#ff8000"), abs=1e-5)
+
+
+def test_on_a_smaller_map_a_stroke_keeps_its_line():
+    thin = Stroke([(10, 10), (390, 190)], "#ff8000", 1)
+    drawn = H.hint_map([thin], (10, 20), (200, 400))[0, 2]
+    assert drawn.any(0)[1:19].all() and drawn.any(1)[1:9].all()
+
+
+def test_the_later_of_hints_and_strokes_wins():
+    stroke, hint = Stroke([(2, 5), (9, 5)], "#ff0000", 2), Hint(5, 5, "#0000ff", 1)
+    for order, winner in (([stroke, hint], "#0000ff"), ([hint, stroke], "#ff0000")):
+        drawn = H.hint_map(order, (12, 12), (12, 12))
+        assert drawn[0, :2, 5, 5].tolist() == pytest.approx(chroma(winner), abs=1e-5)
+        assert drawn[0, :2, 5, 9].tolist() == pytest.approx(chroma("#ff0000"), abs=1e-5)
+
+
+@pytest.mark.parametrize("points", [[(-5, 3)], [(-5, 3), (-1, 9)], [(25, -9), (25, 30)], [(-8, 5), (5, -8)]])
+def test_a_stroke_outside_the_photo_is_named(points):
+    with pytest.raises(ValueError, match=r"stroke #ff0000 from .* outside the photo, which is 20 wide and 10 high"):
+        H.hint_map([Stroke(points, "#ff0000", 50)], (10, 20), (10, 20))
+
+
+def test_many_hints_draw_as_one_by_one_and_far_ends_do_no_harm():
+    generator = torch.Generator().manual_seed(0)
+    x, y, radius = (torch.rand(3, 200, generator=generator) * torch.tensor([[50], [40], [6]])).tolist()
+    colors = [f"#{i:02x}80{255 - i:02x}" for i in range(200)]
+    hints = [Hint(*values) for values in zip(x, y, colors, radius)]
+    expected = torch.zeros(3, 40, 50)
+    for hint in hints:  # each on the whole map
+        one = H.hint_map([hint], (40, 50), (40, 50))[0]
+        expected = torch.where(one[2:] > 0, one, expected)
+    assert torch.equal(H.hint_map(hints, (40, 50), (40, 50))[0], expected)
+    far = H.hint_map([Stroke([(-1e6, 20), (1e6, 20)], "#ff0000", 1e300)], (40, 50), (40, 50))
+    assert far[0, 2].all()
+    assert H.hint_map([], (4, 5), (4, 5)).count_nonzero() == 0
 
 
 def test_hint_map_from_mask_and_from_picture():

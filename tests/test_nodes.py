@@ -57,6 +57,10 @@ def test_every_node_and_each_of_its_sockets_is_explained(comfy):
                 assert options.get("tooltip"), f"{name}.{key}"
 
 
+def leaves(tree: dict | str) -> list[str]:
+    return [tree] if isinstance(tree, str) else [leaf for branch in tree.values() for leaf in leaves(branch)]
+
+
 def test_help_pages_and_translations_know_every_socket(comfy):
     texts = {lang: json.loads((ROOT / "locales" / lang / "nodeDefs.json").read_text()) for lang in ("en", "zh")}
     for name in NODES:
@@ -72,6 +76,9 @@ def test_help_pages_and_translations_know_every_socket(comfy):
         assert {key: text["tooltip"] for key, text in texts["en"][name]["inputs"].items()} == inputs
         assert texts["en"][name]["description"] == info["description"]
     assert all(sorted(lang) == NODES for lang in texts.values())
+    # the page's translations give these a meaning, and fail where they have none
+    sentences = [text for lang in texts.values() for text in leaves(lang)]
+    assert [text for text in sentences if re.search(r"[{}|@]", text)] == []
     assert set(comfy.get("/i18n")["zh"]["nodeDefs"]) >= set(NODES)
 
 

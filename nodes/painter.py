@@ -1,0 +1,138 @@
+"""The hint painter's server side: POST /seada/propagate colours the small grey picture that the page sends.
+
+No file and no network is touched: everything comes in the request and goes out in the answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import io
+import itertools
+import json
+from typing import NamedTuple
+
+import torch
+from aiohttp import web
+from PIL import Image
+from torch import Tensor
+
+from ..seada_core import hints as core
+from ..seada_core.color import luminance, merge_chroma
+from . import bridge
+
+ROUTE = "/seada/propagate"
+MAX_BODY = 2_000_000  # bytes of a request
+MAX_SIDE = 256  # long side of the small picture, px
+MAX_PHOTO_SIDE = 1_000_000  # of the photo that the hints belong to, px
+MAX_NAME = 64  # letters of a painter's name
+FORMATS = ("PNG", "JPEG", "WEBP")
+
+
+class Request(NamedTuple):
+    painter: str  # requests of one painter replace each other
+    gray: Tensor  # (1, 1, h, w) in [0, 1]
+    hints: list[core.Hint | core.Stroke]
+    size: tuple[int, int]  # (H, W) of the photo
+
+
+def parse(body: bytes) -> Request:
+    """{"painter": name, "picture": base64 of a PNG, JPEG or WebP, "size": [W, H], "hints": [...]} as a Request.
+
+    Raises ValueError for anything else.
+    """
+    try:
+        data = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"the request is not JSON: {error}") from None
+    if not isinstance(data, dict) or data.keys() != {"painter", "picture", "size", "hints"}:
+        raise ValueError("expected a JSON object of painter, picture, size and hints")
+    painter, size = data["painter"], data["size"]
+    if not isinstance(painter, str) or len(painter) > MAX_NAME:
+        raise ValueError(f"painter: expected a name of at most {MAX_NAME} letters")
+    if (
+        not isinstance(size, list)
+        or len(size) != 2
+        or not all(type(n) is int and 0 < n <= MAX_PHOTO_SIDE for n in size)
+    ):
+        raise ValueError("size: expected the photo's [width, height] in pixels")
+    hints = core.parse_hints(data["hints"])
+    return Request(painter, _picture(data["picture"]), hints, (size[1], size[0]))
+
+
+def _picture(text: object) -> Tensor:
+    """Luminance (1, 1, h, w) of a picture in base64. Raises ValueError if it is none, or is larger than MAX_SIDE."""
+    if not isinstance(text, str):
+        raise ValueError("picture: expected base64 text")
+    try:
+        file = io.BytesIO(base64.b64decode(text, validate=True))
+    except (binascii.Error, ValueError):
+        raise ValueError("picture: this is not base64") from None
+    try:
+        image = Image.open(file, formats=FORMATS)
+    except Exception:  # Pillow raises what it likes at hostile files
+        raise ValueError("picture: this is not a PNG, JPEG or WebP picture") from None
+    if max(image.size) > MAX_SIDE:
+        raise ValueError(f"picture: it is {image.width} x {image.height}; at most {MAX_SIDE} x {MAX_SIDE} is taken")
+    try:
+        rgb = image.convert("RGB")
+    except Exception:
+        raise ValueError("picture: this file is broken") from None
+    pixels = torch.frombuffer(bytearray(rgb.tobytes()), dtype=torch.uint8).view(1, rgb.height, rgb.width, 3)
+    return luminance(pixels.movedim(-1, 1).float() / 255)
+
+
+def colored(request: Request) -> bytes:
+    """A PNG of the small picture in the hints' propagated colours. Raises ValueError for hints outside the photo."""
+    gray = request.gray
+    spread = core.spread_hints(gray, core.hint_map(request.hints, tuple(gray.shape[-2:]), request.size))
+    rgb = merge_chroma(spread[:, :2] * spread[:, 2:], gray)[0]
+    pixels = (rgb * 255).round().byte().movedim(0, -1).contiguous()
+    file = io.BytesIO()
+    image = Image.frombytes("RGB", (pixels.shape[1], pixels.shape[0]), pixels.numpy().tobytes())
+    image.save(file, "PNG", compress_level=1)
+    return file.getvalue()
+
+
+class Propagation:
+    """Colours one request at a time, away from the event loop; of a painter's waiting ones only the newest."""
+
+    def __init__(self):
+        self._busy = asyncio.Lock()
+        self._arrivals = itertools.count()
+        self._newest: dict[str, int] = {}  # of each painter that waits for an answer
+
+    async def answer(self, http: web.Request) -> web.Response:
+        """200 and a PNG; 400 for a bad request, 409 for one that a newer one of the same painter has replaced."""
+        number = next(self._arrivals)
+        try:
+            request = await asyncio.to_thread(parse, await _body(http))
+            self._newest[request.painter] = max(number, self._newest.get(request.painter, number))
+            try:
+                async with self._busy:
+                    if self._newest.get(request.painter, number) > number:
+                        return web.json_response({"error": "a newer request took this one's place"}, status=409)
+                    return web.Response(body=await asyncio.to_thread(colored, request), content_type="image/png")
+            finally:
+                if self._newest.get(request.painter) == number:
+                    del self._newest[request.painter]
+        except ValueError as error:
+            return web.json_response({"error": str(error)}, status=400)
+
+
+async def _body(http: web.Request) -> bytes:
+    """The request's body. Raises ValueError if it is not said to be JSON, or too long."""
+    if http.content_type != "application/json":  # what a foreign page cannot send unasked
+        raise ValueError("expected a body of the type application/json")
+    body = bytearray()
+    async for chunk in http.content.iter_chunked(1 << 16):
+        body += chunk
+        if len(body) > MAX_BODY:
+            raise ValueError(f"the request is longer than {MAX_BODY} bytes")
+    return bytes(body)
+
+
+def register() -> None:
+    """Adds the route to ComfyUI's server."""
+    bridge.add_post_route(ROUTE, Propagation().answer)

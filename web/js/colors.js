@@ -1,0 +1,167 @@
+// Which colour is painted: picker, hex text, recent colours; and the reference picture that colours are taken from.
+
+import { button, make } from "./dom.js";
+import { isColor } from "./model.js";
+
+const STORE = "SeAda.recentColors";
+// skin, hair and wood, brick, foliage, sky, denim, sand, grey
+const FIRST = ["#d9a282", "#7a5238", "#a8503c", "#5f8f4f", "#6f9fd8", "#3d5a8c", "#d8c08c", "#808080"];
+const RECENT = 16; // kept; as many are shown as fit
+const REFERENCE_SIDE = 1024; // longest side of the kept copy, px
+
+export const hex = (r, g, b) => `#${[r, g, b].map((n) => n.toString(16).padStart(2, "0")).join("")}`;
+
+/** The mean colour of the 3 x 3 pixels around (x, y) of a canvas. */
+export function colorAt(canvas, x, y) {
+  const [left, top] = [Math.max(0, Math.floor(x) - 1), Math.max(0, Math.floor(y) - 1)];
+  const width = Math.max(1, Math.min(3, canvas.width - left));
+  const height = Math.max(1, Math.min(3, canvas.height - top));
+  const { data } = canvas.getContext("2d", { willReadFrequently: true }).getImageData(left, top, width, height);
+  const mean = (k) => {
+    let sum = 0;
+    for (let i = k; i < data.length; i += 4) sum += data[i];
+    return Math.round(sum / (data.length / 4));
+  };
+  return hex(mean(0), mean(1), mean(2));
+}
+
+function stored() {
+  try {
+    const colors = JSON.parse(localStorage.getItem(STORE));
+    if (Array.isArray(colors)) return colors.filter(isColor).slice(0, RECENT);
+  } catch {
+    // no storage, or not ours
+  }
+  return [];
+}
+
+export class Colors {
+  #recent = [...new Set([...stored(), ...FIRST])].slice(0, RECENT);
+  #onChoose;
+  #swatches = make("div", { className: "seada-recent", attributes: { role: "group", "aria-label": "Recent colours" } });
+  #picker = make("input", { type: "color", title: "Colour (C)", attributes: { "aria-label": "Colour" } });
+  #text = make("input", {
+    type: "text",
+    className: "seada-hex",
+    maxLength: 7,
+    spellcheck: false,
+    title: "Colour, #rrggbb",
+    attributes: { "aria-label": "Colour as #rrggbb" },
+  });
+
+  /** onChoose(color) hears of each new colour. */
+  constructor(onChoose) {
+    this.#onChoose = onChoose;
+    this.color = this.#recent[0];
+    this.#picker.oninput = () => this.set(this.#picker.value);
+    this.#text.oninput = () => {
+      const text = this.#text.value.trim();
+      this.#text.classList.toggle("seada-bad", !isColor(text));
+      if (isColor(text)) this.set(text);
+    };
+    this.#text.onblur = () => this.#show();
+    this.element = make("div", { className: "seada-colors" }, this.#picker, this.#text, this.#swatches);
+    this.#show();
+  }
+
+  set(color) {
+    if (!isColor(color)) return;
+    this.color = color.toLowerCase();
+    this.#show();
+    this.#onChoose(this.color);
+  }
+
+  open() {
+    this.#picker.focus();
+    this.#picker.showPicker?.();
+  }
+
+  /** Called when the colour is used: it becomes the newest of the recent ones, unless it is among them. */
+  used(color = this.color) {
+    if (!isColor(color) || this.#recent.includes(color)) return;
+    this.#recent = [color, ...this.#recent].slice(0, RECENT);
+    try {
+      localStorage.setItem(STORE, JSON.stringify(this.#recent));
+    } catch {
+      // a private window: they last as long as the page
+    }
+    this.#show();
+  }
+
+  #show() {
+    this.#picker.value = this.color;
+    if (document.activeElement !== this.#text || isColor(this.#text.value)) {
+      this.#text.value = this.color;
+      this.#text.classList.remove("seada-bad");
+    }
+    this.#swatches.replaceChildren(
+      ...this.#recent.map((color) => {
+        const swatch = make("button", {
+          type: "button",
+          title: color,
+          onclick: () => this.set(color),
+          attributes: { "aria-label": `Colour ${color}`, "aria-pressed": String(color === this.color) },
+        });
+        swatch.style.backgroundColor = color; // checked by isColor
+        return swatch;
+      }),
+    );
+  }
+}
+
+/** A small pane with a picture of the user's, kept in the page alone; a click takes its colour. */
+export class Reference {
+  #canvas = make("canvas", { title: "Click to take a colour" });
+  #chip = make("span", { className: "seada-chip" });
+
+  /** onPick(color, done): done is false while the pointer is held. */
+  constructor(onPick) {
+    const pick = (event, done) => {
+      event.stopPropagation();
+      const color = this.#at(event);
+      this.#chip.style.backgroundColor = color;
+      if (event.buttons || done) onPick(color, done);
+    };
+    this.#canvas.onpointerdown = (event) => pick(event, false);
+    this.#canvas.onpointermove = (event) => pick(event, false);
+    this.#canvas.onpointerup = (event) => pick(event, true);
+    const close = button("close", "Close the reference picture", () => this.close());
+    this.element = make(
+      "div",
+      { className: "seada-reference", hidden: true },
+      make("div", { className: "seada-reference-bar" }, this.#chip, make("span", {}, "Reference"), close),
+      this.#canvas,
+    );
+  }
+
+  get isOpen() {
+    return !this.element.hidden;
+  }
+
+  /** Shows a picture file. Rejects with an Error for people if it is none. */
+  async open(file) {
+    let bitmap;
+    try {
+      bitmap = await createImageBitmap(file);
+    } catch {
+      throw new Error("the reference is not a picture that this browser reads");
+    }
+    const scale = Math.min(1, REFERENCE_SIDE / Math.max(bitmap.width, bitmap.height));
+    this.#canvas.width = Math.max(1, Math.round(bitmap.width * scale));
+    this.#canvas.height = Math.max(1, Math.round(bitmap.height * scale));
+    this.#canvas.getContext("2d", { willReadFrequently: true }).drawImage(bitmap, 0, 0, this.#canvas.width, this.#canvas.height);
+    this.element.hidden = false;
+  }
+
+  close() {
+    this.element.hidden = true;
+  }
+
+  #at(event) {
+    const box = this.#canvas.getBoundingClientRect();
+    const along = (at, start, length, size) => Math.min(size - 1, Math.max(0, ((at - start) / length) * size));
+    const x = along(event.clientX, box.left, box.width, this.#canvas.width);
+    const y = along(event.clientY, box.top, box.height, this.#canvas.height);
+    return colorAt(this.#canvas, x, y);
+  }
+}

@@ -1,0 +1,78 @@
+// Hints and reference pictures in and out: clipboard, files, drag and drop.
+
+import { make } from "./dom.js";
+
+const MAX_FILE = 64_000_000; // bytes; the largest allowed list of hints is far smaller
+const FILE_NAME = "hints.json";
+
+const isPicture = (file) => file.type.startsWith("image/");
+
+/** Asks for a file; resolves to it, never if the user thinks better of it. */
+export function chooseFile(accept) {
+  return new Promise((resolve) => {
+    const input = make("input", { type: "file", accept, onchange: () => input.files[0] && resolve(input.files[0]) });
+    input.click();
+  });
+}
+
+export function download(text) {
+  const url = URL.createObjectURL(new Blob([text], { type: "application/json" }));
+  make("a", { href: url, download: FILE_NAME }).click();
+  setTimeout(() => URL.revokeObjectURL(url), 10_000);
+}
+
+/** Copies text, also where the page is not served safely and has no clipboard of its own. */
+export async function copy(text) {
+  if (navigator.clipboard) return navigator.clipboard.writeText(text);
+  const area = make("textarea", { value: text });
+  document.body.append(area);
+  area.select();
+  document.execCommand("copy");
+  area.remove();
+}
+
+/** Takes a dropped or pasted file: a picture is the reference, anything else must be hints. */
+export async function take(painter, file) {
+  try {
+    if (isPicture(file)) await painter.openReference(file);
+    else if (file.size > MAX_FILE) throw new Error("the file is too large for hints");
+    else painter.importText(await file.text());
+  } catch (error) {
+    painter.say(`${error.message}`);
+  }
+}
+
+/** Drag and drop, copy and paste on the painter's element. */
+export function listen(painter) {
+  const { element } = painter;
+  element.addEventListener("dragover", (event) => {
+    event.preventDefault();
+    event.stopPropagation();
+    element.classList.add("seada-drop");
+  });
+  element.addEventListener("dragleave", () => element.classList.remove("seada-drop"));
+  element.addEventListener("drop", (event) => {
+    event.preventDefault();
+    event.stopPropagation();
+    element.classList.remove("seada-drop");
+    const [file] = event.dataTransfer.files;
+    if (file) take(painter, file);
+    else painter.say("drop a picture file for reference, or a file of hints");
+  });
+  element.addEventListener("copy", (event) => {
+    if (event.target.matches("input, textarea")) return;
+    event.preventDefault();
+    event.stopPropagation();
+    event.clipboardData.setData("text/plain", painter.text);
+    painter.say("hints copied");
+  });
+  element.addEventListener("paste", (event) => {
+    if (event.target.matches("input, textarea")) return;
+    event.preventDefault();
+    event.stopPropagation();
+    const [file] = event.clipboardData.files;
+    const text = event.clipboardData.getData("text/plain");
+    if (file) take(painter, file);
+    else if (text) painter.importText(text);
+  });
+}

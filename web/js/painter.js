@@ -1,0 +1,366 @@
+// The hint painter: what gestures, keys and buttons do to the hints, and what is seen of it.
+
+import { Colors, Reference, colorAt } from "./colors.js";
+import { make } from "./dom.js";
+import { listen as listenToFiles } from "./files.js";
+import { listen as listenToInput } from "./input.js";
+import { MAX_STROKE_POINTS, Model } from "./model.js";
+import { Panel } from "./panel.js";
+import { Preview } from "./preview.js";
+import { View, greyOf } from "./view.js";
+
+const NO_PHOTO = "No photo yet: wire Load Image to “image”, or run the workflow once.";
+const MESSAGE_MS = 4000;
+const LEAST_RADIUS = 6; // that a photo starts with, px; a hundredth of its long side if that is more
+
+// ComfyUI zooms its graph by any two fingers; those on a photo are the painter's, which listens to pointer events
+for (const type of ["touchstart", "touchmove", "touchend", "touchcancel"]) {
+  const keep = (event) => event.target.closest?.(".seada-stage") && event.stopPropagation();
+  window.addEventListener(type, keep, { capture: true, passive: true });
+}
+
+export class Painter {
+  view = new View();
+  tool = "paint";
+  radius = LEAST_RADIUS; // px of the photo
+  draft = null; // the hint under way
+  #pointer = null; // display pixels
+  #cursor = null; // of the keyboard, px of the photo
+  #shows = { showHints: true, showPreview: true };
+  #radiusChosen = false;
+  #locked = null; // why nothing can be painted
+  #said = null;
+  #previewMessage = null;
+  #frame = 0;
+
+  /** commit(text) stores the hints, fetchApi asks the server, toggleText shows the raw text or hides it. */
+  constructor(text, { commit, fetchApi, toggleText }) {
+    this.toggleText = toggleText;
+    this.model = new Model(text, () => {
+      commit(this.model.text);
+      this.#changed();
+    });
+    this.colors = new Colors(() => this.draw());
+    this.reference = new Reference((color, done) => this.#picked(color, done));
+    this.serverPreview = new Preview(fetchApi, (picture, message) => {
+      this.view.preview = picture;
+      this.#previewMessage = message;
+      this.draw();
+    });
+    this.panel = new Panel(this);
+    const { canvas } = this.view;
+    Object.assign(canvas, {
+      className: "seada-photo",
+      tabIndex: 0,
+      // ComfyUI leaves the keys of text areas alone, Ctrl+Z among them: this canvas has an undo of its own
+      type: "textarea",
+    });
+    canvas.dataset.captureWheel = "true"; // ComfyUI's Vue nodes leave the wheel to such an element in focus
+    canvas.setAttribute("role", "application");
+    canvas.setAttribute("aria-label", "Hint painter: arrow keys move, Enter places a colour, Delete removes one");
+    this.empty = make("div", { className: "seada-empty" }, NO_PHOTO);
+    const stage = make("div", { className: "seada-stage" }, canvas, this.empty, this.reference.element);
+    this.element = make("div", { className: "seada-painter" }, this.panel.top, this.panel.middle, stage, this.panel.bottom);
+    for (const type of ["pointerdown", "wheel", "dblclick"]) {
+      this.element.addEventListener(type, (event) => event.stopPropagation(), { passive: true });
+    }
+    listenToInput(this);
+    listenToFiles(this);
+    new ResizeObserver(() => this.draw()).observe(stage);
+    this.draw();
+  }
+
+  get text() {
+    return this.model.text;
+  }
+
+  /** Takes the text over from the node, where something else has changed it. */
+  load(text, fresh = false) {
+    this.draft = null;
+    this.model.load(text, fresh);
+    this.#changed();
+  }
+
+  lock(reason) {
+    if (this.#locked === reason) return;
+    this.#locked = reason;
+    this.draft = null;
+    this.draw();
+  }
+
+  /** photo: {image, width, height}, the size being the photo's own; null if none is known. */
+  setPhoto(photo) {
+    const grey = photo && greyOf(photo.image);
+    this.view.setPhoto(photo && { grey, width: photo.width, height: photo.height });
+    this.serverPreview.setPhoto(grey, photo?.width, photo?.height);
+    if (photo && !this.#radiusChosen) {
+      this.radius = Math.max(LEAST_RADIUS, Math.round(Math.max(photo.width, photo.height) / 100));
+    }
+    this.setCursor(null);
+    this.#changed();
+  }
+
+  stop() {
+    this.serverPreview.stop();
+    clearTimeout(this.#said?.timer);
+  }
+
+  focus() {
+    this.view.canvas.focus({ preventScroll: true });
+  }
+
+  /** A message for a while. */
+  say(message) {
+    clearTimeout(this.#said?.timer);
+    const timer = setTimeout(() => {
+      this.#said = null;
+      this.draw();
+    }, MESSAGE_MS);
+    this.#said = { message, timer };
+    this.draw();
+  }
+
+  // --- hints ---------------------------------------------------------------------------------------------------------
+
+  get #canPaint() {
+    return this.view.photo !== null && this.model.error === null && this.#locked === null;
+  }
+
+  #changed() {
+    this.serverPreview.update(this.draft ? [...this.model.hints, this.draft] : this.model.hints);
+    this.draw();
+  }
+
+  #pixel(x, y) {
+    const [px, py] = this.view.toPhoto(x, y);
+    return [Math.floor(px), Math.floor(py)];
+  }
+
+  /** Whether a hint can begin at the display pixel (x, y). */
+  startDraft(x, y) {
+    const [px, py] = this.#pixel(x, y);
+    if (!this.#canPaint || !this.view.isInside(px, py)) return false;
+    this.draft = { x: px, y: py, color: this.colors.color, radius: this.radius };
+    this.#changed();
+    return true;
+  }
+
+  /** The draft becomes a stroke, and goes on to the display pixel (x, y). */
+  extendDraft(x, y) {
+    if (!this.draft) return;
+    const [px, py] = this.#pixel(x, y);
+    const { color, radius } = this.draft;
+    const points = this.draft.points ?? [[this.draft.x, this.draft.y]];
+    const [lastX, lastY] = points.at(-1);
+    const apart = Math.max(1, radius / 3, 1.5 / this.view.scale);
+    if (Math.hypot(px - lastX, py - lastY) < apart || points.length >= MAX_STROKE_POINTS) return;
+    this.draft = { points: [...points, [px, py]], color, radius };
+    this.#changed();
+  }
+
+  finishDraft() {
+    const { draft } = this;
+    this.draft = null;
+    if (draft) this.#add(draft);
+  }
+
+  cancelDraft() {
+    if (!this.draft) return;
+    this.draft = null;
+    this.#changed();
+  }
+
+  #add(hint) {
+    if (this.model.add(hint)) this.colors.used(hint.color);
+    else this.say("no more hints fit into one list");
+  }
+
+  /** Removes the topmost hint at the display pixel (x, y). */
+  eraseAt(x, y) {
+    if (!this.#canPaint) return;
+    const index = this.view.hit(this.model.hints, x, y);
+    if (index >= 0) this.model.remove(index);
+  }
+
+  clear() {
+    if (this.#locked === null) this.model.clear();
+  }
+
+  undo() {
+    if (this.#locked === null) this.model.undo();
+  }
+
+  redo() {
+    if (this.#locked === null) this.model.redo();
+  }
+
+  importText(text) {
+    if (this.#locked !== null) return this.say(this.#locked);
+    try {
+      this.model.replace(text);
+      this.say(`${this.model.hints.length} hints taken over`);
+    } catch (error) {
+      this.say(`these are no hints: ${error.message}`);
+    }
+  }
+
+  // --- colours -------------------------------------------------------------------------------------------------------
+
+  #picked(color, done) {
+    this.colors.set(color);
+    if (done) this.colors.used(color);
+  }
+
+  /** The colour of the hint at the display pixel (x, y), else the previewed one. */
+  pickAt(x, y) {
+    const { view } = this;
+    const index = view.hit(this.model.hints, x, y);
+    const [px, py] = view.toPhoto(x, y);
+    if (index >= 0) this.colors.set(this.model.hints[index].color);
+    else if (view.preview && view.isInside(px, py)) {
+      const scale = view.preview.width / view.photo.width;
+      this.colors.set(colorAt(view.preview, px * scale, py * scale));
+    }
+  }
+
+  finishPick() {
+    this.colors.used();
+    this.setTool("paint");
+  }
+
+  chooseColor() {
+    this.colors.open();
+  }
+
+  async openReference(file) {
+    await this.reference.open(file);
+    this.say("click the reference picture to take a colour");
+  }
+
+  // --- tools and sight -----------------------------------------------------------------------------------------------
+
+  setTool(tool) {
+    this.tool = tool;
+    this.draw();
+  }
+
+  /** Radii from 0 to a sixth of the photo's long side, finer where they are small. */
+  get #maxRadius() {
+    const { photo } = this.view;
+    return Math.max(32, Math.round(Math.max(photo?.width ?? 0, photo?.height ?? 0) / 6));
+  }
+
+  radiusAt(share) {
+    return Math.round(this.#maxRadius * share ** 2);
+  }
+
+  setRadius(radius) {
+    this.#radiusChosen = true;
+    this.radius = Math.min(this.#maxRadius, Math.max(0, Math.round(radius)));
+    this.draw();
+  }
+
+  stepRadius(sign) {
+    this.setRadius(this.radius + sign * Math.max(1, Math.round(this.radius / 6)));
+  }
+
+  toggle(name) {
+    this.#shows[name] = !this.#shows[name];
+    this.draw();
+  }
+
+  fit() {
+    this.view.fit();
+    this.draw();
+  }
+
+  zoom(factor) {
+    const center = this.#cursor ? this.view.toDisplay(...this.#cursor) : [];
+    this.view.zoom(factor, ...center);
+    this.draw();
+  }
+
+  // --- pointer and cursor --------------------------------------------------------------------------------------------
+
+  setPointer(place) {
+    this.#pointer = place;
+    this.draw();
+  }
+
+  setCursor(place) {
+    this.#cursor = place;
+    this.draw();
+  }
+
+  moveCursor(dx, dy) {
+    const { photo } = this.view;
+    if (!photo) return;
+    const [x, y] = this.#cursor ?? [Math.floor(photo.width / 2), Math.floor(photo.height / 2)];
+    const within = (value, size) => Math.min(size - 1, Math.max(0, value));
+    this.#pointer = null;
+    this.setCursor(this.#cursor ? [within(x + dx, photo.width), within(y + dy, photo.height)] : [x, y]);
+    this.view.reveal(...this.#cursor);
+  }
+
+  placeAtCursor() {
+    if (!this.#cursor || !this.#canPaint) return;
+    const [x, y] = this.#cursor;
+    this.#add({ x, y, color: this.colors.color, radius: this.radius });
+  }
+
+  removeAtCursor() {
+    const place = this.#cursor ? this.view.toDisplay(...this.#cursor) : this.#pointer;
+    if (place) this.eraseAt(...place);
+  }
+
+  // --- what is seen --------------------------------------------------------------------------------------------------
+
+  /** Draws before the next frame, once however often it is asked to. */
+  draw() {
+    this.#frame ||= requestAnimationFrame(() => {
+      this.#frame = 0;
+      this.#drawNow();
+    });
+  }
+
+  #drawNow() {
+    const { view, model } = this;
+    const at = this.#pointer && view.photo ? this.#pixel(...this.#pointer) : this.#cursor;
+    const inside = at && view.isInside(...at);
+    view.draw({
+      ...this.#shows,
+      hints: model.hints,
+      draft: this.draft,
+      hover: this.#pointer && !this.draft ? view.hit(model.hints, ...this.#pointer) : -1,
+      brush: inside && this.#canPaint ? this.#pointer : null,
+      cursor: this.#cursor,
+      color: this.colors.color,
+      radius: this.radius,
+      tool: this.tool,
+    });
+    this.empty.hidden = view.photo !== null;
+    view.canvas.dataset.tool = this.tool;
+    this.panel?.show({
+      ...this.#shows,
+      ...this.#status(),
+      tool: this.tool,
+      radius: this.radius,
+      share: Math.sqrt(this.radius / this.#maxRadius),
+      canUndo: model.canUndo && this.#locked === null,
+      canRedo: model.canRedo && this.#locked === null,
+      broken: model.error !== null && this.#locked === null,
+      place: inside ? `${at[0]}, ${at[1]}` : view.photo ? `${view.photo.width} × ${view.photo.height}` : "",
+    });
+  }
+
+  /** {message, bad}: what is wrong comes before what is said, and that before the count. */
+  #status() {
+    const { error, hints } = this.model;
+    const count = hints.length === 1 ? "1 hint" : `${hints.length} hints`;
+    if (this.#locked !== null) return { message: this.#locked, bad: false };
+    if (error !== null) return { message: `The hints cannot be read (${error}). The text is kept.`, bad: true };
+    if (this.#said) return { message: this.#said.message, bad: false };
+    if (this.#previewMessage) return { message: `${count}; ${this.#previewMessage}`, bad: true };
+    return { message: hints.length ? count : "Click to place a colour, drag to paint, right-click to remove", bad: false };
+  }
+}

@@ -1,0 +1,131 @@
+// The painter's toolbar, menu and status line.
+
+import { button, make } from "./dom.js";
+import { chooseFile, copy, download, take } from "./files.js";
+
+const TOOLS = { paint: ["brush", "Paint (B)"], erase: ["eraser", "Erase (E)"], pick: ["picker", "Pick a colour (I)"] };
+
+/** The toolbar of `painter`; `show()` brings it up to date. */
+export class Panel {
+  #painter;
+  #tools = {};
+  #radius = make("input", {
+    type: "range",
+    min: 0,
+    max: 100,
+    title: "Radius ([ and ])",
+    attributes: { "aria-label": "Radius in pixels of the photo" },
+  });
+  #size = make("output", { className: "seada-size" });
+  #message = make("span", { className: "seada-message", attributes: { role: "status", "aria-live": "polite" } });
+  #place = make("span", { className: "seada-place" });
+  #repair = make("button", { type: "button", className: "seada-text-button", hidden: true }, "Start afresh");
+  #menu;
+
+  constructor(painter) {
+    this.#painter = painter;
+    // a click on the toolbar leaves the keyboard with the picture
+    const act = (action) => () => {
+      action();
+      painter.focus();
+    };
+    for (const [tool, [icon, title]] of Object.entries(TOOLS)) {
+      this.#tools[tool] = button(icon, title, act(() => painter.setTool(tool)));
+    }
+    this.#radius.oninput = () => painter.setRadius(painter.radiusAt(Number(this.#radius.value) / 100));
+    this.#radius.onchange = () => painter.focus();
+    this.undo = button("undo", "Undo (Ctrl+Z)", act(() => painter.undo()));
+    this.redo = button("redo", "Redo (Ctrl+Shift+Z)", act(() => painter.redo()));
+    this.preview = button("eye", "Preview of the colours (P)", act(() => painter.toggle("showPreview")));
+    this.hints = button("dots", "Show hints (H)", act(() => painter.toggle("showHints")));
+    const fit = button("fit", "Whole photo (0)", act(() => painter.fit()));
+    const clear = button("trash", "Remove all hints", act(() => painter.clear()));
+    this.#repair.onclick = act(() => painter.clear());
+    this.#menu = this.#makeMenu();
+    const group = (...items) => make("div", { className: "seada-group" }, ...items);
+    this.top = make(
+      "div",
+      { className: "seada-bar" },
+      painter.colors.element,
+      make("div", { className: "seada-radius" }, this.#radius, this.#size),
+    );
+    this.middle = make(
+      "div",
+      { className: "seada-bar" },
+      group(...Object.values(this.#tools)),
+      group(this.undo, this.redo, clear),
+      group(this.preview, this.hints, fit),
+      this.#menu,
+    );
+    this.bottom = make("div", { className: "seada-status" }, this.#message, this.#repair, this.#place);
+  }
+
+  #makeMenu() {
+    const painter = this.#painter;
+    const entries = {
+      "Reference picture…": async () => take(painter, await chooseFile("image/*")),
+      "Copy hints": async () => {
+        await copy(painter.text);
+        painter.say("hints copied");
+      },
+      "Paste hints": async () => {
+        if (!navigator.clipboard?.readText) throw new Error("press Ctrl+V on the photo to paste here");
+        painter.importText(await navigator.clipboard.readText());
+      },
+      "Save hints as a file": () => download(painter.text),
+      "Open a file of hints…": async () => take(painter, await chooseFile(".json,application/json")),
+      "Show or hide the text": () => painter.toggleText(),
+    };
+    const list = make("div", { className: "seada-menu", hidden: true, attributes: { role: "menu" } });
+    const opener = button("more", "More", () => setOpen(list.hidden));
+    const setOpen = (open) => {
+      list.hidden = !open;
+      opener.setAttribute("aria-expanded", String(open));
+      if (open) list.firstChild.focus();
+      else painter.focus();
+    };
+    opener.setAttribute("aria-haspopup", "menu");
+    for (const [name, action] of Object.entries(entries)) {
+      const run = async () => {
+        setOpen(false);
+        try {
+          await action();
+        } catch (error) {
+          painter.say(error.message);
+        }
+      };
+      list.append(make("button", { type: "button", onclick: run, attributes: { role: "menuitem" } }, name));
+    }
+    list.addEventListener("keydown", (event) => {
+      const step = { ArrowDown: 1, ArrowUp: -1 }[event.key];
+      const items = [...list.children];
+      if (step) items.at((items.indexOf(document.activeElement) + step) % items.length).focus();
+      else if (event.key === "Escape") setOpen(false);
+      else return;
+      event.preventDefault();
+    });
+    const wrapper = make("div", { className: "seada-group seada-menu-place" }, opener, list);
+    wrapper.addEventListener("focusout", (event) => {
+      if (!wrapper.contains(event.relatedTarget)) list.hidden = true;
+    });
+    return wrapper;
+  }
+
+  /** state: {tool, radius, share, canUndo, canRedo, showHints, showPreview, message, bad, broken, place}. */
+  show(state) {
+    for (const [tool, element] of Object.entries(this.#tools)) {
+      element.setAttribute("aria-pressed", String(tool === state.tool));
+    }
+    this.preview.setAttribute("aria-pressed", String(state.showPreview));
+    this.hints.setAttribute("aria-pressed", String(state.showHints));
+    this.undo.disabled = !state.canUndo;
+    this.redo.disabled = !state.canRedo;
+    this.#radius.value = String(Math.round(100 * state.share));
+    this.#size.value = `${state.radius} px`;
+    this.#message.textContent = state.message;
+    this.#message.title = state.message;
+    this.#message.classList.toggle("seada-bad", state.bad);
+    this.#repair.hidden = !state.broken;
+    this.#place.textContent = state.place;
+  }
+}

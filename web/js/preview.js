@@ -1,0 +1,99 @@
+// The live preview: hints and a small grey picture go to the server, the coloured small picture comes back.
+
+const LONG_SIDE = 256; // px, as much as the server takes
+const RETRY_MS = 150; // after another painter's request has gone first
+
+/** One request at a time; what changes meanwhile is sent once, in its newest state, when the answer is here. */
+export class Preview {
+  #fetch;
+  #onResult;
+  #name = crypto.getRandomValues(new Uint32Array(4)).join("-");
+  #photo = null;
+  #wanted = null;
+  #busy = false;
+  #stopped = false;
+  #generation = 0; // answers for an earlier photo are dropped
+
+  /** fetchApi(path, options) asks the server; onResult(canvas or null, message or null) hears of the answers. */
+  constructor(fetchApi, onResult) {
+    this.#fetch = fetchApi;
+    this.#onResult = onResult;
+  }
+
+  /** The grey photo as a canvas, and its own size in pixels; null if none is known. */
+  setPhoto(grey, width, height) {
+    this.#generation++;
+    this.#wanted = null;
+    this.#photo = null;
+    this.#onResult(null, null);
+    if (!grey) return;
+    const scale = Math.min(1, LONG_SIDE / Math.max(grey.width, grey.height));
+    const small = document.createElement("canvas");
+    small.width = Math.max(1, Math.round(grey.width * scale));
+    small.height = Math.max(1, Math.round(grey.height * scale));
+    const context = small.getContext("2d");
+    context.imageSmoothingQuality = "high";
+    context.drawImage(grey, 0, 0, small.width, small.height);
+    this.#photo = { picture: small.toDataURL("image/png").split(",")[1], size: [width, height] };
+  }
+
+  update(hints) {
+    if (!this.#photo) return;
+    if (!hints.length) {
+      this.#generation++;
+      this.#wanted = null;
+      this.#onResult(null, null);
+      return;
+    }
+    this.#wanted = hints;
+    if (!this.#busy) this.#run();
+  }
+
+  stop() {
+    this.#stopped = true;
+    this.#wanted = null;
+  }
+
+  async #run() {
+    this.#busy = true;
+    while (this.#wanted && !this.#stopped) {
+      const hints = this.#wanted;
+      const generation = this.#generation;
+      this.#wanted = null;
+      let result;
+      try {
+        result = await this.#ask(hints);
+      } catch {
+        result = [null, "no preview: the server does not answer"];
+      }
+      if (generation !== this.#generation || this.#stopped) continue;
+      if (result) this.#onResult(...result);
+      else {
+        this.#wanted ??= hints;
+        await new Promise((resolve) => setTimeout(resolve, RETRY_MS));
+        if (generation !== this.#generation) this.#wanted = null;
+      }
+    }
+    this.#busy = false;
+  }
+
+  /** [canvas, null], [null, message], or null to ask again. */
+  async #ask(hints) {
+    const answer = await this.#fetch("/seada/propagate", {
+      method: "POST",
+      headers: { "Content-Type": "application/json" },
+      body: JSON.stringify({ painter: this.#name, hints, ...this.#photo }),
+    });
+    if (answer.status === 409) return null;
+    if (!answer.ok) {
+      const { error } = await answer.json().catch(() => ({}));
+      return [null, `no preview: ${typeof error === "string" ? error.slice(0, 300) : `status ${answer.status}`}`];
+    }
+    const bitmap = await createImageBitmap(await answer.blob());
+    const canvas = document.createElement("canvas");
+    canvas.width = bitmap.width;
+    canvas.height = bitmap.height;
+    canvas.getContext("2d", { willReadFrequently: true }).drawImage(bitmap, 0, 0);
+    return [canvas, null];
+  }
+}
