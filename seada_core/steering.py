@@ -8,11 +8,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from . import reference as reference_colors
 from . import regions
-from .captioner import RecognizingTower
 from .color import rgb_to_ycbcr
 from .hints import over, parse_color
 from .pipeline import Colorizer, diffusion_size, resize
+from .recognizer import classifier_of
 from .words import ColorPhrase, color_phrases
 
 ATTENTION_STEPS = 4  # sampling steps in which attention is listened to
@@ -21,7 +22,7 @@ WORD_WEIGHT = 0.9  # how much a word's colour counts where its thing surely is
 
 def word_hints(
     colorizer: Colorizer, gray: Tensor, prompt: str, source: str | Path = "auto", seed: int = 0
-) -> tuple[Tensor | None, list[ColorPhrase]]:
+) -> tuple[Tensor | None, list[ColorPhrase], list[ColorPhrase]]:
     """The coloured things of a prompt as soft hints for grey photos (B, 1, H, W) in [0, 1].
 
     Args:
@@ -29,22 +30,20 @@ def word_hints(
             first of these that the model has), or a folder with CLIPSeg.
         seed: of the noise in which the UNet's attention is listened to.
     Returns:
-        a soft hint map (B, 3, h, w) and the phrases behind it; None and no phrases where the prompt has none.
+        a soft hint map (B, 3, h, w) or None, the phrases behind it, and those whose things nobody knows.
     Raises:
-        ValueError: the model has nobody to ask, or nobody knows any of the things.
+        ValueError: the model has nobody of that kind to ask.
     """
     phrases = color_phrases(prompt)
     if not phrases:
-        return None, []
+        return None, [], []
     scores = find_regions(colorizer, gray, prompt, [phrase.thing for phrase in phrases], source, seed)
-    found = [n for n in range(len(phrases)) if scores[:, n].max() > 0]
-    if not found:
-        raise ValueError(
-            f"nothing in this model knows what {' or '.join(repr(p.thing) for p in phrases)} looks like; say it in "
-            "plainer words, give CLIPSeg's folder, or place a hint by hand"
-        )
-    phrases = [phrases[n] for n in found]
-    masks = regions.refine(gray, scores[:, found].cpu())
+    known = (scores.amax((0, 2, 3)) > 0).tolist()
+    missing = [phrase for phrase, yes in zip(phrases, known) if not yes]
+    phrases = [phrase for phrase, yes in zip(phrases, known) if yes]
+    if not phrases:
+        return None, [], missing
+    masks = regions.refine(gray, scores[:, known].cpu())
     # where several things claim a pixel, the strongest has it
     masks = masks * (masks / masks.sum(1, keepdim=True).clamp_min(1)) * WORD_WEIGHT
     result = None
@@ -52,18 +51,29 @@ def word_hints(
         chroma = rgb_to_ycbcr(torch.tensor(parse_color(phrase.color)).view(1, 3, 1, 1))[:, 1:]
         layer = torch.cat([chroma.expand(len(mask), -1, *mask.shape[-2:]), mask], dim=1)
         result = layer if result is None else over(layer, result)
-    return result, phrases
+    return result, phrases, missing
+
+
+def reference_hints(colorizer: Colorizer, gray: Tensor, reference: Tensor) -> Tensor:
+    """The colours of a picture (1 or B, 3, any H, any W) in [0, 1] as soft hints (B, 3, h, w), see `reference`.
+
+    Raises ValueError where the model's captioner has no classifier to see what is alike.
+    """
+    classifier = classifier_of(colorizer.part("captioner")) if colorizer.has("captioner") else None
+    if classifier is None:
+        raise ValueError("this model's captioner has no classifier to see what is alike in two pictures; use mini")
+    return reference_colors.reference_hints(classifier, gray, reference)
 
 
 def find_regions(
     colorizer: Colorizer, gray: Tensor, prompt: str, things: Sequence[str], source: str | Path, seed: int
 ) -> Tensor:
     """Scores (B, N, h, w) in [0, 1] of where things are; see `word_hints` and `regions`."""
-    tower = colorizer.has("captioner") and getattr(getattr(colorizer.part("captioner"), "model", None), "visual", None)
+    sees = colorizer.has("captioner") and classifier_of(colorizer.part("captioner")) is not None
     if source == "auto":
-        source = "recognition" if isinstance(tower, RecognizingTower) else "attention"
+        source = "recognition" if sees else "attention"
     if source == "recognition":
-        if not isinstance(tower, RecognizingTower):
+        if not sees:
             raise ValueError("this model's captioner has no classifier to find things with; use attention or CLIPSeg")
         return regions.recognized_regions(colorizer.part("captioner"), gray.to(colorizer.device), things)
     if source != "attention":
