@@ -1,7 +1,7 @@
 """Exemplar colourisation: the colours of a reference picture on what looks alike in a grey photo.
 
-The same things are found by what the embedded classifier sees in both, after Deep Exemplar-based Colorization (He et al.
-2018): every cell of the photo takes the colours of the reference's cells that are most like it, as soft hints.
+The same things are found by what the embedded classifier sees in both, after Deep Exemplar-based Colorization (He et
+al. 2018): every cell of the photo takes the colours of the reference's cells that are most like it, as soft hints.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ SMOOTH = 0.02  # weight of a cell's colour against the photo's edges, see `propa
 
 
 def _look(classifier: EfficientNetLite0, gray: Tensor) -> tuple[Tensor, tuple[int, int]]:
-    """Features (n, c) of each cell of a photo (1, 1, H, W), each of the two maps' at unit length, and the cells' grid."""
+    """Features and luminance (n, c) of each cell of a photo (1, 1, H, W), and the cells' grid."""
     scale = SIDE / min(gray.shape[-2:])
     grid = tuple(min(max(1, round(side * scale / CELL)), SIDE // CELL * LONGEST) for side in gray.shape[-2:])
     size = tuple(cells * CELL for cells in grid)
