@@ -20,7 +20,8 @@ from benchmarks.embedded_model import batches_of, gray_of, keys_of, read_shard, 
 from seada_core import metrics
 from seada_core.color import merge_chroma, rgb_to_ycbcr
 from seada_core.hints import spread_hints
-from seada_core.pipeline import HINT_METHODS, Colorizer
+from seada_core.pipeline import Colorizer
+from seada_core.presets import HINT_METHODS
 
 PATCH = 2
 METHODS = {"propagation alone": None, "guidance alone": ["guidance"], "modulation alone": ["modulation"]}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import json
 import math
@@ -14,8 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .arguments import build_parser
+
 # `--help` must be quick: whatever imports torch or Pillow is imported once the arguments are known to be good.
 if TYPE_CHECKING:
+    from argparse import Namespace
+
+    import numpy as np
     from PIL import Image
     from torch import Tensor
 
@@ -46,164 +50,6 @@ class Job:
     source: Path
     target: Path | None
     error: str | None = None
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str):
-        self.exit(2, f"error: {message} (--help lists the options)\n")
-
-
-def _number(kind: type, low: float, high: float, what: str, multiple: int = 1) -> Callable[[str], float]:
-    def parse(text: str) -> float:
-        try:
-            value = kind(text)
-        except ValueError:
-            value = math.nan
-        if not low <= value <= high or (multiple > 1 and value % multiple):
-            raise argparse.ArgumentTypeError(f"{text!r} is not {what}")
-        return value
-
-    return parse
-
-
-def _from_hints(name: str) -> Callable[[str], object]:
-    """A function of `hints` as an argument's type: its message becomes the usage error."""
-
-    def parse(text: str):
-        from . import hints
-
-        try:
-            return getattr(hints, name)(text)
-        except ValueError as error:
-            raise argparse.ArgumentTypeError(str(error)) from None
-
-    return parse
-
-
-def _palette(text: str) -> list[str] | dict[str, Scheme]:
-    """`--palette`: colours, or the schemes of which one is used."""
-    from . import palettes
-
-    if "#" in text:
-        return _from_hints("parse_palette")(text)
-    try:
-        return palettes.parse_choice(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{error} (--list-palettes prints the names)") from None
-
-
-class _ListPalettes(argparse.Action):
-    def __init__(self, option_strings: Sequence[str], dest: str, help: str):
-        super().__init__(option_strings, argparse.SUPPRESS, nargs=0, help=help)
-
-    def __call__(self, parser: argparse.ArgumentParser, *_):
-        from .palettes import load_schemes
-
-        for scheme in load_schemes().values():
-            colors = ", ".join(f"{color} {material}" for color, material in zip(scheme.colors, scheme.materials))
-            print(f"{scheme.name} ({scheme.era}): {colors}")
-        parser.exit()
-
-
-def _build_parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="python -m seada_core.colorize",
-        usage="%(prog)s IN... [-o OUT] [options]",
-        description="Colour black-and-white photos. Luminance, size, transparency and EXIF data stay as they are.",
-        epilog="Exit status: 0 all done, 1 something failed (the other pictures are done), 2 bad usage.",
-        allow_abbrev=False,
-    )
-    add = parser.add_argument
-    add("inputs", metavar="IN", nargs="+", type=Path, help="picture files, or folders of them")
-    add(
-        "-o",
-        "--output",
-        metavar="OUT",
-        help="the result's file; for several pictures a folder (default: NAME-color beside the input)",
-    )
-    add("--model", default="mini", metavar="mini|FOLDER", help="the embedded model, or a folder of part files")
-    add("--prompt", metavar="TEXT", help="what the photo shows and in which colours (default: ask the captioner)")
-    add("--negative-prompt", metavar="TEXT", help="what to keep away from")
-    add(
-        "--hint",
-        metavar="X,Y,#RRGGBB[,RADIUS]",
-        dest="hint",
-        action="append",
-        default=[],
-        type=_from_hints("parse_hint"),
-        help="a colour at a pixel of the photo, or in a disc around it; may be repeated",
-    )
-    add(
-        "--hints",
-        metavar="FILE",
-        default=[],
-        type=_from_hints("load_hints"),
-        help="a JSON file of hints, as the painter saves it",
-    )
-    add(
-        "--palette",
-        metavar="COLOURS|NAME|auto|FILE",
-        type=_palette,
-        help='colours to stay close to, as "#aabbcc,#ddeeff"; or a historical colour scheme by name; auto for the one '
-        "that suits each photo; or a JSON file of your own schemes",
-    )
-    add(
-        "--palette-strength",
-        metavar="S",
-        type=_number(float, 0, 10, "a number from 0 to 10"),
-        help="how far a colour scheme is followed (default: 1, softly)",
-    )
-    add("--list-palettes", action=_ListPalettes, help="print the colour schemes and end")
-    count = _number(int, 1, 10**6, "a whole number of at least 1")
-    add("--steps", metavar="N", type=count, help="denoising steps (default: the model's)")
-    add("--saturation", metavar="S", type=_number(float, 0, 10, "a number from 0 to 10"), help="factor on the colours")
-    add("--guidance", metavar="G", type=_number(float, 0, 100, "a number from 0 to 100"), help="weight of the prompt")
-    add(
-        "--strength",
-        metavar="S",
-        type=_number(float, 0, 10, "a number from 0 to 10"),
-        default=1.0,
-        help="of the controller that keeps to the photo (default: 1)",
-    )
-    add(
-        "--seed",
-        metavar="N",
-        type=_number(int, 0, 2**63 - 1, "a whole number from 0 to 2^63 - 1"),
-        default=0,
-        help="the same seed gives the same picture (default: 0)",
-    )
-    add(
-        "--variants",
-        metavar="N",
-        type=_number(int, 1, 256, "a whole number from 1 to 256"),
-        default=1,
-        help="pictures of N seeds: OUT is a contact sheet, and each is a file of its own, OUT-seed0 and so on",
-    )
-    add(
-        "--size",
-        metavar="N",
-        type=_number(int, 8, 8192, "a multiple of 8 from 8 to 8192", multiple=8),
-        help="short side of the picture that is diffused, px (default: the model's)",
-    )
-    add(
-        "--token-steps",
-        metavar="N",
-        type=_number(int, 0, 10**6, "a whole number of at least 0"),
-        default=0,
-        help="steps of token diffusion (default: 0, none)",
-    )
-    add(
-        "--temperature",
-        metavar="T",
-        type=_number(float, sys.float_info.min, 1e6, "a number above 0"),
-        default=1.0,
-        help="of token diffusion (default: 1)",
-    )
-    add("--device", metavar="D", help="such as cpu or cuda:1 (default: cuda where there is one)")
-    add("--dtype", choices=("float32", "bfloat16", "float16"), default="float32", help="default: float32")
-    add("--overwrite", action="store_true", help="replace existing results")
-    add("--json", action="store_true", help="one JSON line a picture on standard output, and nothing else there")
-    return parser
 
 
 def plan(inputs: Sequence[Path], output: str | None, seeds: Sequence[int] = (0,), overwrite: bool = False) -> list[Job]:
@@ -289,20 +135,21 @@ def load_model(model: str, device: str | None, dtype: str) -> Colorizer:
         raise CommandError(_one_line(error)) from None
 
 
-def caption(colorizer: Colorizer, luminance: Image.Image) -> str:
-    """What the model's captioner says of a photo given as its luminance, mode L or F in [0, 1]."""
+def caption(colorizer: Colorizer, luminance: np.ndarray) -> str:
+    """What the model's captioner says of a photo given as `Picture.luminance`."""
     import torch
 
     with torch.inference_mode():
         return colorizer.caption(_small(luminance).to(colorizer.device))[0]
 
 
-def _small(luminance: Image.Image) -> Tensor:
-    """A photo as captioners need it, (1, 1, h, w)."""
+def _small(luminance: np.ndarray) -> Tensor:
+    """A photo, given as `Picture.luminance`, as captioners need it, (1, 1, h, w)."""
     import numpy as np
     import torch
+    from PIL import Image
 
-    small = luminance.copy()
+    small = Image.fromarray(luminance)
     small.thumbnail((CAPTION_SIZE, CAPTION_SIZE))
     gray = torch.from_numpy(np.asarray(small, np.float32) / (255 if small.mode == "L" else 1))
     return gray.clamp(0, 1)[None, None]
@@ -313,8 +160,6 @@ def choose(colorizer: Colorizer, picture: Picture, schemes: dict[str, Scheme], p
 
     None where no scheme is near. Raises CommandError where the model has no captioner to see with.
     """
-    from PIL import Image
-
     from .checkpoints import CheckpointError
     from .palettes import retrieve
 
@@ -329,9 +174,32 @@ def choose(colorizer: Colorizer, picture: Picture, schemes: dict[str, Scheme], p
             captioner = colorizer.part("captioner")
         except CheckpointError as error:
             raise CommandError(_one_line(error)) from None
-        photo = _small(Image.fromarray(picture.luminance)).to(colorizer.device)
+        photo = _small(picture.luminance).to(colorizer.device)
         found = retrieve(photo, schemes, captioner, count=1)
     return found[0][0] if found else None
+
+
+def soft_hints(colorizer: Colorizer, picture: Picture, args: Namespace) -> tuple[Tensor | None, str]:
+    """What the reference and the prompt's coloured things say of a photo; and the things that nobody knows, in words.
+
+    Raises ValueError where the model has nobody to find them.
+    """
+    from .hints import over, resize_hint_map
+    from .steering import reference_hints, word_hints
+
+    words = bool(args.prompt) and not args.no_words
+    if args.reference is None and not words:
+        return None, ""
+    gray, result, unknown = _small(picture.luminance), None, ""
+    if args.reference is not None:
+        result = reference_hints(colorizer, gray, args.reference)
+    if words:
+        found, _, missing = word_hints(colorizer, gray, args.prompt, args.regions, args.seed)
+        unknown = " or ".join(f"{phrase.thing!r}" for phrase in missing)
+        if found is not None and result is not None:
+            found = over(found, resize_hint_map(result, found.shape[-2:], dense=True))
+        result = result if found is None else found
+    return result, unknown
 
 
 def colorize(
@@ -360,7 +228,7 @@ def colorize(
     for seed in seeds:
         try:
             if prompt is None:
-                prompt = caption(colorizer, luminance)
+                prompt = caption(colorizer, picture.luminance)
             rgb = colorizer(luminance, **{**options, "prompt": prompt}, seed=seed, callback=callback)
         except CheckpointError as error:  # parts are loaded at first use
             raise CommandError(_one_line(error)) from None
@@ -399,7 +267,7 @@ def contact_sheet(tiles: Sequence[tuple[str, Image.Image]]) -> Image.Image:
     return sheet
 
 
-def _run(args: argparse.Namespace) -> int:
+def _run(args: Namespace) -> int:
     from . import pictures
 
     seeds = range(args.seed, args.seed + args.variants)
@@ -409,6 +277,7 @@ def _run(args: argparse.Namespace) -> int:
         "prompt": args.prompt,
         "negative_prompt": args.negative_prompt,
         "hints": [*args.hints, *args.hint],
+        "hint_methods": args.hint_methods,
         "palette": None if schemes else args.palette,
         "palette_strength": 1.0 if schemes and args.palette_strength is None else args.palette_strength,
         "steps": args.steps,
@@ -430,6 +299,9 @@ def _run(args: argparse.Namespace) -> int:
                 if schemes:
                     scheme = choose(colorizer, picture, schemes, args.prompt)
                     options["palette"] = scheme and scheme.colors
+                options["soft_hints"], unknown = soft_hints(colorizer, picture, args)
+                if unknown:
+                    print(f"note: {job.source}: nothing here knows what {unknown} looks like", file=sys.stderr)
                 with _progress(f"{number}/{len(jobs)} {job.source.name}", len(seeds)) as callback:
                     prompt = colorize(colorizer, picture, job.target, seeds, options, callback)
             except CommandError as problem:
@@ -497,7 +369,7 @@ def _one_line(error: BaseException) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status: 0 fine, 1 something failed, 2 bad usage, 130 interrupted."""
     try:
-        return _run(_build_parser().parse_args(argv))
+        return _run(build_parser().parse_args(argv))
     except SystemExit as end:  # of argparse: help, or bad usage already reported
         return int(end.code or 0)
     except CommandError as error:

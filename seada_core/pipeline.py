@@ -24,7 +24,7 @@ from .hints import (
     scheme_colors,
     spread_hints,
 )
-from .presets import SD15
+from .presets import HINT_METHODS, SD15
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -37,7 +37,6 @@ DECODE_SIZE = 512  # longest short side at which hints meet decoded chroma, px; 
 LONGEST = 4  # long side over short side beyond which a photo is squeezed for diffusion
 HINT_SCALE = 6.0  # step length of hint guidance
 HINT_MOVES = 4  # moves of hint guidance at each sampling step
-HINT_METHODS = ("modulation", "guidance", "propagation")
 
 
 class Colorizer:

@@ -8,6 +8,8 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass, field, replace
 
+HINT_METHODS = ("modulation", "guidance", "propagation")  # see `Colorizer.chroma`
+
 
 @dataclass(frozen=True)
 class TextConfig:

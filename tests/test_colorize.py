@@ -26,6 +26,9 @@ def scene(width: int = 40, height: int = 28) -> Image.Image:
     return image
 
 
+EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "photo.jpg"
+
+
 @pytest.fixture
 def photo(tmp_path) -> Path:
     path = tmp_path / "photo.png"
@@ -158,6 +161,50 @@ def test_the_seed_decides(run, photo, tmp_path):
     assert a == b != c
 
 
+def test_coloured_things_of_the_prompt_and_a_reference_become_soft_hints(run, tmp_path, monkeypatch):
+    import torch
+
+    from seada_core.pipeline import Colorizer
+
+    seen = []
+
+    def record(self, image, **options):
+        seen.append(options["soft_hints"])
+        return image.convert("RGB")
+
+    monkeypatch.setattr(Colorizer, "__call__", record)
+    photo, reference, gray = tmp_path / "dog.png", tmp_path / "reference.png", tmp_path / "gray.png"
+    Image.open(EXAMPLE).resize((240, 160)).save(photo)
+    tinted = [Image.open(EXAMPLE).resize((240, 160)).point([v * share // 9 for v in range(256)]) for share in (9, 6, 5)]
+    Image.merge("RGB", tinted).save(reference)
+    scene().convert("L").save(gray)
+    out = tmp_path / "out.png"
+    flags = ("-o", out, "--overwrite")
+    assert run(photo, *flags, "--prompt", "a blue cup", "--no-words", model="mini")[0] == 0
+    assert run(photo, *flags, "--prompt", "a cup", model="mini")[0] == 0
+    assert seen == [None, None]
+    assert run(photo, *flags, "--prompt", "a blue cup", model="mini")[0] == 0
+    words = seen[-1]
+    sure = words[:, 2] > 0.1
+    assert 0 < sure.float().mean() < 1
+    assert (words[:, 0][sure] > 0.1).all()  # Cb of blue
+    assert run(photo, *flags, "--reference", reference, model="mini")[0] == 0
+    assert seen[-1][:, 2].mean() > 0.5  # it is the photo itself
+    assert run(photo, *flags, "--reference", reference, "--prompt", "a blue cup", model="mini")[0] == 0
+    assert (seen[-1][:, 2] >= torch.maximum(words[:, 2], torch.tensor(0.0)) - 1e-5).all()
+    for argv, said in (
+        (["--reference", gray], "is grey"),
+        (["--reference", tmp_path / "none.png"], "none.png"),
+        (["--hint-methods", "magic"], "'magic' is none of modulation"),
+    ):
+        status, _, err = run(photo, *flags, *argv, model="mini")
+        assert (status, len(err)) == (2, 1)
+        assert said in err[0]
+    status, _, err = run(photo, *flags, "--prompt", "a blue cup", "--regions", tmp_path, model="mini")
+    assert (status, len(err)) == (1, 1)
+    assert "CLIPSeg" in err[0]
+
+
 def test_options_reach_the_model(run, photo, tmp_path, monkeypatch):
     from seada_core.hints import Hint
     from seada_core.pipeline import Colorizer
@@ -175,13 +222,16 @@ def test_options_reach_the_model(run, photo, tmp_path, monkeypatch):
     argv = ["--prompt", "a red barn", "--negative-prompt", "grey", "--hints", hints, "--hint", "5,6,#AA0000,3"]
     argv += ["--palette", "#aabbcc,#DDEEFF", "--steps", 2, "--guidance", 3, "--strength", 0.5, "--seed", 9]
     argv += ["--saturation", 1.5]
-    argv += ["--size", 32, "--temperature", 0.7, "--dtype", "bfloat16"]
+    argv += ["--size", 32, "--temperature", 0.7, "--dtype", "bfloat16", "--hint-methods", "guidance,propagation"]
     status, _, err = run(photo, *argv)
-    assert (status, err) == (0, [])
+    assert status == 0
+    assert err == [f"note: {photo}: nothing here knows what 'barn' looks like"]
     [(colorizer, options)] = seen
     assert str(colorizer.dtype) == "torch.bfloat16"
     assert options.pop("callback")
     assert options == {
+        "soft_hints": None,
+        "hint_methods": ["guidance", "propagation"],
         "prompt": "a red barn",
         "negative_prompt": "grey",
         "hints": [Hint(1, 2, "#102030"), Hint(5, 6, "#AA0000", 3)],

@@ -1,0 +1,226 @@
+"""The arguments of `python -m seada_core.colorize`. Whatever is slow to import is imported where it is used."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .presets import HINT_METHODS
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from .palettes import Scheme
+
+REFERENCE_SIDE = 1024  # longest side of a reference, px: more than is looked at
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str):
+        self.exit(2, f"error: {message} (--help lists the options)\n")
+
+
+def _number(kind: type, low: float, high: float, what: str, multiple: int = 1) -> Callable[[str], float]:
+    def parse(text: str) -> float:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = math.nan
+        if not low <= value <= high or (multiple > 1 and value % multiple):
+            raise argparse.ArgumentTypeError(f"{text!r} is not {what}")
+        return value
+
+    return parse
+
+
+def _from_hints(name: str) -> Callable[[str], object]:
+    """A function of `hints` as an argument's type: its message becomes the usage error."""
+
+    def parse(text: str):
+        from . import hints
+
+        try:
+            return getattr(hints, name)(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return parse
+
+
+def _palette(text: str) -> list[str] | dict[str, Scheme]:
+    """`--palette`: colours, or the schemes of which one is used."""
+    from . import palettes
+
+    if "#" in text:
+        return _from_hints("parse_palette")(text)
+    try:
+        return palettes.parse_choice(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{error} (--list-palettes prints the names)") from None
+
+
+def _reference(path: str) -> Tensor:
+    """`--reference`: sRGB (1, 3, h, w) in [0, 1] of a picture file."""
+    import numpy as np
+    import torch
+    from PIL import Image
+
+    from . import pictures
+
+    try:
+        pixels = pictures.read(path).pixels
+    except pictures.PictureError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    if pixels.ndim == 2:
+        raise argparse.ArgumentTypeError(f"{path} is grey; a reference gives colours")
+    image = Image.fromarray(pixels)
+    image.thumbnail((REFERENCE_SIDE, REFERENCE_SIDE))
+    return torch.tensor(np.asarray(image)).permute(2, 0, 1)[None] / 255
+
+
+def _methods(text: str) -> list[str]:
+    names = [name.strip() for name in text.split(",")]
+    unknown = [name for name in names if name not in HINT_METHODS]
+    if unknown:
+        raise argparse.ArgumentTypeError(f"{unknown[0]!r} is none of {', '.join(HINT_METHODS)}")
+    return names
+
+
+class _ListPalettes(argparse.Action):
+    def __init__(self, option_strings: Sequence[str], dest: str, help: str):
+        super().__init__(option_strings, argparse.SUPPRESS, nargs=0, help=help)
+
+    def __call__(self, parser: argparse.ArgumentParser, *_):
+        from .palettes import load_schemes
+
+        for scheme in load_schemes().values():
+            colors = ", ".join(f"{color} {material}" for color, material in zip(scheme.colors, scheme.materials))
+            print(f"{scheme.name} ({scheme.era}): {colors}")
+        parser.exit()
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser; what it cannot take ends the process with status 2 and one line."""
+    parser = _Parser(
+        prog="python -m seada_core.colorize",
+        usage="%(prog)s IN... [-o OUT] [options]",
+        description="Colour black-and-white photos. Luminance, size, transparency and EXIF data stay as they are.",
+        epilog="Exit status: 0 all done, 1 something failed (the other pictures are done), 2 bad usage.",
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("inputs", metavar="IN", nargs="+", type=Path, help="picture files, or folders of them")
+    add(
+        "-o",
+        "--output",
+        metavar="OUT",
+        help="the result's file; for several pictures a folder (default: NAME-color beside the input)",
+    )
+    add("--model", default="mini", metavar="mini|FOLDER", help="the embedded model, or a folder of part files")
+    add("--prompt", metavar="TEXT", help="what the photo shows and in which colours (default: ask the captioner)")
+    add("--negative-prompt", metavar="TEXT", help="what to keep away from")
+    add(
+        "--hint",
+        metavar="X,Y,#RRGGBB[,RADIUS]",
+        dest="hint",
+        action="append",
+        default=[],
+        type=_from_hints("parse_hint"),
+        help="a colour at a pixel of the photo, or in a disc around it; may be repeated",
+    )
+    add(
+        "--hints",
+        metavar="FILE",
+        default=[],
+        type=_from_hints("load_hints"),
+        help="a JSON file of hints, as the painter saves it",
+    )
+    add(
+        "--palette",
+        metavar="COLOURS|NAME|auto|FILE",
+        type=_palette,
+        help='colours to stay close to, as "#aabbcc,#ddeeff"; or a historical colour scheme by name; auto for the one '
+        "that suits each photo; or a JSON file of your own schemes",
+    )
+    add(
+        "--palette-strength",
+        metavar="S",
+        type=_number(float, 0, 10, "a number from 0 to 10"),
+        help="how far a colour scheme is followed (default: 1, softly)",
+    )
+    add("--list-palettes", action=_ListPalettes, help="print the colour schemes and end")
+    add(
+        "--reference",
+        metavar="FILE",
+        type=_reference,
+        help="a colour picture: what looks alike in the photo takes its colours",
+    )
+    add(
+        "--regions",
+        metavar="recognition|attention|FOLDER",
+        default="auto",
+        help="who finds the coloured things of the prompt: the captioner's classifier, the UNet's attention, or the "
+        "CLIPSeg of a folder (default: the first that the model has)",
+    )
+    add("--no-words", action="store_true", help="take the prompt as a whole, do not look for its coloured things")
+    add(
+        "--hint-methods",
+        metavar="NAME,...",
+        type=_methods,
+        default=HINT_METHODS,
+        help=f"what makes colours follow hints (default: {','.join(HINT_METHODS)})",
+    )
+    count = _number(int, 1, 10**6, "a whole number of at least 1")
+    add("--steps", metavar="N", type=count, help="denoising steps (default: the model's)")
+    add("--saturation", metavar="S", type=_number(float, 0, 10, "a number from 0 to 10"), help="factor on the colours")
+    add("--guidance", metavar="G", type=_number(float, 0, 100, "a number from 0 to 100"), help="weight of the prompt")
+    add(
+        "--strength",
+        metavar="S",
+        type=_number(float, 0, 10, "a number from 0 to 10"),
+        default=1.0,
+        help="of the controller that keeps to the photo (default: 1)",
+    )
+    add(
+        "--seed",
+        metavar="N",
+        type=_number(int, 0, 2**63 - 1, "a whole number from 0 to 2^63 - 1"),
+        default=0,
+        help="the same seed gives the same picture (default: 0)",
+    )
+    add(
+        "--variants",
+        metavar="N",
+        type=_number(int, 1, 256, "a whole number from 1 to 256"),
+        default=1,
+        help="pictures of N seeds: OUT is a contact sheet, and each is a file of its own, OUT-seed0 and so on",
+    )
+    add(
+        "--size",
+        metavar="N",
+        type=_number(int, 8, 8192, "a multiple of 8 from 8 to 8192", multiple=8),
+        help="short side of the picture that is diffused, px (default: the model's)",
+    )
+    add(
+        "--token-steps",
+        metavar="N",
+        type=_number(int, 0, 10**6, "a whole number of at least 0"),
+        default=0,
+        help="steps of token diffusion (default: 0, none)",
+    )
+    add(
+        "--temperature",
+        metavar="T",
+        type=_number(float, sys.float_info.min, 1e6, "a number above 0"),
+        default=1.0,
+        help="of token diffusion (default: 1)",
+    )
+    add("--device", metavar="D", help="such as cpu or cuda:1 (default: cuda where there is one)")
+    add("--dtype", choices=("float32", "bfloat16", "float16"), default="float32", help="default: float32")
+    add("--overwrite", action="store_true", help="replace existing results")
+    add("--json", action="store_true", help="one JSON line a picture on standard output, and nothing else there")
+    return parser
