@@ -88,7 +88,7 @@ class SeAdaCCD(io.ComfyNode):
     ) -> io.NodeOutput:
         unet.check_latent_space(model, "SeAda CCD")
         gray = bridge.gray(image)
-        hint_map = None if hints is None else hints.all()
+        hint_map = hints.map if hints is not None and hints.map is not None and hints.map.any() else None
         if modulation and hint_map is not None and seada.has("hint_encoder"):
             unet.check_unet(model, seada.preset.unet, "this model's hint encoder")
             model = modulate(model, gray, hint_map, seada, modulation, start, end)
@@ -101,7 +101,7 @@ class SeAdaCCD(io.ComfyNode):
                 colors = scheme_colors(hints.palette)
                 weights["palette"] *= hints.palette_strength * ccd.SCHEME_WEIGHT / ccd.WEIGHTS["palette"]
         if scale and any(weights.values()):
-            target = None if hints is None else hints.all(spread=True)
+            target = None if hint_map is None else hints.spread if hints.spread is not None else hint_map
             model = guide(model, gray, target, colors, seada, weights, scale, start, end)
         return io.NodeOutput(model)
 

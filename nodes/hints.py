@@ -49,11 +49,9 @@ class Hints:
         old, new = (bridge.rows(m, batch, "the hints") for m in (old, hint_map))
         return replace(self, map=torch.where(new[:, 2:] > 0, new, old), spread=None)
 
-    def all(self, spread: bool = False) -> Tensor | None:
-        """All that is asked for, as one map: the hints (or what they were spread to) over the soft ones."""
-        upper = self.map if self.map is not None and self.map.any() else None
-        if spread and self.spread is not None:
-            upper = self.spread
+    def shown(self) -> Tensor | None:
+        """All that is asked for, as one map: what the hints were spread to, or they as they are, over the soft ones."""
+        upper = self.spread if self.spread is not None else self.map
         if upper is None or self.soft is None:
             return self.soft if upper is None else upper
         batch, size = max(len(upper), len(self.soft)), upper.shape[-2:]
@@ -242,6 +240,6 @@ class SeAdaPropagateHints(io.ComfyNode):
             hint_map, size = hints.at(len(small)), tuple(small.shape[-2:])
             if hint_map is not None:
                 hints = replace(hints, spread=core.spread_hints(small, core.resize_hint_map(hint_map, size)))
-            shown = hints.all(spread=True)
+            shown = hints.shown()
             shown = torch.zeros(1, 3, *size) if shown is None else core.resize_hint_map(shown, size, dense=True)
             return io.NodeOutput(hints, preview(gray, bridge.rows(shown, len(gray), "the hints")))

@@ -179,27 +179,30 @@ def choose(colorizer: Colorizer, picture: Picture, schemes: dict[str, Scheme], p
     return found[0][0] if found else None
 
 
-def soft_hints(colorizer: Colorizer, picture: Picture, args: Namespace) -> tuple[Tensor | None, str]:
-    """What the reference and the prompt's coloured things say of a photo; and the things that nobody knows, in words.
+def soft_hints(colorizer: Colorizer, picture: Picture, args: Namespace) -> tuple[Tensor | None, str | None, str]:
+    """What the reference and the prompt's coloured things say of a photo, the prompt without what is said so, and the
+    things that nobody sees in the photo, in words.
 
     Raises ValueError where the model has nobody to find them.
     """
     from .hints import over, resize_hint_map
     from .steering import reference_hints, word_hints
+    from .words import without_colors
 
     words = bool(args.prompt) and not args.no_words
     if args.reference is None and not words:
-        return None, ""
-    gray, result, unknown = _small(picture.luminance), None, ""
+        return None, args.prompt, ""
+    gray, result, prompt, unknown = _small(picture.luminance), None, args.prompt, ""
     if args.reference is not None:
         result = reference_hints(colorizer, gray, args.reference)
     if words:
-        found, _, missing = word_hints(colorizer, gray, args.prompt, args.regions, args.seed)
-        unknown = " or ".join(f"{phrase.thing!r}" for phrase in missing)
+        found, phrases, missing = word_hints(colorizer, gray, args.prompt, args.regions, args.seed)
+        unknown = " or ".join(phrase.thing for phrase in missing)
         if found is not None and result is not None:
             found = over(found, resize_hint_map(result, found.shape[-2:], dense=True))
         result = result if found is None else found
-    return result, unknown
+        prompt = without_colors(prompt, phrases)
+    return result, prompt, unknown
 
 
 def colorize(
@@ -299,9 +302,9 @@ def _run(args: Namespace) -> int:
                 if schemes:
                     scheme = choose(colorizer, picture, schemes, args.prompt)
                     options["palette"] = scheme and scheme.colors
-                options["soft_hints"], unknown = soft_hints(colorizer, picture, args)
+                options["soft_hints"], options["prompt"], unknown = soft_hints(colorizer, picture, args)
                 if unknown:
-                    print(f"note: {job.source}: nothing here knows what {unknown} looks like", file=sys.stderr)
+                    print(f"note: {job.source}: the model sees no {unknown} in it", file=sys.stderr)
                 with _progress(f"{number}/{len(jobs)} {job.source.name}", len(seeds)) as callback:
                     prompt = colorize(colorizer, picture, job.target, seeds, options, callback)
             except CommandError as problem:

@@ -18,7 +18,6 @@ from .hints import (
     Stroke,
     apply_hints,
     hint_map,
-    over,
     palette_chroma,
     resize_hint_map,
     scheme_colors,
@@ -152,7 +151,8 @@ class Colorizer:
             prompt: what the photo shows and in which colours; None asks the captioner.
             negative_prompt: what guidance moves away from.
             hints: colours at places, in pixels of the photo; or a hint map (B or 1, 3, any h, any w) of the photo.
-            soft_hints: colours of regions, (B or 1, 3, any h, any w); the mask says how much each pixel's counts.
+            soft_hints: colours of regions, (B or 1, 3, any h, any w); the mask says how much each pixel's counts in the
+                result.
             hint_methods: what makes colours follow hints: the hint encoder's learned "modulation" and "guidance" of
                 each step's estimate (CCD), and "propagation" over similar pixels, which has the last word.
             palette: colours (`#rrggbb`) to stay close to.
@@ -198,18 +198,16 @@ class Colorizer:
             decoded = resize(gray, decode_size(photo_size, max(DECODE_SIZE, size))).to(self.device)
             sparse = self._hint_map(hints, decoded, photo_size) if len(hints) else None
             soft = self._hint_map(soft_hints, decoded, photo_size) if soft_hints is not None else None
-            here = [None if m is None else resize_hint_map(m, small.shape[-2:]) for m in (sparse, soft)]
-            # the hint encoder has only learned from sure hints, and takes half-sure ones for a mood of the whole photo
-            if "modulation" in hint_methods and sparse is not None and self.has("hint_encoder"):
-                hooks.append(self._modulation(small, here[0]))
-            if "guidance" in hint_methods:
-                layers = [None if sparse is None else spread_hints(small, here[0]), here[1]]
-                layers = [layer for layer in layers if layer is not None]
-                spread = over(*layers) if len(layers) > 1 else layers[0]
+            # soft hints come in at the end alone: a UNet that meets them on the way takes them for the photo's mood
+            here = None if sparse is None else resize_hint_map(sparse, small.shape[-2:])
+            if "modulation" in hint_methods and here is not None and self.has("hint_encoder"):
+                hooks.append(self._modulation(small, here))
+            if "guidance" in hint_methods and here is not None:
+                spread = spread_hints(small, here)
         correct = self._correction(small, spread, palette, palette_strength)
         z = self.sample(small, context, uncond, steps, guidance, strength, seed, hooks, correct, callback)
         if "propagation" not in hint_methods:
-            sparse = soft = None
+            sparse = None
         return self.finish(z, decoded, context, sparse, soft, saturation, token_steps, temperature, seed)
 
     def finish(

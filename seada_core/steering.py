@@ -17,7 +17,7 @@ from .recognizer import classifier_of
 from .words import ColorPhrase, color_phrases
 
 ATTENTION_STEPS = 4  # sampling steps in which attention is listened to
-WORD_WEIGHT = 0.9  # how much a word's colour counts where its thing surely is
+WORD_WEIGHT = 0.95  # how much a word's colour counts where its thing surely is
 
 
 def word_hints(
@@ -44,6 +44,7 @@ def word_hints(
     if not phrases:
         return None, [], missing
     masks = regions.refine(gray, scores[:, known].cpu())
+    masks = (2.2 * masks - 0.4).clamp(0, 1)  # what is likelier than not is it; of what is in doubt less
     # where several things claim a pixel, the strongest has it
     masks = masks * (masks / masks.sum(1, keepdim=True).clamp_min(1)) * WORD_WEIGHT
     result = None

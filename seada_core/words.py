@@ -6,6 +6,7 @@ Where a thing lies in the photo is for `regions` to find.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from .caption_text import strip_monochrome
@@ -42,7 +43,7 @@ COLORS = {
     "azure": "#4a90d0",
     "indigo": "#3c3a86",
     "violet": "#6e4a9e",
-    "purple": "#743c86",
+    "purple": "#7b3594",
     "lavender": "#a498cc",
     "lilac": "#b49ac6",
     "magenta": "#b03a86",
@@ -96,6 +97,17 @@ def color_phrases(prompt: str) -> list[ColorPhrase]:
         if thing:
             things.setdefault(thing, ColorPhrase(thing, word, COLORS[word]))
     return list(things.values())
+
+
+def without_colors(prompt: str, phrases: Iterable[ColorPhrase]) -> str:
+    """The prompt without the colour words in front of some of its things: "a fire hydrant on a lawn".
+
+    Where a thing has its colour as a hint, the same word in the text would tint the whole photo.
+    """
+    for phrase in phrases:
+        colors = rf"(?<![\w-]){_SHADE}*{_WORD}{_MORE}*\s+(?={re.escape(phrase.thing)}(?!\w))"
+        prompt = re.sub(colors, "", prompt, flags=re.IGNORECASE)
+    return prompt
 
 
 def _name(words: list[str], last: bool = False) -> str:

@@ -225,7 +225,7 @@ def test_options_reach_the_model(run, photo, tmp_path, monkeypatch):
     argv += ["--size", 32, "--temperature", 0.7, "--dtype", "bfloat16", "--hint-methods", "guidance,propagation"]
     status, _, err = run(photo, *argv)
     assert status == 0
-    assert err == [f"note: {photo}: nothing here knows what 'barn' looks like"]
+    assert err == [f"note: {photo}: the model sees no barn in it"]
     [(colorizer, options)] = seen
     assert str(colorizer.dtype) == "torch.bfloat16"
     assert options.pop("callback")
