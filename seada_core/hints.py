@@ -53,7 +53,7 @@ __all__ = [
 PATCH = 2  # side of a sampled point hint, px
 SUPERPIXELS = 100  # per training picture
 QUANTIZED_COLORS = 32
-CORRECTION_PRIOR = 2.0  # see `propagate`; PSNR@5 is 0.1 dB better than with 4, of 1, 20 and 100 hints equal
+CORRECTION_PRIOR = 2.0  # see `propagate`
 MAX_HINTS = 10_000  # entries of one list
 MAX_STROKE_POINTS = 10_000  # of one stroke
 MAX_POINTS = 100_000  # of all entries of one list
@@ -430,12 +430,13 @@ def apply_hints(chroma: Tensor, gray: Tensor, hint_map: Tensor) -> Tensor:
     """A photo's chroma (B, 2, H, W) corrected by hints (B, 3, H, W); gray: (B, 1, H, W).
 
     What the hints ask for beyond what is there is propagated, and added as far as it is certain: a hint has its colour,
-    what is like it moves with it and keeps its own variation, and what is far from it stays.
+    what is like it moves with it and keeps its own variation, and what is far from it stays. The confidence is squared:
+    for random points of the truth that costs 0.1 dB, but a person's click then tints less of what it was not meant for.
     """
     mask = hint_map[:, 2:]
     missing = torch.where(mask > 0, hint_map[:, :2] - chroma, 0)
     correction, confidence = propagate(gray, torch.cat([missing, mask], dim=1), prior=CORRECTION_PRIOR)
-    return chroma + confidence * correction
+    return chroma + confidence**2 * correction
 
 
 def spread_hints(gray: Tensor, hint_map: Tensor) -> Tensor:

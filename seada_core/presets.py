@@ -224,7 +224,17 @@ MINI = Preset(
     training={
         "captioner": replace(_MINI, steps=1500, batch=96, lr=1.5e-3, warmup=60, decay=0.9, ema=0.98, weight_decay=0.05),
         "codec": replace(
-            _MINI, steps=5000, batch=12, resolution=144, lr=5e-4, warmup=50, decay=1.0, ema=0.998, validate_every=500
+            # whole pictures: the decoder looks 90 px around, and one that only knows borders overstates colour inside
+            _MINI,
+            steps=6000,
+            batch=8,
+            resolution=144,
+            crop=144,
+            lr=4e-4,
+            warmup=50,
+            decay=1.0,
+            ema=0.998,
+            validate_every=500,
         ),
         "base": replace(_MINI, steps=100),
         "control": replace(_MINI, steps=600),
@@ -232,8 +242,10 @@ MINI = Preset(
         "stage2": replace(_MINI, steps=500),
         "stage3": replace(_MINI, steps=1700, decay=0.4),
         "decoder": replace(_MINI, steps=150, batch=16, lr=3e-4, warmup=10, decay=0.7),
-        "ccd": replace(_MINI, steps=300, batch=32, lr=1e-3, warmup=10, decay=0.7, train_unet=False, generic_prob=0.5),
-        "tokens": replace(_MINI, steps=300, batch=32, lr=1e-3, warmup=20, decay=0.7),
+        "ccd": replace(
+            _MINI, steps=2500, batch=32, lr=1e-3, warmup=20, decay=0.7, ema=0.998, train_unet=False, generic_prob=0.5
+        ),
+        "tokens": replace(_MINI, steps=450, batch=32, lr=1e-3, warmup=20, decay=0.7),
         "joint": replace(_MINI, steps=100, batch=16, lr=5e-5, warmup=10),
     },
 )
