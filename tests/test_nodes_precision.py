@@ -1,14 +1,15 @@
-"""Precisions and short memory in a real ComfyUI: the embedded model's pictures stay what they are in fp32, all in memory.
+"""Precisions and short memory in a real ComfyUI: the embedded model's pictures stay what they are in fp32.
 
 On the CPU, ComfyUI stores a UNet in half precision where asked to and computes in fp32; in half it computes on GPUs
-alone. Here some tests make it compute in half on the CPU, and some take "meta" for a GPU: it has no data, but refuses to
-mix with tensors of the CPU.
+alone. Here some tests make it compute in half on the CPU, and one takes "meta" for a GPU: it has no data, but refuses
+to mix with tensors of the CPU.
 """
 
 import pytest
 import torch
 from comfy_server import colorize, full_graph, node
 from test_nodes import POINT, ccd
+from test_nodes_model import forget
 
 KINDS = ("one node", "one node with hints", "graph", "graph with hints")
 
@@ -88,3 +89,65 @@ def test_computing_in_half_precision_gives_the_same_pictures(comfy, in_fp32, dty
     check(pictures(comfy, nodes), in_fp32, limit)
 
 
+PARTLY = """
+from comfy.model_patcher import ModelPatcher
+ModelPatcher.whole = ModelPatcher.partially_load
+def partly(self, device, extra_memory=0, force_patch_weights=False):
+    return self.whole(device, 1e5, force_patch_weights)
+ModelPatcher.partially_load = partly
+"""
+UNDO = "from comfy.model_patcher import ModelPatcher; ModelPatcher.partially_load = ModelPatcher.whole"
+ARE_PARTIAL = """
+parts = [b.patcher(part) for part in ("semantic_encoder", "controlnet_rca", "hint_encoder", "vq_decoder")]
+result = [patcher.model.model_lowvram for patcher in (a, *parts)]
+"""
+
+
+def test_models_that_are_loaded_in_part_give_the_same_pictures(comfy, in_fp32):
+    forget(comfy)
+    comfy.probe(PARTLY)
+    try:
+        check(pictures(comfy), in_fp32, 0.0)
+        assert comfy.probe(ARE_PARTIAL, graphs(), a=["load", 0], b=["load", 1]) == [True] * 5
+    finally:
+        comfy.probe(UNDO)
+        forget(comfy)
+
+
+ON_ANOTHER_DEVICE = """
+from importlib import import_module
+import torch
+pack = type(a).__module__.rsplit(".nodes.", 1)[0]
+bridge, checkpoints = import_module(pack + ".nodes.bridge"), import_module(pack + ".seada_core.checkpoints")
+meta = torch.device("meta")
+left, stay = [], 0
+loaded = {}
+with torch.inference_mode(False), torch.no_grad():
+    for part in checkpoints.SECTIONS:
+        if part == "unet":  # in ComfyUI's own classes
+            continue
+        module, _ = checkpoints.load_part(a.folder / f"{part}.safetensors", part)
+        loaded[part], patcher = module.eval(), bridge.patcher(module)
+        patcher.partially_load(meta, 0.1)
+        for name, layer in module.named_modules():
+            for key, tensor in [*layer.named_parameters(recurse=False), *layer.named_buffers(recurse=False)]:
+                if hasattr(layer, "comfy_cast_weights"):
+                    stay += tensor.device.type == "cpu"
+                elif tensor.device.type == "cpu":
+                    left.append(f"{part}: {name}.{key}")
+    z, gray, t = (torch.zeros(shape, device=meta) for shape in ((1, 4, 8, 8), (1, 1, 64, 64), (1,)))
+    e = loaded["semantic_adapter"](loaded["semantic_encoder"](["a dog"])[0])
+    control, hints = loaded["controlnet_rca"], loaded["hint_encoder"]
+    features = control.encode(z, t, e, gray.expand(-1, 3, -1, -1))
+    outputs = [e, *features.maps, *hints.encode(gray, gray.expand(-1, 3, -1, -1)), loaded["vq_decoder"].decode(z, gray)]
+    outputs += loaded["captioner"].model._encode_image(loaded["captioner"].prepare(gray.expand(-1, 3, -1, -1)))
+result = [left, stay, sorted({output.device.type for output in outputs})]
+"""
+
+
+def test_what_is_loaded_in_part_runs_on_another_device_than_the_one_that_keeps_the_rest(comfy):
+    nodes = {"load": node("SeAdaLoadModel", model_name="embedded")}
+    left, stay, devices = comfy.probe(ON_ANOTHER_DEVICE, nodes, a=["load", 1])
+    assert left == []
+    assert stay > 100
+    assert devices == ["meta"]
