@@ -50,6 +50,7 @@ import sys
 sys.argv = ["main.py", "--cpu", "--disable-api-nodes"]
 import comfy.options
 comfy.options.enable_args_parsing()
+import utils.extra_config  # first, as in main.py: other packages have a `utils` too
 import asyncio, time, execution, server, nodes
 async def load(folder):
     wall, processor = time.perf_counter(), time.process_time()
@@ -89,7 +90,7 @@ def prompts(seed: int) -> dict[str, dict]:
 def in_server(server: Server, prompt: dict) -> float:
     """Seconds of a prompt by the server's own clock."""
     prompt_id = server.queue(prompt)
-    server.wait(prompt_id)
+    server.wait(prompt_id, every=1.0)  # answering takes the server's time
     messages = server.get(f"/history/{prompt_id}")[prompt_id]["status"]["messages"]
     times = {kind: data["timestamp"] for kind, data in messages}
     return (times["execution_success"] - times["execution_start"]) / 1000
