@@ -103,7 +103,11 @@ class Server:
         return self.post("/prompt", {"prompt": prompt})["prompt_id"]
 
     def wait(self, prompt_id: str, every: float = 0.1) -> dict:
-        """The prompt's outputs by node id; asks for them every so many seconds. Raises PromptError with the failing node's message."""
+        """The prompt's outputs by node id, asked for every so many seconds.
+
+        Raises:
+            PromptError: with the failing node's message.
+        """
         until = time.monotonic() + RUN_SECONDS
         while time.monotonic() < until:
             entry = self.get(f"/history/{prompt_id}").get(prompt_id)
