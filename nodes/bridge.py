@@ -17,6 +17,7 @@ import comfy.ops
 import comfy.utils
 import folder_paths
 import torch
+from comfy.patcher_extension import CallbacksMP
 from comfy_api.latest import io
 from PIL import Image
 from torch import Tensor, nn
@@ -218,7 +219,16 @@ def patcher(module: nn.Module) -> ModelPatcher:
         layer.__class__ = _CASTING.get(type(layer), type(layer))  # weights follow their input's device and precision
     device = comfy.model_management.get_torch_device()
     offload = comfy.model_management.unet_offload_device()
-    return comfy.model_patcher.ModelPatcher(Part(module), load_device=device, offload_device=offload)
+    patcher = comfy.model_patcher.ModelPatcher(Part(module), load_device=device, offload_device=offload)
+    patcher.add_callback(CallbacksMP.ON_LOAD, _bring_the_rest)
+    return patcher
+
+
+def _bring_the_rest(patcher: ModelPatcher, device: torch.device, *_) -> None:
+    """Loading in part leaves out weights that cannot follow their input: embeddings, single parameters, buffers."""
+    for layer in patcher.model.modules():
+        if not hasattr(layer, "comfy_cast_weights"):
+            layer._apply(lambda tensor: tensor.to(device), recurse=False)
 
 
 def compute_dtype() -> torch.dtype:

@@ -102,8 +102,12 @@ class Server:
     def queue(self, prompt: dict) -> str:
         return self.post("/prompt", {"prompt": prompt})["prompt_id"]
 
-    def wait(self, prompt_id: str) -> dict:
-        """The prompt's outputs by node id. Raises PromptError with the failing node's message."""
+    def wait(self, prompt_id: str, every: float = 0.1) -> dict:
+        """The prompt's outputs by node id, asked for every so many seconds.
+
+        Raises:
+            PromptError: with the failing node's message.
+        """
         until = time.monotonic() + RUN_SECONDS
         while time.monotonic() < until:
             entry = self.get(f"/history/{prompt_id}").get(prompt_id)
@@ -116,7 +120,7 @@ class Server:
                 return entry["outputs"]
             if self.process.poll() is not None:
                 raise RuntimeError(f"ComfyUI died: {self.log.read_text()[-2000:]}")
-            time.sleep(0.1)
+            time.sleep(every)
         raise TimeoutError(f"the prompt took more than {RUN_SECONDS} s")
 
     def run(self, prompt: dict) -> dict:

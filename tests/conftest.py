@@ -1,5 +1,6 @@
 """Shared fixtures. Photos and TAESD's weights lie beside the checkout; tests that need them skip without."""
 
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -58,19 +59,33 @@ def tiny_model(tiny_preset, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def comfy(tiny_preset, tiny_model, tmp_path_factory):
-    """A real ComfyUI with this pack, `tiny` in models/seada and a few pictures; skips where there is no ComfyUI."""
+def start_comfy(tiny_preset, tiny_model, tmp_path_factory):
+    """Starts a real ComfyUI with this pack, `tiny` in models/seada and a few pictures; skips where there is none."""
     import comfy_server
 
     found = comfy_server.find()
     if isinstance(found, str):
         pytest.skip(found)
-    base = tmp_path_factory.mktemp("comfy")
-    _write_tiny_model(base / "models" / "seada" / "tiny", tiny_preset, tiny_model)
-    _write_pictures(base / "input")
-    server = comfy_server.Server(base)
-    yield server
-    server.stop()
+
+    @contextmanager
+    def start(*arguments: str):
+        base = tmp_path_factory.mktemp("comfy")
+        _write_tiny_model(base / "models" / "seada" / "tiny", tiny_preset, tiny_model)
+        _write_pictures(base / "input")
+        server = comfy_server.Server(base, *arguments)
+        try:
+            yield server
+        finally:
+            server.stop()
+
+    return start
+
+
+@pytest.fixture(scope="session")
+def comfy(start_comfy):
+    """The one that most tests share."""
+    with start_comfy() as server:
+        yield server
 
 
 def _write_tiny_model(folder: Path, preset, source: Path) -> None:
