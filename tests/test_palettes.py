@@ -301,7 +301,7 @@ def test_a_scheme_moves_the_embedded_models_colours_softly_and_keeps_luminance(d
     moved = [float((c - plain).norm(dim=1).mean()) for c in (half, full)]
     assert 0.004 < moved[0] < moved[1] < 0.06
     near = [float(ccd.scheme_distance(c, gray, H.scheme_colors(colors))) for c in (plain, half, full)]
-    assert near == sorted(near, reverse=True)
+    assert max(near[1:]) < 0.95 * near[0]
     for bad in (-1, 11, math.nan):
         with pytest.raises(ValueError, match="palette_strength"):
             colorizer(gray, palette=colors, palette_strength=bad)
