@@ -25,14 +25,20 @@ REFINED = 160  # long side at which regions are fitted to the photo's edges, px
 CERTAIN = 0.25  # score this far from the middle speaks for the pixel's neighbours too
 
 
+def refined_size(photo: tuple[int, int]) -> tuple[int, int]:
+    """A photo's shape, at most `REFINED` px long."""
+    scale = min(1.0, REFINED / max(photo))
+    height, width = (max(1, round(side * scale)) for side in photo)
+    return height, width
+
+
 def refine(gray: Tensor, scores: Tensor) -> Tensor:
     """Coarse scores (B, N, h, w) in [0, 1] fitted to the edges of photos (B, 1, H, W): (B, N, h', w') in [0, 1].
 
     Where a score is clear it is a seed, of the thing or of what is not it, and seeds spread over what is alike (random
-    walks, Grady 2006, on the same graph as hint propagation). The result is `REFINED` px long.
+    walks, Grady 2006, on the same graph as hint propagation). The result has `refined_size`.
     """
-    scale = min(1.0, REFINED / max(gray.shape[-2:]))
-    size = tuple(max(1, round(side * scale)) for side in gray.shape[-2:])
+    size = refined_size(tuple(gray.shape[-2:]))
     photo = F.interpolate(gray, size, mode="bilinear", antialias=True)
     scores = F.interpolate(scores, size, mode="bilinear")
     refined = []
@@ -66,7 +72,7 @@ def recognized_regions(captioner: nn.Module, gray: Tensor, things: Sequence[str]
     known = [captioner.tokenizer.knows(thing) for thing in things]
     words = [set(re.findall(r"[a-z]+", names.lower())) for names in class_words()]
     classes = [[i for i, names in enumerate(words) if set(re.findall(r"[a-z]+", thing)) <= names] for thing in things]
-    total = 0
+    total, shape = 0, refined_size(tuple(gray.shape[-2:]))
     for size in SIZES:
         square = F.interpolate(gray.expand(-1, 3, -1, -1), (size, size), mode="bilinear", antialias=True)
         maps = tower.classifier(square.contiguous(memory_format=torch.channels_last))[-1]
@@ -79,7 +85,7 @@ def recognized_regions(captioner: nn.Module, gray: Tensor, things: Sequence[str]
             if here:
                 opinions.append(_scaled(log_probability[:, here].logsumexp(1).clamp_min(-8)))
             scores.append(torch.stack(opinions).mean(0) if opinions else torch.zeros_like(near[:, n]))
-        total = total + F.interpolate(torch.stack(scores, 1), gray.shape[-2:], mode="bilinear")
+        total = total + F.interpolate(torch.stack(scores, 1), shape, mode="bilinear")
     return total / len(SIZES)
 
 

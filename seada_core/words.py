@@ -59,12 +59,13 @@ _MORE = rf"(?:(?:, {_SHADE}{_WORD}){{0,4}},? (?:and|or|&) {_SHADE}{_WORD}|[ /-]{
 _BREAK = r",.;:!?()\[\]{}\"“”"  # ends a clause
 _MAX_WORDS = 3  # of a thing's name
 _COLORED = re.compile(
-    rf"(?<![\w-]){_SHADE}(?P<color>{_WORD}){_MORE}(?P<attached>-\w+)?(?=(?P<rest>(?: [^\s{_BREAK}]+){{0,{_MAX_WORDS}}}))"
+    rf"(?<![\w-]){_SHADE}(?P<color>{_WORD}){_MORE}(?P<attached>-\w+)?"
+    rf"(?=(?P<rest>(?: [^\s{_BREAK}]+){{0,{_MAX_WORDS}}}))"
 )
 _ATTACHED = {"eyed": "eyes", "haired": "hair", "bearded": "beard", "skinned": "skin", "faced": "face"}  # "blue-eyed"
 # "the car is red", "a door that was painted a deep blue"
-_VERBS = frozenset("is are was were painted colored coloured dyed".split())
-_LINKS = _VERBS | frozenset("a an all also be been being both has have mostly that very which who".split())
+_VERBS = frozenset(re.findall(r"\w+", "is are was were painted colored coloured dyed"))
+_LINKS = _VERBS | frozenset(re.findall(r"\w+", "a an all also be been being both has have mostly that very which who"))
 # words that a thing's name does not run across
 _STOP = frozenset(
     re.findall(
@@ -78,9 +79,12 @@ _STOP = frozenset(
 ) | set(COLORS)
 # what ends in -ing and is a thing, not what one does
 _THINGS_ING = frozenset(
-    """awning bowling building ceiling clothing crossing dressing dumpling duckling earring icing king lightning lining
-    painting paving piping ping railing ring roofing seating siding sling spring stocking string swing thing tubing wing
-    wiring wrapping""".split()
+    re.findall(
+        r"\w+",
+        """awning bowling building ceiling clothing crossing dressing dumpling duckling earring icing king lightning
+        lining painting paving piping railing ring roofing seating siding sling spring stocking string swing thing
+        tubing wing wiring wrapping""",
+    )
 )
 _MAX_TEXT = 2000  # characters; no text encoder reads as far
 _MAX_PHRASES = 20
