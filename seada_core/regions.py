@@ -159,7 +159,9 @@ def clipseg_regions(model: nn.Module, tokenizer, gray: Tensor, things: Sequence[
     mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # CLIPSeg's preprocessor's
     side = model.config.vision_config.image_size
     square = F.interpolate(gray.expand(-1, 3, -1, -1), (side, side), mode="bicubic", antialias=True).clamp(0, 1)
-    text = tokenizer(list(things), padding=True, return_tensors="pt").to(gray.device)
+    longest = model.config.text_config.max_position_embeddings
+    text = tokenizer(list(things), padding=True, truncation=True, max_length=longest, return_tensors="pt")
+    text = text.to(gray.device)
     pixels = normalize(square, mean, std).repeat_interleave(len(things), 0)
     text = {name: ids.repeat(len(gray), 1) for name, ids in text.items() if name in ("input_ids", "attention_mask")}
     logits = model(pixel_values=pixels, **text).logits
