@@ -1,4 +1,4 @@
-"""What CCD's guidance costs: `python -m benchmarks.guidance`. A guided sampling step against a plain one, taking turns."""
+"""What CCD's guidance costs: `python -m benchmarks.guidance`. A guided step against a plain one, by turns."""
 
 from __future__ import annotations
 

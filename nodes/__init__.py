@@ -15,8 +15,10 @@ from . import (
     loaders,
     painter,
     palettes,
+    reference,
     semantic_adapter,
     vq_decoder,
+    words,
 )
 
 NODES: list[type[io.ComfyNode]] = [
@@ -29,6 +31,8 @@ NODES: list[type[io.ComfyNode]] = [
     controlnet_rca.SeAdaApplyControlNetRCA,
     hints.SeAdaHints,
     hints.SeAdaHintsFromImage,
+    words.SeAdaHintsFromText,
+    reference.SeAdaHintsFromReference,
     hints.SeAdaPalette,
     palettes.SeAdaPaletteBank,
     hints.SeAdaPropagateHints,

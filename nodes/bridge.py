@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import uuid
@@ -39,6 +40,7 @@ EMBEDDED = "embedded"
 FOLDER = "seada"  # below ComfyUI's models/
 CAPTIONERS = "seada_captioners"  # likewise
 PALETTES = "seada_palettes"  # likewise
+SEGMENTERS = "seada_segmenters"  # likewise
 SHOWN_SIDE = 1024  # longest side of a photo shown on a node, px
 TOP = "models/seada itself"  # part files that lie there, in no folder of their own
 _CASTING = {
@@ -110,7 +112,7 @@ def check_shape(cells: tuple[int, int], photo: tuple[int, int]) -> None:
 
 def register_model_folder() -> None:
     """Adds the pack's folders of models/ to ComfyUI's; extra_model_paths.yaml may add more."""
-    for name in (FOLDER, CAPTIONERS, PALETTES):
+    for name in (FOLDER, CAPTIONERS, PALETTES, SEGMENTERS):
         folder_paths.add_model_folder_path(name, os.path.join(folder_paths.models_dir, name))
 
 
@@ -159,6 +161,28 @@ def captioner_path(name: str) -> Path:
         if (Path(root) / name).exists():
             return Path(root) / name
     raise CheckpointError(f"no captioner {name} in {_folders(CAPTIONERS)}; put it there, or choose another")
+
+
+def segmenters() -> list[str]:
+    """The folders of models/seada_segmenters that hold a CLIPSeg model."""
+    configs = (file for root in folder_paths.get_folder_paths(SEGMENTERS) for file in Path(root).glob("*/config.json"))
+    return sorted({file.parent.name for file in configs if _is_clipseg(file)})
+
+
+def _is_clipseg(config: Path) -> bool:
+    try:
+        content = json.loads(config.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(content, dict) and content.get("model_type") == "clipseg"
+
+
+def segmenter_path(name: str) -> Path:
+    """The folder behind an entry of `segmenters`."""
+    for root in folder_paths.get_folder_paths(SEGMENTERS):
+        if (Path(root) / name).is_dir():
+            return Path(root) / name
+    raise CheckpointError(f"no CLIPSeg folder {name} in {_folders(SEGMENTERS)}; put it there, or choose another source")
 
 
 def palette_files() -> list[Path]:

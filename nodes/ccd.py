@@ -12,7 +12,7 @@ from ..seada_core import ccd
 from ..seada_core.color import ycbcr_to_rgb
 from ..seada_core.hints import palette_chroma, resize_hint_map, scheme_colors
 from ..seada_core.pipeline import HINT_MOVES, HINT_SCALE
-from . import bridge, unet
+from . import bridge, inputs, unet
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,7 +35,7 @@ class SeAdaCCD(io.ComfyNode):
             "a palette, and what natural colour looks like (EDN, Eq. 3 and 4).",
             inputs=[
                 io.Model.Input("model", tooltip="SeAda Load Model's MODEL, or a Stable Diffusion 1.5 checkpoint's."),
-                io.Image.Input("image", tooltip="The photo; only its luminance is used. One, or one for each latent."),
+                inputs.photo_of_latents(),
                 bridge.Seada.Input(
                     "seada",
                     tooltip="Its VQ decoder shows what a latent looks like; its hint encoder, "
@@ -48,17 +48,7 @@ class SeAdaCCD(io.ComfyNode):
                 _weight("constancy", 0.0, "Weight of: the mean is grey. Takes colour away; keep it small."),
                 _weight("smoothness", 0.0, "Weight of: colours change little from pixel to pixel."),
                 _weight("modulation", 1.0, "Strength of the learned hint encoder, where the model has one."),
-                io.Float.Input(
-                    "start",
-                    default=0.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.001,
-                    tooltip="Share of sampling after which it begins.",
-                ),
-                io.Float.Input(
-                    "end", default=1.0, min=0.0, max=1.0, step=0.001, tooltip="Share of sampling after which it stops."
-                ),
+                *inputs.start_and_end(),
                 bridge.SeadaHints.Input(
                     "hints",
                     optional=True,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from comfy_api.latest import io
 
-from . import bridge
+from . import bridge, inputs
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,14 +32,7 @@ class SeAdaColorize(io.ComfyNode):
                     multiline=True,
                     tooltip="What the photo shows and in which colours. Empty: the model describes it by itself.",
                 ),
-                io.Int.Input(
-                    "seed",
-                    default=0,
-                    min=0,
-                    max=0xFFFFFFFFFFFFFFFF,
-                    control_after_generate=True,
-                    tooltip="Another seed, another colouring.",
-                ),
+                inputs.seed("Another seed, another colouring."),
                 io.Int.Input(
                     "steps", default=0, min=0, max=1000, tooltip="Denoising steps; 0: as many as the model is made for."
                 ),
@@ -51,31 +44,12 @@ class SeAdaColorize(io.ComfyNode):
                     step=0.1,
                     tooltip="How closely colours follow the prompt; 0: what the model is made for, 1: no guidance.",
                 ),
-                io.Int.Input(
-                    "size",
-                    default=0,
-                    min=0,
-                    max=2048,
-                    step=8,
-                    tooltip="Short side, in pixels, of the picture that is diffused; 0: what the model is made for. "
-                    "The result always has the photo's own size.",
+                inputs.size(
+                    "Short side, in pixels, of the picture that is diffused; 0: what the model is made for. "
+                    "The result always has the photo's own size."
                 ),
-                io.Float.Input(
-                    "strength",
-                    default=1.0,
-                    min=0.0,
-                    max=10.0,
-                    step=0.01,
-                    tooltip="How much the photo counts while colours are chosen; 0 leaves it out.",
-                ),
-                io.Float.Input(
-                    "saturation",
-                    default=1.0,
-                    min=0.0,
-                    max=5.0,
-                    step=0.05,
-                    tooltip="Factor on the model's colours; 1: as it is made, 0: grey. Hints are left alone.",
-                ),
+                inputs.strength("How much the photo counts while colours are chosen; 0 leaves it out.", 10.0, 0.01),
+                inputs.saturation("Factor on the model's colours; 1: as it is made, 0: grey. Hints are left alone."),
                 bridge.SeadaHints.Input("hints", optional=True, tooltip="Colours at places, and palettes."),
                 bridge.Seada.Input(
                     "seada", optional=True, tooltip="A model from SeAda Load Model; the embedded one if not wired."

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from comfy_api.latest import io
 
-from . import bridge, unet
+from . import bridge, inputs, unet
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
@@ -34,26 +34,9 @@ class SeAdaApplyControlNetRCA(io.ComfyNode):
             inputs=[
                 io.Model.Input("model", tooltip="The MODEL that the control was trained with."),
                 bridge.SeadaControl.Input("control", tooltip="From SeAda Load ControlNet-RCA."),
-                io.Image.Input("image", tooltip="The photo; only its luminance is used. One, or one for each latent."),
-                io.Float.Input(
-                    "strength",
-                    default=1.0,
-                    min=0.0,
-                    max=10.0,
-                    step=0.01,
-                    tooltip="How much the photo counts; 0 leaves MODEL as it is.",
-                ),
-                io.Float.Input(
-                    "start",
-                    default=0.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.001,
-                    tooltip="Share of sampling after which it begins.",
-                ),
-                io.Float.Input(
-                    "end", default=1.0, min=0.0, max=1.0, step=0.001, tooltip="Share of sampling after which it stops."
-                ),
+                inputs.photo_of_latents(),
+                inputs.strength("How much the photo counts; 0 leaves MODEL as it is.", 10.0, 0.01),
+                *inputs.start_and_end(),
             ],
             outputs=[io.Model.Output(id="patched", display_name="MODEL", tooltip="MODEL that sees the photo.")],
         )

@@ -11,7 +11,7 @@ from comfy_api.latest import io
 from ..seada_core import hints as core
 from ..seada_core.color import merge_chroma
 from ..seada_core.pipeline import DECODE_SIZE, decode_size, resize
-from . import bridge
+from . import bridge, inputs
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -72,12 +72,13 @@ def preview(gray: Tensor, hint_map: Tensor) -> Tensor:
     return bridge.image(merge_chroma(hint_map[:, :2] * hint_map[:, 2:], gray))
 
 
-_EARLIER = bridge.SeadaHints.Input("hints", optional=True, tooltip="Hints to add these to.")
-_OUTPUT = bridge.SeadaHints.Output(id="seada_hints", display_name="SEADA_HINTS", tooltip="The hints, joined.")
-
-
-def _preview_output() -> io.Image.Output:
-    return io.Image.Output(id="preview", display_name="preview", tooltip="The hints as a picture.")
+def preview_all(gray: Tensor, hints: Hints) -> Tensor:
+    """IMAGE of all that is asked for, soft hints among it, on grey pictures (B, 1, H, W)."""
+    shown = hints.shown()
+    if shown is None:
+        return bridge.image(gray.expand(-1, 3, -1, -1))
+    shown = core.resize_hint_map(shown, tuple(gray.shape[-2:]), dense=True)
+    return preview(gray, bridge.rows(shown, len(gray), "the hints"))
 
 
 class SeAdaHints(io.ComfyNode):
@@ -99,9 +100,9 @@ class SeAdaHints(io.ComfyNode):
                 ),
                 io.String.Input("mask_color", default="#d0a070", tooltip="The colour of the masked places, #rrggbb."),
                 io.Mask.Input("mask", optional=True, tooltip="Places that get mask_color; of the photo's size."),
-                _EARLIER,
+                inputs.earlier_hints(),
             ],
-            outputs=[_OUTPUT, _preview_output()],
+            outputs=[inputs.hints_output(), inputs.preview_output()],
         )
 
     @classmethod
@@ -147,17 +148,10 @@ class SeAdaHintsFromImage(io.ComfyNode):
                 io.Float.Input(
                     "share", default=0.4, min=0.0, max=1.0, step=0.05, tooltip="Share of them that become hints."
                 ),
-                io.Int.Input(
-                    "seed",
-                    default=0,
-                    min=0,
-                    max=0xFFFFFFFFFFFFFFFF,
-                    control_after_generate=True,
-                    tooltip="Which of them are taken.",
-                ),
-                _EARLIER,
+                inputs.seed("Which of them are taken."),
+                inputs.earlier_hints(),
             ],
-            outputs=[_OUTPUT, _preview_output()],
+            outputs=[inputs.hints_output(), inputs.preview_output()],
         )
 
     @classmethod
@@ -188,9 +182,9 @@ class SeAdaPalette(io.ComfyNode):
                     "count", default=6, min=1, max=64, tooltip="How many colours are taken from the picture, if wired."
                 ),
                 io.Image.Input("image", optional=True, tooltip="A picture whose main colours join the palette."),
-                _EARLIER,
+                inputs.earlier_hints(),
             ],
-            outputs=[_OUTPUT, _preview_output()],
+            outputs=[inputs.hints_output(), inputs.preview_output()],
         )
 
     @classmethod
@@ -227,8 +221,8 @@ class SeAdaPropagateHints(io.ComfyNode):
                 bridge.SeadaHints.Input("hints", tooltip="Hints for this photo."),
             ],
             outputs=[
-                bridge.SeadaHints.Output(id="seada_hints", display_name="SEADA_HINTS", tooltip="The hints, spread."),
-                _preview_output(),
+                inputs.hints_output("The hints, spread."),
+                inputs.preview_output(),
             ],
         )
 
@@ -240,6 +234,4 @@ class SeAdaPropagateHints(io.ComfyNode):
             hint_map, size = hints.at(len(small)), tuple(small.shape[-2:])
             if hint_map is not None:
                 hints = replace(hints, spread=core.spread_hints(small, core.resize_hint_map(hint_map, size)))
-            shown = hints.shown()
-            shown = torch.zeros(1, 3, *size) if shown is None else core.resize_hint_map(shown, size, dense=True)
-            return io.NodeOutput(hints, preview(gray, bridge.rows(shown, len(gray), "the hints")))
+            return io.NodeOutput(hints, preview_all(gray, hints))

@@ -11,7 +11,7 @@ import torch
 from comfy_api.latest import io
 
 from ..seada_core import palettes as core
-from . import bridge
+from . import bridge, inputs
 from .hints import Hints
 
 if TYPE_CHECKING:
@@ -43,14 +43,7 @@ class SeAdaPaletteBank(io.ComfyNode):
                 io.Int.Input(
                     "count", default=1, min=1, max=5, tooltip="How many of the nearest are joined, with automatic."
                 ),
-                io.Float.Input(
-                    "strength",
-                    default=1.0,
-                    min=0.0,
-                    max=4.0,
-                    step=0.05,
-                    tooltip="How far colours move to the scheme's; 1: softly, 0: not at all.",
-                ),
+                inputs.strength("How far colours move to the scheme's; 1: softly, 0: not at all.", 4.0),
                 io.String.Input(
                     "caption",
                     default="",
@@ -58,10 +51,10 @@ class SeAdaPaletteBank(io.ComfyNode):
                     tooltip="What the photo shows, in a few plain words, for automatic. Empty: the embedded model "
                     "sees for itself.",
                 ),
-                bridge.SeadaHints.Input("hints", optional=True, tooltip="Hints to add these to."),
+                inputs.earlier_hints(),
             ],
             outputs=[
-                bridge.SeadaHints.Output(id="seada_hints", display_name="SEADA_HINTS", tooltip="The hints, joined."),
+                inputs.hints_output(),
                 io.Image.Output(id="swatches", display_name="swatches", tooltip="The colours and their names."),
                 io.String.Output(id="name", display_name="STRING", tooltip="The scheme's name; of several, all names."),
             ],

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from comfy_api.latest import io
 
-from . import bridge
+from . import bridge, inputs
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,14 +24,7 @@ class SeAdaSemanticAdapter(io.ComfyNode):
             inputs=[
                 bridge.Seada.Input("seada", tooltip="The model whose semantic encoder and adapter are used."),
                 io.String.Input("text", default="", multiline=True, tooltip="What the photo shows, and its colours."),
-                io.Float.Input(
-                    "strength",
-                    default=1.0,
-                    min=0.0,
-                    max=2.0,
-                    step=0.05,
-                    tooltip="How much the adapter changes the text; 0 leaves it as the encoder gives it.",
-                ),
+                inputs.strength("How much the adapter changes the text; 0 leaves it as the encoder gives it.", 2.0),
                 io.Clip.Input(
                     "clip",
                     optional=True,

@@ -9,7 +9,7 @@ from comfy_api.latest import io
 
 from ..seada_core.color import merge, merge_chroma
 from ..seada_core.pipeline import DECODE_SIZE, decode_size, diffusion_size, resize
-from . import bridge
+from . import bridge, inputs
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,14 +30,7 @@ class SeAdaEmptyLatent(io.ComfyNode):
             inputs=[
                 bridge.Seada.Input("seada", tooltip="The model."),
                 io.Image.Input("image", tooltip="The photos; one latent each."),
-                io.Int.Input(
-                    "size",
-                    default=0,
-                    min=0,
-                    max=2048,
-                    step=8,
-                    tooltip="Short side in pixels, a multiple of 8; 0: what the model is made for.",
-                ),
+                inputs.size("Short side in pixels, a multiple of 8; 0: what the model is made for."),
             ],
             outputs=[io.Latent.Output(id="latent", display_name="LATENT", tooltip="For KSampler, at denoise 1.")],
         )
@@ -63,14 +56,7 @@ class SeAdaVQDecode(io.ComfyNode):
                 bridge.Seada.Input("seada", tooltip="The model whose VQ decoder is used."),
                 io.Latent.Input("latent", tooltip="From KSampler; Stable Diffusion 1.5's kind."),
                 io.Image.Input("image", tooltip="The photo; its luminance and size are the result's."),
-                io.Float.Input(
-                    "saturation",
-                    default=1.0,
-                    min=0.0,
-                    max=5.0,
-                    step=0.05,
-                    tooltip="Factor on the colours; 1: as the model is made, 0: grey. Hints are left alone.",
-                ),
+                inputs.saturation("Factor on the colours; 1: as the model is made, 0: grey. Hints are left alone."),
                 io.Int.Input(
                     "token_steps",
                     default=0,
@@ -81,14 +67,7 @@ class SeAdaVQDecode(io.ComfyNode):
                 io.Float.Input(
                     "temperature", default=1.0, min=0.05, max=5.0, step=0.05, tooltip="Of token diffusion; low is tame."
                 ),
-                io.Int.Input(
-                    "seed",
-                    default=0,
-                    min=0,
-                    max=0xFFFFFFFFFFFFFFFF,
-                    control_after_generate=True,
-                    tooltip="Of token diffusion.",
-                ),
+                inputs.seed("Of token diffusion."),
                 io.Boolean.Input(
                     "tiled", default=False, tooltip="Decode in tiles from the start; else only when memory is short."
                 ),

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 
 _BLACK_AND_WHITE = (
-    r"(?:\b(?:black(?:\s*-?\s*and\s*-?\s*|\s*[&/-]\s*)white|white\s+and\s+black|b\s?[&/]\s?w)\b(?:[ -]colou?red\b)?)"
+    r"(?:\b(?:black(?:\s*(?:-\s*)?and\s*(?:-\s*)?|\s*[&/-]\s*)white|white\s+and\s+black|b\s?[&/]\s?w)\b"
+    r"(?:[ -]colou?red\b)?)"
 )
 _TONELESS = r"(?:\b(?:monochrom(?:e|atic)|gr[ae]y[ -]?scaled?|sepia(?:[ -](?:toned?|tinted|colou?red))?|colou?rless)\b)"
 _NO_COLOR = rf"(?:{_BLACK_AND_WHITE}|{_TONELESS})(?:[\s,]+(?:{_BLACK_AND_WHITE}|{_TONELESS}))*"

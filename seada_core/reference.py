@@ -13,7 +13,7 @@ from torch import Tensor
 from .color import luminance, rgb_to_ycbcr
 from .efficientnet import EfficientNetLite0
 from .propagation import propagate
-from .regions import REFINED
+from .regions import refined_size
 
 SIDE = 384  # short side of what the classifier looks at, px
 LONGEST = 2  # long side over short side beyond which pictures are squeezed
@@ -41,7 +41,10 @@ def reference_hints(classifier: EfficientNetLite0, gray: Tensor, reference: Tens
     """Soft hints (B, 3, h, w) for grey photos (B, 1, H, W) from a colour picture (1 or B, 3, any H, any W), in [0, 1].
 
     The mask says how much like its match a cell is: where the reference shows nothing of the kind it is 0.
+    Raises ValueError for another number of reference pictures.
     """
+    if len(reference) not in (1, len(gray)):
+        raise ValueError(f"{len(reference)} reference pictures for {len(gray)} photos: give one, or one each")
     maps = []
     for photo, picture in zip(gray.cpu().split(1), reference.cpu().expand(len(gray), -1, -1, -1).split(1)):
         seen, grid = _look(classifier, photo)
@@ -62,9 +65,8 @@ def reference_hints(classifier: EfficientNetLite0, gray: Tensor, reference: Tens
 
 
 def _fit(gray: Tensor, hint_map: Tensor) -> Tensor:
-    """A coarse hint map (1, 3, h, w) fitted to the edges of a photo (1, 1, H, W), at most `REFINED` px long."""
-    scale = min(1.0, REFINED / max(gray.shape[-2:]))
-    size = tuple(max(1, round(side * scale)) for side in gray.shape[-2:])
+    """A coarse hint map (1, 3, h, w) fitted to the edges of a photo (1, 1, H, W), at its `refined_size`."""
+    size = refined_size(tuple(gray.shape[-2:]))
     photo = F.interpolate(gray, size, mode="bilinear", antialias=True)
     chroma, mask = F.interpolate(hint_map, size, mode="bilinear").split((2, 1), dim=1)
     chroma = propagate(photo, torch.cat([chroma, SMOOTH * mask.clamp_min(1e-3)], 1))[0]

@@ -29,14 +29,20 @@ PROBABLE = -1.5  # log-probability
 CERTAIN = 0.25  # score this far from the middle speaks for the pixel's neighbours too
 
 
+def refined_size(photo: tuple[int, int]) -> tuple[int, int]:
+    """A photo's shape, at most `REFINED` px long."""
+    scale = min(1.0, REFINED / max(photo))
+    height, width = (max(1, round(side * scale)) for side in photo)
+    return height, width
+
+
 def refine(gray: Tensor, scores: Tensor) -> Tensor:
     """Coarse scores (B, N, h, w) in [0, 1] fitted to the edges of photos (B, 1, H, W): (B, N, h', w') in [0, 1].
 
     Where a score is clear it is a seed, of the thing or of what is not it, and seeds spread over what is alike (random
-    walks, Grady 2006, on the same graph as hint propagation). The result is `REFINED` px long.
+    walks, Grady 2006, on the same graph as hint propagation). The result has `refined_size`.
     """
-    scale = min(1.0, REFINED / max(gray.shape[-2:]))
-    size = tuple(max(1, round(side * scale)) for side in gray.shape[-2:])
+    size = refined_size(tuple(gray.shape[-2:]))
     photo = F.interpolate(gray, size, mode="bilinear", antialias=True)
     scores = F.interpolate(scores, size, mode="bilinear")
     refined = []
@@ -70,7 +76,7 @@ def recognized_regions(captioner: nn.Module, gray: Tensor, things: Sequence[str]
     texts = F.normalize(captioner.model._encode_text(tokens)[0].float(), dim=-1)
     words = [set(re.findall(r"[a-z]+", names.lower())) for names in class_words()]
     classes = [[i for i, names in enumerate(words) if set(re.findall(r"[a-z]+", thing)) <= names] for thing in things]
-    total = 0
+    total, shape = 0, refined_size(tuple(gray.shape[-2:]))
     for size in SIZES:
         square = F.interpolate(gray.expand(-1, 3, -1, -1), (size, size), mode="bilinear", antialias=True)
         maps = tower.classifier(square.contiguous(memory_format=torch.channels_last))[-1]
@@ -86,7 +92,7 @@ def recognized_regions(captioner: nn.Module, gray: Tensor, things: Sequence[str]
             sure = [(x.amax((1, 2), keepdim=True) >= least).to(x) for x, least in opinions]
             said = sum((_scaled(x) * yes for (x, _), yes in zip(opinions, sure)), torch.zeros_like(near[:, n]))
             scores.append(said / sum(sure, torch.zeros_like(said[:, :1, :1])).clamp_min(1))
-        total = total + F.interpolate(torch.stack(scores, 1), gray.shape[-2:], mode="bilinear")
+        total = total + F.interpolate(torch.stack(scores, 1), shape, mode="bilinear")
     return total / len(SIZES)
 
 
@@ -160,7 +166,9 @@ def clipseg_regions(model: nn.Module, tokenizer, gray: Tensor, things: Sequence[
     mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # CLIPSeg's preprocessor's
     side = model.config.vision_config.image_size
     square = F.interpolate(gray.expand(-1, 3, -1, -1), (side, side), mode="bicubic", antialias=True).clamp(0, 1)
-    text = tokenizer(list(things), padding=True, return_tensors="pt").to(gray.device)
+    longest = model.config.text_config.max_position_embeddings
+    text = tokenizer(list(things), padding=True, truncation=True, max_length=longest, return_tensors="pt")
+    text = text.to(gray.device)
     pixels = normalize(square, mean, std).repeat_interleave(len(things), 0)
     text = {name: ids.repeat(len(gray), 1) for name, ids in text.items() if name in ("input_ids", "attention_mask")}
     logits = model(pixel_values=pixels, **text).logits

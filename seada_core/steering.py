@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from . import reference as reference_colors
 from . import regions
@@ -18,16 +18,21 @@ from .words import ColorPhrase, color_phrases
 
 ATTENTION_STEPS = 4  # sampling steps in which attention is listened to
 WORD_WEIGHT = 0.95  # how much a word's colour counts where its thing surely is
+FINDERS = {  # who finds things, and through which parts
+    "recognition": ("captioner",),
+    "attention": ("semantic_encoder", "semantic_adapter", "unet", "controlnet_rca"),
+}
+ClipSeg = tuple[nn.Module, object]  # the model and its tokenizer
 
 
 def word_hints(
-    colorizer: Colorizer, gray: Tensor, prompt: str, source: str | Path = "auto", seed: int = 0
+    colorizer: Colorizer, gray: Tensor, prompt: str, source: str | Path | ClipSeg = "auto", seed: int = 0
 ) -> tuple[Tensor | None, list[ColorPhrase], list[ColorPhrase]]:
     """The coloured things of a prompt as soft hints for grey photos (B, 1, H, W) in [0, 1].
 
     Args:
         source: who finds the things: "recognition" (the captioner's classifier), "attention" (the UNet's), "auto" (the
-            first of these that the model has), or a folder with CLIPSeg.
+            first of these that the model has), a folder with CLIPSeg, or a CLIPSeg in memory.
         seed: of the noise in which the UNet's attention is listened to.
     Returns:
         a soft hint map (B, 3, h, w) or None, the phrases behind it, and those whose things nobody knows.
@@ -66,24 +71,37 @@ def reference_hints(colorizer: Colorizer, gray: Tensor, reference: Tensor) -> Te
     return reference_colors.reference_hints(classifier, gray, reference)
 
 
-def find_regions(
-    colorizer: Colorizer, gray: Tensor, prompt: str, things: Sequence[str], source: str | Path, seed: int
-) -> Tensor:
-    """Scores (B, N, h, w) in [0, 1] of where things are; see `word_hints` and `regions`."""
+def finder(colorizer: Colorizer, source: str = "auto") -> str:
+    """Who finds things with a model, a name of `FINDERS`. Raises ValueError where the model lacks what it takes."""
     sees = colorizer.has("captioner") and classifier_of(colorizer.part("captioner")) is not None
     if source == "auto":
         source = "recognition" if sees else "attention"
-    if source == "recognition":
-        if not sees:
-            raise ValueError("this model's captioner has no classifier to find things with; use attention or CLIPSeg")
-        return regions.recognized_regions(colorizer.part("captioner"), gray.to(colorizer.device), things)
-    if source != "attention":
-        model, tokenizer = regions.load_clipseg(source)
+    if source == "recognition" and not sees:
+        raise ValueError("this model's captioner has no classifier to find things with; use attention or CLIPSeg")
+    if source == "attention" and not (colorizer.has("unet") and colorizer.has("semantic_encoder")):
+        raise ValueError(
+            f"{colorizer.folder} has no unet and semantic_encoder whose attention could find things; use CLIPSeg, or a "
+            "whole model"
+        )
+    return source
+
+
+def find_regions(
+    colorizer: Colorizer, gray: Tensor, prompt: str, things: Sequence[str], source: str | Path | ClipSeg, seed: int
+) -> Tensor:
+    """Scores (B, N, h, w) in [0, 1] of where things are; see `word_hints` and `regions`."""
+    if source not in ("auto", *FINDERS):
+        model, tokenizer = source if isinstance(source, tuple) else regions.load_clipseg(source)
         return regions.clipseg_regions(model.to(colorizer.device), tokenizer, gray.to(colorizer.device), things)
+    if finder(colorizer, source) == "recognition":
+        return regions.recognized_regions(colorizer.part("captioner"), gray.to(colorizer.device), things)
     small = resize(gray, diffusion_size(tuple(gray.shape[-2:]), colorizer.preset.sampling.size)).to(colorizer.device)
     tokenizer = colorizer.part("semantic_encoder").tokenizer
     words = tokenizer.encode(prompt)
-    columns = [_positions(words, tokenizer.encode(thing), tokenizer.length) for thing in things]
+    columns = [
+        _positions(words, tokenizer.encode(thing), tokenizer.length) if tokenizer.knows(thing) else []
+        for thing in things
+    ]
     context = colorizer.context([prompt] * len(gray))
     with regions.AttentionRegions(colorizer.part("unet"), columns) as heard:
         colorizer.sample(small, context, None, ATTENTION_STEPS, 1.0, 1.0, seed)

@@ -53,21 +53,42 @@ COLORS = {
     "white": "#f0f0f0",
     "black": "#181818",
 }
-_SHADE = r"(?:(?:light|dark|bright|deep|pale|vivid|soft|rich|muted|faded|dusty|pastel)[ -]+)"
+_SHADE = r"(?:(?:light|dark|bright|deep|pale|vivid|soft|rich|muted|faded|dusty|pastel)[ -]){0,3}"
 _WORD = rf"(?:{'|'.join(sorted(COLORS, key=len, reverse=True))})(?:-colou?red)?(?!\w)"
-_MORE = rf"(?:(?:\s*(?:,|and|&|or)\s+|-){_SHADE}*{_WORD})"  # "red and white": the first counts
-_BEFORE = re.compile(rf"(?<![\w-]){_SHADE}*(?P<color>{_WORD}){_MORE}*(?=(?P<rest>[^,.;:!?]*))")
-_AFTER = re.compile(r"(?P<rest>[^,.;:!?]*?)\s+(?:is|are|was|were|painted|colou?red|dyed)\s+(?:all\s+)?$")
+# of "red, white and blue", "navy blue" and "blue-green" the first counts
+_MORE = rf"(?:(?:, {_SHADE}{_WORD}){{0,4}},? (?:and|or|&) {_SHADE}{_WORD}|[ /-]{_SHADE}{_WORD}){{0,4}}"
+_BREAK = r",.;:!?()\[\]{}\"“”"  # ends a clause
+_MAX_WORDS = 3  # of a thing's name
+_COLORED = re.compile(
+    rf"(?<![\w-]){_SHADE}(?P<color>{_WORD}){_MORE}(?P<attached>-\w+)?"
+    rf"(?=(?P<rest>(?: [^\s{_BREAK}]+){{0,{_MAX_WORDS}}}))"
+)
+_ATTACHED = {"eyed": "eyes", "haired": "hair", "bearded": "beard", "skinned": "skin", "faced": "face"}  # "blue-eyed"
+# "the car is red", "a door that was painted a deep blue"
+_VERBS = frozenset(re.findall(r"\w+", "is are was were painted colored coloured dyed"))
+_LINKS = _VERBS | frozenset(re.findall(r"\w+", "a an all also be been being both has have mostly that very which who"))
 # words that a thing's name does not run across
 _STOP = frozenset(
     re.findall(
         r"\w+",
         """a an the and or but with without of on in at by near under over beside behind above below between from to
-        into onto against along around across through for is are was were be being that which who whose while as it its
-        his her their my our your there this these those some wearing holding sitting standing lying parked hanging""",
+        into onto against along around across through for past inside outside off up down out toward towards next atop
+        among amid before after during like than then is are was were be been being has have had do does not no very
+        that which who whose what where when while as it its he she they his her their my our your i we you there this
+        these those some all both each wearing parked seated worn""",
     )
 ) | set(COLORS)
-_MAX_WORDS = 3  # of a thing's name
+# what ends in -ing and is a thing, not what one does
+_THINGS_ING = frozenset(
+    re.findall(
+        r"\w+",
+        """awning bowling building ceiling clothing crossing dressing dumpling duckling earring icing king lightning
+        lining painting paving piping railing ring roofing seating siding sling spring stocking string swing thing
+        tubing wing wiring wrapping""",
+    )
+)
+_MAX_TEXT = 2000  # characters; no text encoder reads as far
+_MAX_PHRASES = 20
 
 
 @dataclass(frozen=True)
@@ -84,19 +105,18 @@ def color_phrases(prompt: str) -> list[ColorPhrase]:
 
     A colour word before a thing ("a dark green vintage car", "red and white awning": red), or after it ("the car is
     red", "lips painted red"). A colour word that is itself the thing ("an orange on a table", "the colour green") gives
-    none, and neither do plain captions.
+    none, and neither do plain captions. At most the first 2,000 characters and 20 things are read.
     """
     things: dict[str, ColorPhrase] = {}
-    text = strip_monochrome(prompt).lower()
-    for match in _BEFORE.finditer(text):
-        thing = _name(match["rest"].split())
-        if not thing:  # "the car is red"
-            before = _AFTER.search(text[: match.start()])
-            thing = _name(before["rest"].split(), last=True) if before else ""
+    text = strip_monochrome(" ".join(prompt[:_MAX_TEXT].replace("_", " ").split())).lower()
+    for match in _COLORED.finditer(text):
+        attached = (match["attached"] or "").removeprefix("-")  # "red-brick house"
+        thing = _ATTACHED.get(attached) or _name([attached] * bool(attached) + match["rest"].split())
+        thing = thing or _name_before(text[: match.start()])
         word = re.sub("-colou?red$", "", match["color"])
         if thing:
             things.setdefault(thing, ColorPhrase(thing, word, COLORS[word]))
-    return list(things.values())
+    return list(things.values())[:_MAX_PHRASES]
 
 
 def without_colors(prompt: str, phrases: Iterable[ColorPhrase]) -> str:
@@ -110,12 +130,25 @@ def without_colors(prompt: str, phrases: Iterable[ColorPhrase]) -> str:
     return prompt
 
 
-def _name(words: list[str], last: bool = False) -> str:
-    """The words of a thing's name that a list starts with, or ends with."""
+def _name(words: list[str]) -> str:
+    """The name of a thing that a list of words starts with."""
     name: list[str] = []
-    for word in reversed(words) if last else words:
-        if word in _STOP or not re.search("[a-z]", word):
+    for word in words[:_MAX_WORDS]:
+        doing = name and word.endswith("ing") and word not in _THINGS_ING  # "a car driving by"
+        if word in _STOP or doing or not re.search("[a-z]", word):
             break
         name.append(word)
-    name = name[:_MAX_WORDS]
-    return " ".join(reversed(name) if last else name)
+    return " ".join(name)
+
+
+def _name_before(text: str) -> str:
+    """The thing of which a text's end says that it is some colour."""
+    words, linked = re.split(f"[{_BREAK}]", text)[-1].split(), False
+    while words and words[-1] in _LINKS:
+        linked |= words.pop() in _VERBS
+    name: list[str] = []
+    for word in reversed(words if linked else []):
+        if word in _STOP or len(name) == _MAX_WORDS or not re.search("[a-z]", word):
+            break
+        name.insert(0, word)
+    return " ".join(name)

@@ -11,7 +11,8 @@ from comfy_server import PromptError, colorize, full_graph, node
 ROOT = Path(__file__).resolve().parents[1]
 NODES = [
     *("SeAdaApplyControlNetRCA", "SeAdaCCD", "SeAdaCaptioner", "SeAdaColorize", "SeAdaEmptyLatent", "SeAdaHints"),
-    *("SeAdaHintsFromImage", "SeAdaLoadControlNetRCA", "SeAdaLoadFolder", "SeAdaLoadModel"),
+    *("SeAdaHintsFromImage", "SeAdaHintsFromReference", "SeAdaHintsFromText"),
+    *("SeAdaLoadControlNetRCA", "SeAdaLoadFolder", "SeAdaLoadModel"),
     *(
         "SeAdaMergeLuminance",
         "SeAdaPalette",

@@ -1,0 +1,65 @@
+"""Hints from a colour picture of the same kinds of things."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from comfy_api.latest import io
+
+from ..seada_core import steering
+from . import bridge, inputs
+from .hints import Hints, preview_all
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class SeAdaHintsFromReference(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SeAdaHintsFromReference",
+            display_name="SeAda Hints from Reference",
+            category="SeAda/hints",
+            description="Colours of another picture on what looks alike in the photo, as soft hints.",
+            inputs=[
+                io.Image.Input("image", tooltip="The photos; only their luminance is used."),
+                io.Image.Input(
+                    "reference",
+                    tooltip="A colour picture with the same kinds of things, of any size; one, or one for each photo.",
+                ),
+                inputs.strength("How much the colours count where the pictures are alike; 0 leaves them out.", 1.0),
+                bridge.Seada.Input(
+                    "seada",
+                    optional=True,
+                    tooltip="Whose captioner's classifier compares; the embedded model's if not wired.",
+                ),
+                inputs.earlier_hints(),
+            ],
+            outputs=[inputs.hints_output(), inputs.preview_output()],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        image: Tensor,
+        reference: Tensor,
+        strength: float,
+        seada: bridge.Bundle | None = None,
+        hints: Hints | None = None,
+    ) -> io.NodeOutput:
+        with torch.inference_mode(False), torch.no_grad():
+            photos, hints = bridge.gray(image), hints or Hints()
+            pictures = bridge.rows(bridge.picture(reference, "reference"), len(photos), "reference")
+            if strength:
+                bundle = seada or bridge.bundle()
+                bundle.load("captioner")
+                show, maps = bridge.progress(len(photos)), []
+                for i, (photo, picture) in enumerate(zip(photos.split(1), pictures.split(1)), 1):
+                    maps.append(steering.reference_hints(bundle, photo, picture))
+                    show(i, len(photos))
+                found = torch.cat(maps)
+                found[:, 2] *= strength
+                hints = hints.softly(found)
+            return io.NodeOutput(hints, preview_all(photos, hints))

@@ -1,0 +1,131 @@
+"""Hints from words: the things of a text that have a colour, found in the photo."""
+
+from __future__ import annotations
+
+import logging
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import torch
+from comfy_api.latest import io
+
+from ..seada_core import regions, steering
+from ..seada_core.words import color_phrases, without_colors
+from . import bridge, inputs
+from .hints import Hints, preview_all
+
+if TYPE_CHECKING:
+    from comfy.model_patcher import ModelPatcher
+    from torch import Tensor
+
+    from ..seada_core.words import ColorPhrase
+
+SOURCES = ("auto", *steering.FINDERS)
+
+
+@lru_cache(maxsize=1)
+def _load(name: str) -> tuple[ModelPatcher, object]:
+    with torch.inference_mode(False):
+        model, tokenizer = regions.load_clipseg(bridge.segmenter_path(name))
+        return bridge.patcher(model), tokenizer
+
+
+class SeAdaHintsFromText(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SeAdaHintsFromText",
+            display_name="SeAda Hints from Text",
+            category="SeAda/hints",
+            description="Colours in words: each thing that a text gives a colour is found in the photo, and gets it as "
+            "a soft hint.",
+            inputs=[
+                io.Image.Input("image", tooltip="The photos; only their luminance is used."),
+                io.String.Input(
+                    "text",
+                    default="a yellow fire hydrant on a green lawn",
+                    multiline=True,
+                    tooltip="Things and their colours, in plain English. What has no colour here is left alone.",
+                ),
+                io.Combo.Input(
+                    "source",
+                    options=[*SOURCES, *(name for name in bridge.segmenters() if name not in SOURCES)],
+                    default="auto",
+                    tooltip="Who finds the things: the captioner's classifier, the UNet's attention, or a CLIPSeg "
+                    "folder in models/seada_segmenters. auto: the first of these that the model has.",
+                ),
+                inputs.strength("How much the colours count where their things are; 0 leaves them out.", 1.0),
+                inputs.seed("Of the noise in which attention is listened to; the other sources do without."),
+                bridge.Seada.Input(
+                    "seada",
+                    optional=True,
+                    tooltip="Whose parts look for the things; the embedded model's if not wired.",
+                ),
+                inputs.earlier_hints(),
+            ],
+            outputs=[
+                inputs.hints_output(),
+                inputs.preview_output(),
+                io.String.Output(
+                    id="prompt",
+                    display_name="STRING",
+                    tooltip="The text as a prompt, without the colour words that are hints now.",
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        image: Tensor,
+        text: str,
+        source: str,
+        strength: float,
+        seed: int,
+        seada: bridge.Bundle | None = None,
+        hints: Hints | None = None,
+    ) -> io.NodeOutput:
+        with torch.inference_mode(False), torch.no_grad():
+            photos, hints = bridge.gray(image), hints or Hints()
+            if strength and color_phrases(text):
+                found, phrases = find(photos, text, source, seed, seada or bridge.bundle())
+                text = without_colors(text, phrases)
+                found[:, 2] *= strength
+                hints = hints.softly(found)
+            return io.NodeOutput(hints, preview_all(photos, hints), text)
+
+
+def find(photos: Tensor, text: str, source: str, seed: int, bundle: bridge.Bundle) -> tuple[Tensor, list[ColorPhrase]]:
+    """A text's soft hint map (B, 3, h, w) for photos (B, 1, H, W), and the phrases that were found in every one.
+
+    They are found one by one, so that any number of photos fits in memory.
+
+    Raises ValueError where none of its coloured things is known.
+    """
+    if source in SOURCES:
+        finder = steering.finder(bundle, source)
+        bundle.load(*steering.FINDERS[finder])
+    else:
+        patcher, tokenizer = _load(source)
+        bridge.load([patcher])
+        finder = patcher.model.module, tokenizer
+    show, maps, phrases, missing = bridge.progress(len(photos)), [], color_phrases(text), []
+    for i, photo in enumerate(photos.split(1), 1):
+        found, here, unseen = steering.word_hints(bundle, photo, text, finder, seed)
+        phrases = [phrase for phrase in phrases if phrase in here]
+        missing += [phrase for phrase in unseen if phrase not in missing]
+        if found is None:
+            raise ValueError(
+                f"nobody here sees {_names(missing)} in the photo: name it in plainer words, such as car for roadster; "
+                "or put a CLIPSeg folder into models/seada_segmenters and choose it as source; or paint colours by "
+                "hand with SeAda Hints"
+            )
+        maps.append(found)
+        show(i, len(photos))
+    if missing:
+        logging.warning("SeAda Hints from Text leaves out what nobody here sees: %s", _names(missing))
+    return torch.cat(maps), phrases
+
+
+def _names(phrases: list[ColorPhrase]) -> str:
+    return ", ".join(repr(phrase.thing) for phrase in phrases)
