@@ -70,4 +70,4 @@ def _fit(gray: Tensor, hint_map: Tensor) -> Tensor:
     photo = F.interpolate(gray, size, mode="bilinear", antialias=True)
     chroma, mask = F.interpolate(hint_map, size, mode="bilinear").split((2, 1), dim=1)
     chroma = propagate(photo, torch.cat([chroma, SMOOTH * mask.clamp_min(1e-3)], 1))[0]
-    return torch.cat([chroma, mask], 1)
+    return torch.cat([chroma, mask.clamp(0, 1)], 1)

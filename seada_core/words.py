@@ -125,7 +125,7 @@ def without_colors(prompt: str, phrases: Iterable[ColorPhrase]) -> str:
     Where a thing has its colour as a hint, the same word in the text would tint the whole photo.
     """
     for phrase in phrases:
-        colors = rf"(?<![\w-]){_SHADE}*{_WORD}{_MORE}*\s+(?={re.escape(phrase.thing)}(?!\w))"
+        colors = rf"(?<![\w-]){_SHADE}{_WORD}{_MORE}\s+(?={re.escape(phrase.thing)}(?!\w))"
         prompt = re.sub(colors, "", prompt, flags=re.IGNORECASE)
     return prompt
 
