@@ -61,10 +61,10 @@ def test_earlier_hints_stay(comfy):
     nodes["points"] = node("SeAdaHints", image=["image", 0], points=points, mask_color="#ffffff")
     nodes["more"] = node("SeAdaHints", image=["image", 0], points=points, mask_color="#ffffff", hints=["bank", 0])
     nodes["spread"] = node("SeAdaPropagateHints", image=["image", 0], hints=["more", 0])
-    code = "result = [[list(h.palette), h.palette_strength, float(h.map.sum()) != 0] for h in (a, b, a.one(0, 1))]"
+    code = "result = [[list(h.palette), h.palette_strength, float(h.map.sum()) != 0] for h in (a, b)]"
     scheme = palettes.load_schemes()["Dutch interior"]
     expected = [["#123456", *scheme.colors], 1.0, True]
-    assert comfy.probe(code, nodes, a=["bank", 0], b=["spread", 0]) == [expected] * 3
+    assert comfy.probe(code, nodes, a=["bank", 0], b=["spread", 0]) == [expected] * 2
 
 
 def test_a_scheme_moves_colours_and_strength_0_does_not(comfy):
