@@ -36,7 +36,10 @@ class Hints:
     def sized(self, i: int, batch: int, size: tuple[int, int]) -> tuple[Tensor | None, Tensor | None]:
         """Picture i's map and soft map of a batch, (1, 3, H, W)."""
         maps = (self.at(batch), None if self.soft is None else bridge.rows(self.soft, batch, "the hints"))
-        return tuple(None if m is None else core.resize_hint_map(m[i : i + 1], size) for m in maps)
+        return tuple(
+            None if m is None else core.resize_hint_map(m[i : i + 1], size, dense)
+            for m, dense in zip(maps, (False, True))
+        )
 
     def plus(self, hint_map: Tensor) -> Hints:
         """These and those of `hint_map` (B, 3, H, W), which win where both are."""

@@ -12,6 +12,7 @@ import reprlib
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from numbers import Real
 from pathlib import Path
 
@@ -354,8 +355,11 @@ def resize_hint_map(hint_map: Tensor, size: tuple[int, int], dense: bool = False
     maximum there, so that it keeps its weight, or the mean for a `dense` map, such as `spread_hints` makes.
     """
     chroma, mask = hint_map[:, :2], hint_map[:, 2:]
-    weight = F.adaptive_avg_pool2d(mask, size)
-    mean = F.adaptive_avg_pool2d(chroma * mask, size) / weight.clamp_min(torch.finfo(weight.dtype).tiny)
+    larger = all(new >= old for new, old in zip(size, hint_map.shape[-2:]))
+    smooth = partial(F.interpolate, size=size, mode="bilinear")
+    resize = smooth if dense and larger else partial(F.adaptive_avg_pool2d, output_size=size)
+    weight = resize(mask)
+    mean = resize(chroma * mask) / weight.clamp_min(torch.finfo(weight.dtype).tiny)
     return torch.cat([mean, weight if dense else F.adaptive_max_pool2d(mask, size)], dim=1)
 
 

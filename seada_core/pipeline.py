@@ -197,7 +197,7 @@ class Colorizer:
         if len(hints) or soft_hints is not None:
             decoded = resize(gray, decode_size(photo_size, max(DECODE_SIZE, size))).to(self.device)
             sparse = self._hint_map(hints, decoded, photo_size) if len(hints) else None
-            soft = self._hint_map(soft_hints, decoded, photo_size) if soft_hints is not None else None
+            soft = self._hint_map(soft_hints, decoded, photo_size, dense=True) if soft_hints is not None else None
             # soft hints come in at the end alone: a UNet that meets them on the way takes them for the photo's mood
             here = None if sparse is None else resize_hint_map(sparse, small.shape[-2:])
             if "modulation" in hint_methods and here is not None and self.has("hint_encoder"):
@@ -235,12 +235,14 @@ class Colorizer:
             chroma = torch.lerp(chroma, soft_hints[:, :2], soft_hints[:, 2:])
         return chroma if hints is None else apply_hints(chroma, gray, hints)
 
-    def _hint_map(self, hints: Sequence[Hint | Stroke] | Tensor, gray: Tensor, photo_size: tuple[int, int]) -> Tensor:
+    def _hint_map(
+        self, hints: Sequence[Hint | Stroke] | Tensor, gray: Tensor, photo_size: tuple[int, int], dense: bool = False
+    ) -> Tensor:
         size = tuple(gray.shape[-2:])
         if not isinstance(hints, Tensor):
             sparse = hint_map(hints, size, photo_size)
         elif hints.ndim == 4 and hints.shape[0] in (1, len(gray)) and hints.shape[1] == 3:
-            sparse = resize_hint_map(hints.float(), size)
+            sparse = resize_hint_map(hints.float(), size, dense)
         else:
             raise ValueError(f"a hint map must be (1 or {len(gray)}, 3, h, w), not {tuple(hints.shape)}")
         return sparse.to(self.device).expand(len(gray), -1, -1, -1)

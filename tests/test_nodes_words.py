@@ -53,7 +53,8 @@ def test_words_become_soft_hints(comfy, source, model):
     shape, top, shown, no_points = comfy.probe(SOFT, nodes, a=["words", 0], b=["words", 1])
     assert (shape[0], shape[1], shown, no_points) == (1, 3, [1, 80, 120, 3], True)
     assert 0.3 < top <= 0.95
-    assert comfy.probe("result = a", nodes, a=["words", 2]) == text
+    plain = "a cup" if model == "embedded" else "a dog on grass"
+    assert comfy.probe("result = a", nodes, a=["words", 2]) == plain
 
 
 def test_the_thing_takes_its_colour_in_one_node(comfy):
@@ -67,7 +68,7 @@ def test_the_thing_takes_its_colour_in_one_node(comfy):
 
 
 def test_the_thing_takes_its_colour_in_the_full_graph(comfy):
-    """CCD alone moves the latent, VQ Decode has the last word."""
+    """CCD leaves soft hints alone, VQ Decode has the last word."""
     nodes = full_graph(model="embedded") | words("a red cup")
     weights = {"hint": 1.0, "palette": 0.3, "exposure": 0.0, "constancy": 0.0, "smoothness": 0.0, "modulation": 1.0}
     wires = {"model": ["control", 0], "image": ["image", 0], "seada": ["load", 1], "hints": ["words", 0]}
@@ -76,7 +77,7 @@ def test_the_thing_takes_its_colour_in_the_full_graph(comfy):
     nodes["by ccd"] = node("SeAdaVQDecode", **nodes["decode"]["inputs"] | {"latent": ["sample 2", 0]})
     nodes["by both"] = node("SeAdaVQDecode", **nodes["by ccd"]["inputs"] | {"hints": ["words", 0]})
     without, by_ccd, by_both = comfy.probe(CUP, nodes, a=["decode", 0], b=["by ccd", 0], c=["by both", 0])
-    assert by_ccd[1] > without[1] + 0.02
+    assert by_ccd == without
     assert by_both[1] > without[1] + 0.1 and by_both[1] > by_both[0] + 0.1
 
 
@@ -153,7 +154,7 @@ def test_clipseg_folders_are_listed_and_find_things(comfy):
     nodes = words("a red zorblat", source="clipseg")
     shape, top, shown, _ = comfy.probe(SOFT, nodes, a=["words", 0], b=["words", 1])
     assert (shape[:2], shown) == ([1, 3], [1, 80, 120, 3])
-    assert top <= 0.9
+    assert top <= 0.95
 
 
 # --- a reference picture ----------------------------------------------------------------------------------------------
