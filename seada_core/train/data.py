@@ -112,8 +112,8 @@ def build_cache(
 
     With `mirror` the mirrored picture's latent is kept too: a mirrored latent is not the latent of the mirrored picture
     (for TAESD the difference is as large as the latent's own variance), so without it pictures are never mirrored.
-    `film_share` is the share of pictures whose last view (the mirrored one where there is one) is as an old film would have
-    taken it, see `film.expose`.
+    `film_share` is the share of pictures whose last view (the mirrored one where there is one) is as an old film would
+    have taken it, see `film.expose`.
 
     Does nothing when `folder` already holds the cache of this source and resolution. Pictures that cannot be read are
     reported and left out; more than one in ten stops with an error. Written aside and renamed, so that a cache that
