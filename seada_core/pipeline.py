@@ -36,6 +36,7 @@ DECODE_SIZE = 512  # longest short side at which hints meet decoded chroma, px; 
 LONGEST = 4  # long side over short side beyond which a photo is squeezed for diffusion
 HINT_SCALE = 6.0  # step length of hint guidance
 HINT_MOVES = 4  # moves of hint guidance at each sampling step
+PROBE_GAIN = 1.14  # chroma of the decoder over what `VQDecoder.cell_chroma` says, where guidance has moved a latent
 
 
 class Colorizer:
@@ -360,6 +361,13 @@ class Colorizer:
 
         return modulate
 
+    def cell_chroma(self, z: Tensor, features: list[Tensor]) -> Tensor:
+        """About the mean chroma (B, 2, h, w) that each latent cell gets in the result, at the model's own saturation.
+
+        features: the decoder's of the grey photo at the latents' size, see `VQDecoder.cell_chroma`.
+        """
+        return PROBE_GAIN * self.preset.sampling.saturation * self.part("vq_decoder").cell_chroma(z, features)
+
     def _correction(
         self,
         gray: Tensor,
@@ -384,7 +392,7 @@ class Colorizer:
 
         def loss(x0: Tensor) -> Tensor:
             # the grey photo is the luminance already: only chroma can be wrong
-            return ccd.weighted(ccd.chroma_losses(decoder.cell_chroma(x0, features), cells, target, colors), weights)
+            return ccd.weighted(ccd.chroma_losses(self.cell_chroma(x0, features), cells, target, colors), weights)
 
         return lambda x0: ccd.guide(x0, loss, HINT_SCALE, HINT_MOVES)
 
