@@ -90,7 +90,7 @@ def test_a_users_scheme_replaces_the_banks_and_others_join(tmp_path):
         ({"colors": {"a": 1}}, "colors is no list"),
         ({"colors": GOOD["colors"] * 20}, "colors is 40"),
         ({"colors": ["#ffffff"]}, "colour 1: expected an object"),
-        ({"colors": [{"color": "red", "name": "red"}]}, "'red'; expected #rrggbb"),
+        ({"colors": [{"color": "red", "name": "red"}]}, "'red': expected #rrggbb"),
         ({"colors": [{"color": "#fffffg", "name": "w"}]}, "expected #rrggbb"),
         ({"colors": [{"color": ["#ffffff"], "name": "w"}]}, "expected #rrggbb"),
         ({"colors": [{"color": "#ffffff"}]}, "has no 'name'"),
