@@ -285,7 +285,8 @@ def apply_hints(chroma: Tensor, gray: Tensor, hint_map: Tensor) -> Tensor:
 
     What the hints ask for beyond what is there is propagated, and added as far as it is certain: a hint has its colour,
     what is like it moves with it and keeps its own variation, and what is far from it stays. The confidence is squared:
-    for random points of the truth that costs 0.1 dB, but a person's click then tints less of what it was not meant for.
+    a person's click then tints less of what it was not meant for, and points of the truth help as much
+    (`benchmarks.hint_protocol --methods "all together" "confidence not squared"`).
     """
     mask = hint_map[:, 2:]
     missing = torch.where(mask > 0, hint_map[:, :2] - chroma, 0)
