@@ -285,6 +285,7 @@ class Colorizer:
         condition = gray.expand(-1, 3, -1, -1).repeat(rows, 1, 1, 1).to(self.dtype)
         unet = self.part("unet")
         control = self.part("controlnet_rca") if strength != 0 and self.has("controlnet_rca") else None
+        c_f = None  # what the controller sees in the photo: the same at every step
         self.scheduler.set_timesteps(steps)
         timesteps = self.scheduler.timesteps.tolist()
         alphas = self.scheduler.alphas_cumprod.tolist()
@@ -293,7 +294,8 @@ class Colorizer:
             timestep = torch.tensor(t, device=self.device)
             residuals, attend = None, []
             if control is not None:
-                features = control.encode(z_t, timestep, both, condition, strength)
+                features = control.encode(z_t, timestep, both, condition, strength, c_f=c_f)
+                c_f = features.condition
                 residuals = features.residuals
                 attend = [lambda i, h, f=features: control.attend(i, h, f)]
             output = denoise(unet, z_t, timestep, both, residuals, [*attend, *hooks]).float()
