@@ -21,7 +21,9 @@ from pathlib import Path
 
 from PIL import Image
 
-from tests.comfy_server import ROOT, Server, colorize, find, full_graph, node
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))  # some packages install a `tests` of their own
+
+from comfy_server import ROOT, Server, colorize, find, full_graph, node
 
 HEADLESS_NAME = "without ComfyUI"
 STEPS, GUIDANCE = 20, 2.0  # a divisor of 1000: KSampler's ddim then takes the Colorizer's timesteps

@@ -68,7 +68,7 @@ class RecognizingMapper(nn.Module):
         self._last: tuple[Tensor, list[Tensor]] | None = None  # a picture and its maps
 
     def _recognize(self, picture: Tensor) -> list[Tensor]:
-        """`recognize`, once for all the sampling steps that show the same picture."""
+        """`recognize`, once for as long as the same picture is shown."""
         if self.training:
             return recognize(self.classifier, picture)
         seen = self._last
@@ -201,6 +201,7 @@ class ControlNetRCA(nn.Module):
         condition: Tensor,
         strength: float = 1.0,
         recognized: list[Tensor] | None = None,
+        c_f: Tensor | None = None,
     ) -> ControlFeatures:
         """Run E_con once for a step.
 
@@ -211,6 +212,7 @@ class ControlNetRCA(nn.Module):
             condition: picture (B, 3, 8h, 8w) in [0, 1]; grey pictures repeat their channel.
             strength: scales residuals and attention; callers leave the controller out altogether at 0.
             recognized: the classifier's maps of `condition`, where the mapper takes them and they are known already.
+            c_f: the mapper's output for `condition`, where it is known: `ControlFeatures.condition` of an earlier step.
         Raises:
             ValueError: `condition` is not 8 times the latent's size.
         """
@@ -219,7 +221,8 @@ class ControlNetRCA(nn.Module):
             raise ValueError(
                 f"condition picture is {tuple(condition.shape[-2:])}, expected 8 times the latent: {expected}"
             )
-        c_f = self.mapper(condition) if recognized is None else self.mapper(condition, recognized)
+        if c_f is None:
+            c_f = self.mapper(condition) if recognized is None else self.mapper(condition, recognized)
         maps = self.encoder(z_t, timesteps, context, c_f)
         residuals = None
         if self.zero_convs is not None:
