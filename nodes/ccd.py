@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import torch
@@ -10,7 +11,7 @@ from comfy_api.latest import io
 
 from ..seada_core import ccd
 from ..seada_core.color import ycbcr_to_rgb
-from ..seada_core.hints import palette_chroma, resize_hint_map, scheme_colors
+from ..seada_core.hints import palette_chroma, resize_hint_map, scheme_colors, spread_hints
 from ..seada_core.pipeline import HINT_MOVES, HINT_SCALE
 from . import bridge, inputs, unet
 
@@ -83,49 +84,70 @@ class SeAdaCCD(io.ComfyNode):
             unet.check_unet(model, seada.preset.unet, "this model's hint encoder")
             model = modulate(model, gray, hint_map, seada, modulation, start, end)
         weights = {"exposure": exposure, "constancy": constancy, "smoothness": smoothness, "luminance": 0.0}
-        weights |= {"hint": hint if hint_map is not None else 0.0}
-        colors = None
-        if hints is not None and hints.palette:
+        target = colors = None
+        if hint and hint_map is not None:
+            target, weights["hint"] = hint_map, hint
+        if palette and hints is not None and hints.palette and hints.palette_strength != 0:
             colors, weights["palette"] = palette_chroma(hints.palette), palette
             if hints.palette_strength is not None:
                 colors = scheme_colors(hints.palette)
                 weights["palette"] *= hints.palette_strength * ccd.SCHEME_WEIGHT / ccd.WEIGHTS["palette"]
         if scale and any(weights.values()):
-            target = None if hint_map is None else hints.spread if hints.spread is not None else hint_map
-            model = guide(model, gray, target, colors, seada, weights, scale, start, end)
+            spread = hints is not None and hints.spread is not None
+            model = guide(model, gray, target, spread, colors, seada, weights, scale, start, end)
         return io.NodeOutput(model)
 
 
-def guide(model, gray, target, colors, seada, weights, scale, start, end):
-    """MODEL whose x0 moves down the gradient of the weighted terms; `target` is a hint map, `colors` a palette's."""
+PIXEL_TERMS = ("exposure", "constancy", "smoothness")  # of the picture itself: these need it decoded
+
+
+def guide(model, gray, hint_map, spread, colors, seada, weights, scale, start, end):
+    """MODEL whose x0 moves down the gradient of the weighted terms, towards a palette's `colors` and a hint map.
+
+    `spread`: the hints are propagated first, as the pipeline does it, over the photo at the size that is sampled.
+    """
     decoder = seada.patcher("vq_decoder")
     at_size = unet.sized(gray)
-    pixels = any(weights[name] for name in ("exposure", "constancy", "smoothness"))  # terms of the picture itself
+    pixels = any(weights[name] for name in PIXEL_TERMS)
+
+    @lru_cache(maxsize=1)
+    @torch.no_grad()
+    def known(latent: tuple[int, int], device: torch.device) -> tuple[Tensor, list[Tensor], Tensor, Tensor | None]:
+        """What no step changes: photos, their features, and by cell of the latent their light and hints."""
+        photo = at_size(latent).to(device)
+        features = decoder.model.module.gray_features(photo)
+        grid, target = features[-1].shape[-2:], None
+        if hint_map is not None and spread:
+            batch = max(len(photo), len(hint_map))
+            here = bridge.rows(resize_hint_map(hint_map, photo.shape[-2:]), batch, "the hints").to(device)
+            here = spread_hints(bridge.rows(photo, batch, "SeAda CCD's picture"), here)
+            target = resize_hint_map(here, grid, dense=True)
+        elif hint_map is not None:
+            target = resize_hint_map(hint_map, grid).to(device)
+        return photo, features if pixels else features[-1:], F.adaptive_avg_pool2d(photo, grid), target
 
     def correct(x0: Tensor) -> Tensor:
         bridge.normal_weights(decoder.model)
         with torch.inference_mode(False):
-            photo = bridge.rows(at_size(tuple(x0.shape[-2:])), len(x0), "SeAda CCD's picture").to(x0.device).clone()
-            hint_map = None
-            if target is not None:
-                hint_map = resize_hint_map(bridge.rows(target, len(x0), "the hints"), photo.shape[-2:]).to(x0.device)
+            codec, count = decoder.model.module, len(x0)
+            photo, features, light, target = known(tuple(x0.shape[-2:]), x0.device)
+            photo, light, *features = (bridge.rows(t, count, "SeAda CCD's picture") for t in (photo, light, *features))
+            target = None if target is None else bridge.rows(target, count, "the hints")
             palette = None if colors is None else colors.to(x0.device)
 
-            codec = decoder.model.module
-            features = codec.gray_features(photo)
-            grid = features[-1].shape[-2:]
-            light = F.adaptive_avg_pool2d(photo, grid)
-            cells = None if hint_map is None else resize_hint_map(hint_map, grid, dense=True)
+            def of_cells(z: Tensor) -> Tensor:
+                return ccd.weighted(ccd.chroma_losses(codec.cell_chroma(z, features), light, target, palette), weights)
 
-            def loss(z: Tensor) -> Tensor:
-                if not pixels:
-                    terms = ccd.chroma_losses(codec.cell_chroma(z, features), light, cells, palette)
-                else:
-                    rgb = ycbcr_to_rgb(torch.cat([photo, codec.chroma(z, photo, features)], dim=1))
-                    terms = ccd.losses(rgb, photo, hint_map, palette)
-                return ccd.weighted(terms, weights)
+            def of_pixels(z: Tensor) -> Tensor:
+                rgb = ycbcr_to_rgb(torch.cat([photo, codec.chroma(z, photo, features)], dim=1))
+                return ccd.weighted(ccd.losses(rgb, photo), weights)
 
-            return ccd.guide(x0.clone().float(), loss, scale, HINT_MOVES).to(x0.dtype)
+            z = x0.clone().float()
+            if target is not None or palette is not None:
+                z = ccd.guide(z, of_cells, scale, HINT_MOVES)
+            if pixels:  # a full decoding each time: once a step
+                z = ccd.guide(z, of_pixels, scale)
+            return z.to(x0.dtype)
 
     return unet.guide(model, correct, [decoder], start, end)
 

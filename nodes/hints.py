@@ -24,7 +24,7 @@ class Hints:
     """SEADA_HINTS. Hint maps are (B or 1, 3, H, W): Cb, Cr, mask, of the whole picture at any size."""
 
     map: Tensor | None = None  # colours at places, as given
-    spread: Tensor | None = None  # the same, propagated over the picture
+    spread: Tensor | None = None  # the same, propagated over the picture; SeAda CCD does so at its own size
     soft: Tensor | None = None  # colours of regions, with how much each pixel's counts
     palette: tuple[str, ...] = ()  # "#rrggbb"
     palette_strength: float | None = None  # of a colour scheme; None for a palette by chroma alone

@@ -15,7 +15,6 @@ from . import bridge, inputs
 from .hints import Hints, preview_all
 
 if TYPE_CHECKING:
-    from comfy.model_patcher import ModelPatcher
     from torch import Tensor
 
     from ..seada_core.words import ColorPhrase
@@ -23,11 +22,7 @@ if TYPE_CHECKING:
 SOURCES = ("auto", *steering.FINDERS)
 
 
-@lru_cache(maxsize=1)
-def _load(name: str) -> tuple[ModelPatcher, object]:
-    with torch.inference_mode(False):
-        model, tokenizer = regions.load_clipseg(bridge.segmenter_path(name))
-        return bridge.patcher(model), tokenizer
+_patcher = lru_cache(maxsize=1)(bridge.patcher)  # one for as long as the model is kept
 
 
 class SeAdaHintsFromText(io.ComfyNode):
@@ -106,9 +101,8 @@ def find(photos: Tensor, text: str, source: str, seed: int, bundle: bridge.Bundl
         finder = steering.finder(bundle, source)
         bundle.load(*steering.FINDERS[finder])
     else:
-        patcher, tokenizer = _load(source)
-        bridge.load([patcher])
-        finder = patcher.model.module, tokenizer
+        finder = regions.load_clipseg(bridge.segmenter_path(source))
+        bridge.load([_patcher(finder[0])])
     show, maps, phrases, missing = bridge.progress(len(photos)), [], color_phrases(text), []
     for i, photo in enumerate(photos.split(1), 1):
         found, here, unseen = steering.word_hints(bundle, photo, text, finder, seed)

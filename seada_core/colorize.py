@@ -306,7 +306,8 @@ def _run(args: Namespace) -> int:
                 if unknown:
                     print(f"note: {job.source}: the model sees no {unknown} in it", file=sys.stderr)
                 with _progress(f"{number}/{len(jobs)} {job.source.name}", len(seeds)) as callback:
-                    prompt = colorize(colorizer, picture, job.target, seeds, options, callback)
+                    used = colorize(colorizer, picture, job.target, seeds, options, callback)
+                    prompt = used if prompt is None else prompt  # as it was given, with its colour words
             except CommandError as problem:
                 broken = str(problem)
                 print(f"error: {broken}", file=sys.stderr)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -140,8 +141,9 @@ def _halves(size: tuple[int, int]) -> Iterator[tuple[int, int]]:
         size = (-(-size[0] // 2), -(-size[1] // 2))
 
 
+@lru_cache(maxsize=1)
 def load_clipseg(folder: str | Path) -> tuple[nn.Module, object]:
-    """CLIPSeg and its tokenizer from a transformers folder; nothing is downloaded.
+    """CLIPSeg and its tokenizer from a transformers folder, the last one kept; nothing is downloaded.
 
     Raises ValueError where the folder is missing or holds something else.
     """

@@ -166,10 +166,11 @@ def test_coloured_things_of_the_prompt_and_a_reference_become_soft_hints(run, tm
 
     from seada_core.pipeline import Colorizer
 
-    seen = []
+    seen, prompts = [], []
 
     def record(self, image, **options):
         seen.append(options["soft_hints"])
+        prompts.append(options["prompt"])
         return image.convert("RGB")
 
     monkeypatch.setattr(Colorizer, "__call__", record)
@@ -183,7 +184,9 @@ def test_coloured_things_of_the_prompt_and_a_reference_become_soft_hints(run, tm
     assert run(photo, *flags, "--prompt", "a blue cup", "--no-words", model="mini")[0] == 0
     assert run(photo, *flags, "--prompt", "a cup", model="mini")[0] == 0
     assert seen == [None, None]
-    assert run(photo, *flags, "--prompt", "a blue cup", model="mini")[0] == 0
+    status, lines, _ = run(photo, *flags, "--prompt", "a blue cup", "--json", model="mini")
+    assert (status, prompts[-1], json.loads(lines[0])["prompt"]) == (0, "a cup", "a blue cup")
+    assert '"a blue cup"' in run(photo, *flags, "--prompt", "a blue cup", model="mini")[1][0]
     words = seen[-1]
     sure = words[:, 2] > 0.1
     assert 0 < sure.float().mean() < 1

@@ -108,7 +108,7 @@ def test_guidance_equals_cfg(comfy):
 def test_hints_through_ccd_equal_hints_in_the_pipeline(comfy):
     from test_nodes import POINT, ccd
 
-    nodes = full_graph() | {"color": colorize(steps=2)["color"]}
+    nodes = full_graph() | {"color": colorize(guidance=1, steps=2)["color"]}
     nodes["hints"] = node("SeAdaHints", image=["image", 0], points=POINT, mask_color="#000000")
     nodes["spread"] = node("SeAdaPropagateHints", image=["image", 0], hints=["hints", 0])
     nodes["ccd"] = ccd(model=["control", 0], image=["image", 0], hints=["spread", 0])
@@ -117,9 +117,48 @@ def test_hints_through_ccd_equal_hints_in_the_pipeline(comfy):
     nodes["decode"]["inputs"]["hints"] = ["spread", 0]
     nodes["sample 2"] = node("KSampler", **nodes["sample"]["inputs"] | {"model": ["control", 0]})
     mean, _ = probe_difference(comfy, nodes, "decode", "color")
-    assert mean < 0.2  # the pipeline propagates for guidance at the size that is diffused, the node at the photo's
+    assert mean < 0.02
     guided, free = latents(comfy, nodes, "sample", "sample 2")
     assert (guided - free).abs().mean() > 1e-3
+
+
+def test_guidance_decodes_once_a_step_at_most_and_looks_at_the_photo_once(comfy):
+    from test_nodes import POINT, ccd
+
+    code = """
+decoder, calls = a.part("vq_decoder"), {}
+decoder.calls = calls
+def counted(name, function):
+    def call(*values):
+        calls[name] = calls.get(name, 0) + 1
+        return function(*values)
+    setattr(decoder, name, call)
+for name in ("chroma", "gray_features", "cell_chroma"):
+    counted(name, getattr(type(decoder), name).__get__(decoder))
+out = a
+"""
+    graph = full_graph(steps=3)
+    graph["hints"] = node("SeAdaHints", image=["image", 0], points=POINT, mask_color="#000000")
+    graph["counted"] = node("Probe", code=code, a=["load", 1])
+    end = """
+decoder = a.part("vq_decoder")
+result, _ = dict(decoder.calls), decoder.calls.clear()
+"""
+    found = {}
+    for exposure, hint in ((0.0, 1.0), (0.2, 1.0), (0.2, 0.0)):
+        guided = ccd(
+            model=["control", 0], image=["image", 0], seada=["counted", 0], hints=["hints", 0], modulation=0.0,
+            exposure=exposure, hint=hint,
+        )  # fmt: skip
+        nodes = graph | {"ccd": guided, "sample": node("KSampler", **graph["sample"]["inputs"] | {"model": ["ccd", 0]})}
+        found[exposure, hint] = comfy.probe(end, nodes, a=["counted", 0], b=["sample", 0])
+    assert found == {
+        (0.0, 1.0): {"gray_features": 1, "cell_chroma": 12},
+        (0.2, 1.0): {"gray_features": 1, "cell_chroma": 12, "chroma": 3},
+        (0.2, 0.0): {"gray_features": 1, "chroma": 3},
+    }
+    code = "for name in ('chroma', 'gray_features', 'cell_chroma', 'calls'): delattr(a.part('vq_decoder'), name)"
+    comfy.probe(code, graph, a=["counted", 0])
 
 
 def test_token_diffusion_equals_the_pipelines(comfy):

@@ -197,6 +197,7 @@ def test_who_looks(mini, tiny_model, tmp_path):
 
 def test_clipseg_scores_are_the_model_s_own(clipseg):
     model, tokenizer = regions.load_clipseg(clipseg)
+    assert regions.load_clipseg(clipseg)[0] is model  # a folder of photos does not load it for each
     gray = torch.rand(2, 1, 32, 32, generator=torch.Generator().manual_seed(0))
     things = ["cup", "fire hydrant", "zorblat"]
     scores = regions.clipseg_regions(model, tokenizer, gray, things)
