@@ -1,8 +1,8 @@
 """One denoising step at SD1.5's full size: mapper + E_con + RCA against diffusers' plain ControlNet on the same UNet.
 
 `python -m benchmarks.sd15_step [--size 512] [--dtype bfloat16] [--repeats 5] [--compile] [--profile]`: random weights,
-rows with and without text in one batch (classifier-free guidance), channels_last, by turns, medians. On a GPU where there
-is one. "shared" runs E_con on the rows with text alone. The mapper is counted once a step, though a picture needs it once.
+rows with and without text in one batch (classifier-free guidance), channels_last, by turns. On a GPU where there is
+one. "shared" runs E_con on the rows with text alone. The mapper is counted once a step, though a picture needs it once.
 `--compile` adds our step compiled beside diffusers' compiled.
 """
 
@@ -125,12 +125,12 @@ def main(arguments: list[str] | None = None) -> int:
             print(name, found.key_averages().table(sort_by="self_cpu_time_total", row_limit=14), sep="\n")
         return 0
     seconds = timed(steps, options.repeats, device)
-    base = statistics.median(seconds[PEER])
     for name, values in seconds.items():
         middle = statistics.median(values)
         # turn by turn: what else the machine does then harms both
         ratio = statistics.median(a / b for a, b in zip(values, seconds[PEER]))
-        print(f"{name:40} {middle:8.3f} s (best {min(values):.3f})   {ratio:.2f} of diffusers' (medians {middle / base:.2f})")
+        best = min(values) / min(seconds[PEER])
+        print(f"{name:38} median {middle:7.3f} s, best {min(values):7.3f} s; ratio {ratio:.2f}, of the best {best:.2f}")
     return 0
 
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -203,20 +204,33 @@ def variant(target: Path, seed: int) -> Path:
     return target.with_name(f"{target.stem}-seed{seed}{target.suffix}")
 
 
+def chunks(jobs: Iterable[Job], size: int) -> Iterator[list[Job]]:
+    """`jobs` in lists of `size`, the last one shorter."""
+    jobs = iter(jobs)
+    while chunk := list(islice(jobs, size)):
+        yield chunk
+
+
 class Journal:
-    """The failures of a run, a JSON line each, in the results' folder; that of an earlier run goes."""
+    """The failures of a run, a JSON line each, in the results' folder once there is one; an earlier run's go."""
 
     def __init__(self, folder: Path | None):
         self.path = None if folder is None else folder / JOURNAL
         self.failures: list[str] = []
+        self._unwritten: list[str] = []
         if self.path is not None and self.path.is_file():
             self.path.unlink()
 
     def add(self, name: str, error: str) -> None:
         self.failures.append(error)
-        if self.path is None:
+        self._unwritten.append(json.dumps({"input": name, "error": error}) + "\n")
+        self.write()
+
+    def write(self) -> None:
+        """Write what has not been written yet."""
+        if self.path is None or not self.path.parent.is_dir():
             return
         with contextlib.suppress(OSError):  # on a full disk the list at the end has to do
-            self.path.parent.mkdir(parents=True, exist_ok=True)
             with open(self.path, "a", encoding="utf-8") as file:
-                file.write(json.dumps({"input": name, "error": error}) + "\n")
+                file.writelines(self._unwritten)
+            self._unwritten = []

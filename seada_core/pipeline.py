@@ -35,6 +35,13 @@ Callback = Callable[[int, int], None]  # steps done, steps in all; may raise to 
 DECODE_SIZE = 512  # longest short side at which hints meet decoded chroma, px; guided upsampling does the rest
 LONGEST = 4  # long side over short side beyond which a photo is squeezed for diffusion
 HINT_SCALE = 6.0  # step length of hint guidance
+# parts that are at work together: what is in no phase with the part that is asked for, `offload` sends away
+PHASES = (
+    {"captioner"},
+    {"semantic_encoder", "semantic_adapter"},
+    {"unet", "controlnet_rca", "hint_encoder", "vq_decoder"},
+    {"vq_decoder", "token_diffusion"},
+)
 HINT_MOVES = 4  # moves of hint guidance at each sampling step
 
 
@@ -57,6 +64,7 @@ class Colorizer:
         self.preset: Preset = checkpoints.read_preset(folder / "unet.safetensors", "unet") if self.has("unet") else SD15
         self.scheduler = build_scheduler(self.preset.diffusion)
         self._predict = sampling.predict
+        self._offloaded = False
 
     @classmethod
     def from_pretrained(
@@ -80,6 +88,12 @@ class Colorizer:
         """
         self._predict = sampling.compile_parts(self.part("vq_decoder"), self.device)
 
+    def offload(self) -> None:
+        """From now on only the parts at work are on the device (see `PHASES`), the others in the CPU's memory."""
+        self._offloaded = True
+        for module in self._parts.values():
+            nn.Module.to(module, "cpu")
+
     def has(self, part: str) -> bool:
         """Whether the model comes with a part."""
         return part in self._parts or (self.folder / f"{part}.safetensors").is_file()
@@ -89,6 +103,12 @@ class Colorizer:
         if part not in self._parts:
             module, _ = checkpoints.load_part(self.folder / f"{part}.safetensors", part)
             self._parts[part] = self._place(part, module)
+        if self._offloaded:
+            # accelerate's hooks wait for `forward`; parts are entered by other methods too, but always through here
+            together = {name for phase in PHASES if part in phase for name in phase}
+            for name in self._parts.keys() - together:
+                nn.Module.to(self._parts[name], "cpu")
+            nn.Module.to(self._parts[part], self.device)
         return self._parts[part]
 
     def _place(self, part: str, module: nn.Module) -> nn.Module:

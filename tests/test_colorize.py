@@ -12,6 +12,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from seada_core import pictures
+from seada_core.archive import JOURNAL
 from seada_core.colorize import main
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -38,13 +39,13 @@ def photo(tmp_path) -> Path:
 
 @pytest.fixture
 def run(tiny_model, capfd):
-    """Run the command with the tiny model; gives (status, stdout lines, stderr lines)."""
+    """Run the command with the tiny model; gives (status, stdout lines, stderr lines without the summary)."""
 
     def run(*argv, model=tiny_model):
         capfd.readouterr()
         status = main([*map(str, argv), "--model", str(model), "--device", "cpu"])
         out, err = capfd.readouterr()
-        return status, out.splitlines(), err.splitlines()
+        return status, out.splitlines(), [line for line in err.splitlines() if " coloured" not in line]
 
     return run
 
@@ -226,6 +227,7 @@ def test_options_reach_the_model(run, photo, tmp_path, monkeypatch):
     argv += ["--palette", "#aabbcc,#DDEEFF", "--steps", 2, "--guidance", 3, "--strength", 0.5, "--seed", 9]
     argv += ["--saturation", 1.5]
     argv += ["--size", 32, "--temperature", 0.7, "--dtype", "bfloat16", "--hint-methods", "guidance,propagation"]
+    argv += ["--scheduler", "unipc", "--shared-control"]
     status, _, err = run(photo, *argv)
     assert status == 0
     assert err == [f"note: {photo}: the model sees no barn in it"]
@@ -248,6 +250,8 @@ def test_options_reach_the_model(run, photo, tmp_path, monkeypatch):
         "size": 32,
         "token_steps": 0,
         "temperature": 0.7,
+        "scheduler": "unipc",
+        "shared_control": True,
     }
 
 
@@ -289,7 +293,7 @@ def test_a_folder_with_bad_files(run, tmp_path):
     (folder / "notes.txt").write_text("not a picture, and not asked about")
     status, out, err = run(folder, "-o", tmp_path / "new" / "out", "--steps", 1)
     assert status == 1
-    assert sorted(p.name for p in (tmp_path / "new" / "out").iterdir()) == ["a.png", "c.jpg"]
+    assert sorted(p.name for p in (tmp_path / "new" / "out").iterdir()) == ["a.png", "c.jpg", JOURNAL]
     assert len(out) == 2
     assert len(err) == 3
     for line, name in zip(err, ("b.png", "d.png", "e.jpg")):
@@ -419,7 +423,7 @@ def test_the_input_is_never_replaced(run, photo, tmp_path, link):
     assert status == 1
     assert "is an input" in err[0]
     assert photo.read_bytes() == before
-    assert run(photo.parent, "-o", photo.parent, "--overwrite")[0] == 1
+    assert run(photo.parent, "-o", photo.parent, "--overwrite")[0] == 2
     assert photo.read_bytes() == before
 
 
@@ -652,4 +656,6 @@ def test_as_a_process(tiny_model, photo, tmp_path):
     assert bad["error"]
     assert good["output"] == "photo-color.png"
     assert luma_share(scene(), Image.open(tmp_path / "photo-color.png")) >= 0.995
-    assert done.stderr.splitlines() == [f"error: {bad['error']}"]
+    *_, error, summary = done.stderr.splitlines()
+    assert error == f"error: {bad['error']}"
+    assert summary.startswith("1 coloured, 1 failed in ")
