@@ -228,7 +228,7 @@ class Journal:
 
     def write(self) -> None:
         """Write what has not been written yet."""
-        if self.path is None or not self.path.parent.is_dir():
+        if self.path is None or not self._unwritten or not self.path.parent.is_dir():
             return
         with contextlib.suppress(OSError):  # on a full disk the list at the end has to do
             with open(self.path, "a", encoding="utf-8") as file:

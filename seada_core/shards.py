@@ -62,7 +62,7 @@ class Shard:
         foreign = {name for name in finished if _is_picture(name)}
         try:
             for sample in self.samples():
-                foreign.discard(sample.result)
+                foreign -= {sample.result, *sample.members}
                 if sample.error:
                     refused.append(f"{self.source}: {sample.error}")
                 elif self._is_done(sample, finished):
@@ -125,7 +125,7 @@ class Shard:
         if sample.error:
             return
         if result.is_file():
-            _add(tar, sample.result, result.readread_at())
+            _add(tar, sample.result, result.read_bytes())
         elif sample.result in finished:
             with open(self.target, "rb") as before:
                 _add(tar, sample.result, read_at(before, finished[sample.result]))
@@ -149,9 +149,12 @@ def _grouped(shard: Path) -> Iterator[tuple[str, dict[str, Place]]]:
     """(key, members) of each sample of a tar: members that follow each other and agree up to the name's first dot."""
     key, members = None, {}
     try:
+        length = shard.stat().st_size
         with tarfile.open(shard, "r:") as tar:
             for info in tar:
                 tar.members = []  # it would keep them all
+                if info.offset_data + info.size > length:
+                    raise EOFError(f"{info.name} has no end")
                 match = _MEMBER.fullmatch(info.name) if info.isfile() else None
                 if match is None:
                     continue

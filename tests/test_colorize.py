@@ -2,6 +2,7 @@ import errno
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -45,7 +46,7 @@ def run(tiny_model, capfd):
         capfd.readouterr()
         status = main([*map(str, argv), "--model", str(model), "--device", "cpu"])
         out, err = capfd.readouterr()
-        return status, out.splitlines(), [line for line in err.splitlines() if " coloured" not in line]
+        return status, out.splitlines(), [line for line in err.splitlines() if not re.match(r"\d+ coloured", line)]
 
     return run
 
