@@ -2,13 +2,15 @@
 
 `python -m benchmarks.archive [--pictures 64] [--side 600] [--workers 1 2] [--batch 8] [-- --model FOLDER ...]`: each
 is the command in a process of its own on the same photos. "steady" leaves out what comes before the first quarter of
-the reports (imports, the model, Ray's start), which a large archive does not notice; "in all" does not.
+the reports (imports, the model, Ray's start), which a large archive does not notice; "in all" does not. Processor
+seconds, which other work on the machine harms less, are known of the command's own process alone.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -36,19 +38,28 @@ def photos(folder: Path, count: int, side: int) -> None:
         view.save(folder / f"{k:05}.jpg", quality=92)
 
 
-def run(photos: Path, results: Path, count: int, options: list[str]) -> tuple[float, float]:
-    """(steady, in all) pictures a second of one run of the command."""
+def processor_seconds(pid: int) -> float:
+    """What a process and its threads have used so far."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def run(photos: Path, results: Path, count: int, options: list[str]) -> tuple[float, float, float]:
+    """(steady, in all) pictures a second of one run of the command, and processor seconds a picture."""
     command = [sys.executable, "-m", "seada_core.colorize", str(photos), "-o", str(results), "--json", *options]
     started = time.perf_counter()
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=ROOT) as process:
-        arrivals = []
+        arrivals, processor = [], []
         for line in process.stdout:
             assert json.loads(line)["error"] is None, line
             arrivals.append(time.perf_counter())
+            processor.append(processor_seconds(process.pid))
     assert len(arrivals) == count, f"{command} did {len(arrivals)} of {count}"
     # reports come in chunks: the steady rate starts with the last of a quarter
     first = count // 4
-    return (count - first) / (arrivals[-1] - arrivals[first - 1]), count / (time.perf_counter() - started)
+    steady = (count - first) / (arrivals[-1] - arrivals[first - 1])
+    used = (processor[-1] - processor[first - 1]) / (count - first)
+    return steady, count / (time.perf_counter() - started), used
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -72,9 +83,11 @@ def main(arguments: list[str] | None = None) -> int:
         source.mkdir()
         photos(source, options.pictures, options.side)
         for number, (name, extra) in enumerate(runs.items()):
-            steady, whole = run(source, Path(folder) / f"out-{number}", options.pictures, [*extra, *options.options])
+            results = Path(folder) / f"out-{number}"
+            steady, whole, used = run(source, results, options.pictures, [*extra, *options.options])
             base = base or steady
-            print(f"{name:28} {steady:7.2f} pictures/s steady ({steady / base:.2f} of plain), {whole:7.2f} in all")
+            own = f", {used:.3f} s of a processor each" if "ray" not in name else ""
+            print(f"{name:26} {steady:6.2f} pictures/s steady ({steady / base:.2f} of plain), {whole:.2f} in all{own}")
     return 0
 
 

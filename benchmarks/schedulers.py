@@ -74,7 +74,7 @@ def main(arguments: list[str] | None = None) -> int:
     if options.shared:
         apart, slow = chroma(steps=50)
         shared, quick = chroma(steps=50, shared_control=True)
-        print(f"shared_control, ddim 50: {distance(shared, apart):.2f} from the default, {quick / slow:.2f} of its time")
+        print(f"shared_control, ddim 50: {distance(shared, apart):.2f} from default, {quick / slow:.2f} of the time")
     return 0
 
 

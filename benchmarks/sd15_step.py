@@ -3,7 +3,7 @@
 `python -m benchmarks.sd15_step [--size 512] [--dtype bfloat16] [--repeats 5] [--compile] [--profile]`: random weights,
 rows with and without text in one batch (classifier-free guidance), channels_last, by turns. On a GPU where there is
 one. "shared" runs E_con on the rows with text alone. The mapper is counted once a step, though a picture needs it once.
-`--compile` adds our step compiled beside diffusers' compiled.
+`--compile` adds our step compiled beside diffusers' compiled. `--flops` counts operations instead, on no device at all.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ AIM = 1.15
 PEER = "diffusers UNet + ControlNet"
 
 
-def models(device: str, dtype: torch.dtype) -> tuple:
+def models(device: str, dtype: torch.dtype) -> list[torch.nn.Module]:
     """A random UNet, our controller at 12 sites and at 4 (one E_con), and diffusers' ControlNet."""
     from diffusers import ControlNetModel
 
     torch.manual_seed(0)
-    unet = backbone.build_unet(SD15.unet).eval().requires_grad_(False)
+    with torch.device("meta" if device == "meta" else "cpu"):
+        unet = backbone.build_unet(SD15.unet)
+        twelve = ControlNetRCA(unet, SD15.control)
+        four = ControlNetRCA(unet, replace(SD15.control, sites="blocks"))
+        four.encoder = twelve.encoder
+        plain = ControlNetModel.from_unet(unet, load_weights_from_unet=False)
     place = {"device": device, "dtype": dtype, "memory_format": torch.channels_last}
-    plain = torch.nn.Module.to(ControlNetModel.from_unet(unet).eval().requires_grad_(False), **place)
-    twelve = ControlNetRCA(unet, SD15.control)
-    four = ControlNetRCA(unet, replace(SD15.control, sites="blocks"))
-    four.encoder = twelve.encoder
-    ours = [torch.nn.Module.to(control.eval().requires_grad_(False), **place) for control in (twelve, four)]
-    return torch.nn.Module.to(unet, **place), *ours, plain
+    return [torch.nn.Module.to(m.eval().requires_grad_(False), **place) for m in (unet, twelve, four, plain)]
 
 
 def our_step(predict: Callable, unet, control, x, timestep, context, picture, shared: bool) -> Callable[[], None]:
@@ -91,9 +91,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--device", default="cuda" if gpu else "cpu")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--compile", action="store_true", help="also both compiled")
+    parser.add_argument("--flops", action="store_true", help="count operations, and end")
     parser.add_argument("--profile", action="store_true", help="print where the time of one step of each goes, and end")
     options = parser.parse_args(arguments)
-    device, dtype = options.device, getattr(torch, options.dtype)
+    device, dtype = "meta" if options.flops else options.device, getattr(torch, options.dtype)
     unet, twelve, four, plain = models(device, dtype)
     cells = options.size // 8
     x = torch.randn(1, 4, cells, cells, device=device, dtype=dtype).contiguous(memory_format=torch.channels_last)
@@ -115,6 +116,16 @@ def main(arguments: list[str] | None = None) -> int:
         steps |= {f"{PEER}, compiled": peer, "ours, 12 sites, compiled": compiled}
     print(machine(device))
     print(f"{options.size} px, {options.dtype}, cond + uncond, {options.repeats} repeats; aim {AIM}")
+    if options.flops:
+        from torch.utils.flop_counter import FlopCounterMode
+
+        counts = {}
+        for name, step in steps.items():
+            with FlopCounterMode(display=False) as counter:
+                step()
+            counts[name] = counter.get_total_flops()
+            print(f"{name:38} {counts[name] / 1e9:8.1f} billion operations; ratio {counts[name] / counts[PEER]:.3f}")
+        return 0
     if options.profile:
         from torch.profiler import profile
 

@@ -27,6 +27,8 @@ class _Run:
     """One run of the command: what was planned, and what became of it."""
 
     def __init__(self, args: Namespace):
+        if args.offload and args.compile:
+            raise CommandError("--offload moves what --compile made for one place; use one of the two", 2)
         self.args = args
         self.seeds = range(args.seed, args.seed + args.variants)
         self.plan = archive.plan(

@@ -104,10 +104,12 @@ class Worker:
         except (ValueError, OSError, MemoryError, RuntimeError) as error:
             cause = error.__cause__ or error
             text = one_line(error)
+            if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+                self.broken = f"torch.compile failed: {text}; leave --compile out"
             report.error = text if name in text else f"{name}: {text}"  # what is wrong with the file names it already
             if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
-                self.broken = report.error = f"{report.error}; what was coloured stays: make room, and run this again"
-                report.broken = True
+                self.broken = f"{report.error}; what was coloured stays: make room, and run this again"
+            report.error, report.broken = self.broken or report.error, self.broken is not None
         report.seconds += time.perf_counter() - start
 
     def _prepare(self, report: Report) -> _Ready:
@@ -198,6 +200,8 @@ def load_model(args: Namespace) -> Colorizer:
             raise CommandError(f"device {args.device!r} cannot be used: {one_line(error)}") from None
     try:
         colorizer = Colorizer.from_pretrained(args.model, args.device, getattr(torch, args.dtype))
+        if args.offload and colorizer.device.type == "cpu":
+            raise CommandError("--offload saves a GPU's memory, and this runs on the CPU; leave it out")
         if args.offload:
             colorizer.offload()
         if args.compile:

@@ -461,6 +461,10 @@ def test_two_inputs_with_one_result(run, tmp_path):
         (["--palette", "auto", "--palette-strength", "11"], "0 to 10"),
         (["--dtype", "int8"], "int8"),
         (["--colour"], "--colour"),
+        (["--scheduler", "euler"], "euler"),
+        (["--batch", "0"], "1 to 1024"),
+        (["--compile", "--offload"], "one of the two"),
+        (["--engine", "ray", "--device", "cuda:1"], "leave out --device cuda:1"),
         (["-o", "out.xyz"], ".xyz"),
         (["-o", "out"], "no suffix"),
         (["-o", "nowhere/out.png"], "nowhere"),
@@ -590,6 +594,30 @@ def test_a_full_disk(run, photo, tmp_path, monkeypatch):
     assert (status, out, len(err)) == (1, [], 1)
     assert os.strerror(errno.ENOSPC) in err[0]
     assert [p.name for p in tmp_path.iterdir()] == ["photo.png"]
+
+
+def test_offloading_needs_somewhere_to_load_from(run, photo):
+    status, _, err = run(photo, "--offload")
+    assert (status, len(err)) == (1, 1)
+    assert "leave it out" in err[0]
+
+
+def test_a_compiler_that_fails_ends_the_run(run, photo, tmp_path, monkeypatch):
+    import torch._dynamo.exc
+
+    from seada_core.pipeline import Colorizer
+
+    def compile(self):
+        def fail(*_):
+            raise torch._dynamo.exc.InternalTorchDynamoError("no such header")
+
+        self._predict = fail
+
+    monkeypatch.setattr(Colorizer, "compile", compile)
+    scene(20, 20).save(tmp_path / "second.png")
+    status, out, err = run(photo, tmp_path / "second.png", "-o", tmp_path / "out", "--compile")
+    assert (status, out, len(err)) == (1, [], 1)
+    assert err[0] == "error: torch.compile failed: no such header; leave --compile out"
 
 
 def test_interrupted_while_writing(run, photo, tmp_path, monkeypatch):
