@@ -129,7 +129,12 @@ def train(name: str, arguments) -> None:
         parts = _parts(name, preset, cache, folders)
         cache, validation = (_recognized(c, parts, config) for c in (cache, validation))
         probe = None
-        if config.chroma_weight and name not in ("captioner", "codec", "decoder", "tokens"):
+        if (config.chroma_weight or config.perceptual_weight) and name not in (
+            "captioner",
+            "codec",
+            "decoder",
+            "tokens",
+        ):
             from .probe import load_probe
 
             probe = load_probe(cache)
