@@ -643,6 +643,9 @@ def test_progress_only_on_a_terminal(run, photo, tmp_path, monkeypatch):
     assert len(out) == 1
     assert "1/1 photo.png" in "".join(err)
     assert "/6 " in "".join(err)  # two variants of three steps
+    scene(20, 20).save(tmp_path / "second.png")
+    err = "".join(run(photo, tmp_path / "second.png", "-o", tmp_path / "both")[2])
+    assert "2/2 [" in err and "picture" in err and "step" not in err
 
 
 # --- as a process -----------------------------------------------------------------------------------------------------
