@@ -227,7 +227,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--scheduler",
         choices=SCHEDULERS,
         default="ddim",
-        help="unipc and dpm++ need fewer --steps than ddim: 15 to 20 for 50 (default: ddim)",
+        help="unipc and dpm++ need about half of ddim's --steps (default: ddim)",
     )
     add(
         "--shared-control",

@@ -197,7 +197,7 @@ class Colorizer:
             saturation: factor on the model's chroma; hints are left alone. 0 leaves the photo grey.
             token_steps: steps of token diffusion on the codebook; 0 decodes the latent itself (Eq. 5).
             temperature: of token diffusion.
-            scheduler: "ddim", or "unipc" or "dpm++", whose 15 to 20 steps are worth 50 of DDIM; see `sampling.solver`.
+            scheduler: "ddim", or "unipc" or "dpm++", half of whose steps come as near; see `sampling.solver`.
             shared_control: with guidance, run the conditional encoder once a step, with the prompt, instead of also
                 without: quicker, and the prompt then guides through the UNet alone.
             callback: called as callback(done, steps) after every step.
