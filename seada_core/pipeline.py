@@ -35,6 +35,7 @@ Callback = Callable[[int, int], None]  # steps done, steps in all; may raise to 
 DECODE_SIZE = 512  # longest short side at which hints meet decoded chroma, px; guided upsampling does the rest
 LONGEST = 4  # long side over short side beyond which a photo is squeezed for diffusion
 HINT_SCALE = 6.0  # step length of hint guidance
+HINT_MOVES = 4  # moves of hint guidance at each sampling step
 # parts that are at work together: what is in no phase with the part that is asked for, `offload` sends away
 PHASES = (
     {"captioner"},
@@ -42,7 +43,6 @@ PHASES = (
     {"unet", "controlnet_rca", "hint_encoder", "vq_decoder"},
     {"vq_decoder", "token_diffusion"},
 )
-HINT_MOVES = 4  # moves of hint guidance at each sampling step
 
 
 class Colorizer:
