@@ -7,7 +7,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 from . import archive
 from .archive import CommandError
@@ -29,7 +29,7 @@ class _Run:
     def __init__(self, args: Namespace):
         if args.offload and args.compile:
             raise CommandError("--offload moves what --compile made for one place; use one of the two", 2)
-        self.args = args
+        self.args, self.out = args, sys.stdout
         self.seeds = range(args.seed, args.seed + args.variants)
         self.plan = archive.plan(
             args.inputs, args.output, self.seeds, args.overwrite, args.recursive, unpack=args.unpack
@@ -50,11 +50,13 @@ class _Run:
             for number, left in enumerate(self.left):
                 if left == 0:
                     self.pack(number)
-            with _bar(self.plan.todo) as bar, contextlib.closing(engine(self.args, self.plan)) as reports:
-                for report in reports:
-                    self.take(report, bar)
-                    if self.broken and not self.args.json:
-                        break  # the rest would only say so again
+            # standard output is for reports: what Ray has to say of dying workers goes to standard error
+            with contextlib.redirect_stdout(sys.stderr), _bar(self.plan.todo) as bar:
+                with contextlib.closing(engine(self.args, self.plan)) as reports:
+                    for report in reports:
+                        self.take(report, bar)
+                        if self.broken and not self.args.json:
+                            break  # the rest would only say so again
         finally:
             self.summary()
         return 1 if self.broken or self.journal.failures else 0
@@ -69,7 +71,7 @@ class _Run:
             self.coloured += 1
         if report.note:
             print(f"note: {report.note}", file=sys.stderr)
-        _print(report, self.seeds, self.args.json)
+        _print(report, self.seeds, self.args.json, self.out)
         if bar is not None:
             bar.set_postfix(failed=len(self.journal.failures), refresh=False)
             bar.update()
@@ -145,7 +147,7 @@ def _steps(name: str, variants: int, shown: bool) -> Iterator[Callable[[int, int
         yield callback
 
 
-def _print(report: Report, seeds: Sequence[int], as_json: bool) -> None:
+def _print(report: Report, seeds: Sequence[int], as_json: bool, out: TextIO) -> None:
     from tqdm import tqdm
 
     job, error = report.job, report.error
@@ -168,8 +170,8 @@ def _print(report: Report, seeds: Sequence[int], as_json: bool) -> None:
         seed = f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {seeds[0]} to {seeds[-1]}"
         colors = f", {report.scheme}" if report.scheme else ""
         line = f'{job.name} -> {job.target} ({seed}, {report.seconds:.1f} s, "{report.prompt}"{colors})'
-    with tqdm.external_write_mode(sys.stdout):
-        print(line, flush=True)
+    with tqdm.external_write_mode(out):
+        print(line, file=out, flush=True)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -390,6 +390,8 @@ def test_two_ray_workers_do_what_one_process_does(run, tmp_path, ray):
 
 
 def test_a_model_that_cannot_be_used_ends_ray(tmp_path, ray, capfd):
+    assert main([str(album(tmp_path / "some", 2)), "--engine", "ray", "--device", "cuda:1"]) == 2
+    assert "leave out --device cuda:1" in capfd.readouterr().err
     argv = [str(album(tmp_path / "in", 3)), "-o", str(tmp_path / "out"), "--engine", "ray", "--model", str(tmp_path)]
     assert main([*argv, "--workers", "1"]) == 1
     errors = [line for line in capfd.readouterr().err.splitlines() if line.startswith("error: ")]
@@ -423,7 +425,8 @@ def test_a_worker_that_dies_is_started_again_and_its_killer_named(run, tmp_path,
     scene(40, 13).save(folder / "05.png")
     status, lines, err = run(folder, "-o", tmp_path / "out", "--engine", "ray", "--workers", 2)
     assert (status, len(lines)) == (1, 9)
-    assert "05.png: workers died 3 times with it" in err[0]
+    [error] = [line for line in err if line.startswith("error: ")]
+    assert "05.png: workers died 3 times with it" in error
     assert sorted(p.name for p in (tmp_path / "out").glob("*.png")) == [f"{k:02}.png" for k in range(10) if k != 5]
 
 

@@ -464,7 +464,6 @@ def test_two_inputs_with_one_result(run, tmp_path):
         (["--scheduler", "euler"], "euler"),
         (["--batch", "0"], "1 to 1024"),
         (["--compile", "--offload"], "one of the two"),
-        (["--engine", "ray", "--device", "cuda:1"], "leave out --device cuda:1"),
         (["-o", "out.xyz"], ".xyz"),
         (["-o", "out"], "no suffix"),
         (["-o", "nowhere/out.png"], "nowhere"),
