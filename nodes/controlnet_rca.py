@@ -56,8 +56,8 @@ class SeAdaApplyControlNetRCA(io.ComfyNode):
             condition = unet.condition(at_size, x, options)
             same = last and (last[0].device, last[0].dtype) == (condition.device, condition.dtype)
             if not same or not torch.equal(last[0], condition):
-                last[:] = condition, network.mapper(condition.expand(-1, 3, -1, -1))
-            features = network.encode(x, timesteps, context, condition.expand(-1, 3, -1, -1), strength, c_f=last[1])
+                last[:] = condition, network.condense(condition.expand(-1, 3, -1, -1), tuple(x.shape[-2:]))
+            features = network.encode(x, timesteps, context, strength=strength, c_f=last[1])
             return features.residuals, lambda i, h: network.attend(i, h, features)
 
         return io.NodeOutput(unet.wrap_unet(model, enter, [control.patcher], start, end))

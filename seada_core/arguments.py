@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .hint_format import load_hints, parse_hint, parse_palette
-from .presets import HINT_METHODS
+from .presets import HINT_METHODS, SCHEDULERS
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -112,13 +112,17 @@ def build_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add("inputs", metavar="IN", nargs="+", type=Path, help="picture files, or folders of them")
+    add(
+        "inputs", metavar="IN", nargs="+", type=Path, help="picture files, webdataset shards (.tar), or folders of them"
+    )
     add(
         "-o",
         "--output",
         metavar="OUT",
         help="the result's file; for several pictures a folder (default: NAME-color beside the input)",
     )
+    add("-r", "--recursive", action="store_true", help="also the folders in folders; results keep their tree")
+    add("--unpack", action="store_true", help="shards' results as files in a folder each, not as shards")
     add("--model", default="mini", metavar="mini|FOLDER", help="the embedded model, or a folder of part files")
     add("--prompt", metavar="TEXT", help="what the photo shows and in which colours (default: ask the captioner)")
     add("--negative-prompt", metavar="TEXT", help="what to keep away from")
@@ -218,8 +222,40 @@ def build_parser() -> argparse.ArgumentParser:
         default=1.0,
         help="of token diffusion (default: 1)",
     )
+    add(
+        "--scheduler",
+        choices=SCHEDULERS,
+        default="ddim",
+        help="unipc and dpm++ need about half of ddim's --steps (default: ddim)",
+    )
+    add(
+        "--shared-control",
+        action="store_true",
+        help="with guidance, run the controller with the prompt alone: quicker, the prompt counts a little less",
+    )
+    add(
+        "--batch",
+        metavar="N",
+        type=_number(int, 1, 1024, "a whole number from 1 to 1024"),
+        default=1,
+        help="pictures of one size coloured together: quicker, equal to one by one but for rounding (default: 1)",
+    )
+    add("--compile", action="store_true", help="torch.compile the model: minutes at first, quicker from then on")
+    add("--offload", action="store_true", help="keep on the GPU only those parts of the model that are at work")
+    add(
+        "--engine",
+        choices=("plain", "ray"),
+        default="plain",
+        help="ray: Ray Data, with a worker for each GPU of a machine or cluster, or for some of its CPUs",
+    )
+    add(
+        "--workers",
+        metavar="N",
+        type=_number(int, 1, 10**5, "a whole number of at least 1"),
+        help="of --engine ray (default: one for each GPU, else for every four CPUs)",
+    )
     add("--device", metavar="D", help="such as cpu or cuda:1 (default: cuda where there is one)")
     add("--dtype", choices=("float32", "bfloat16", "float16"), default="float32", help="default: float32")
-    add("--overwrite", action="store_true", help="replace existing results")
+    add("--overwrite", action="store_true", help="replace existing results (default: of several, only what is missing)")
     add("--json", action="store_true", help="one JSON line a picture on standard output, and nothing else there")
     return parser

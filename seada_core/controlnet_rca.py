@@ -135,13 +135,15 @@ class RCA(nn.Module):
         nn.init.zeros_(self.to_out.bias)
 
     def forward(self, h: Tensor, feature: Tensor) -> Tensor:
-        """The update to add to `h`, same shape."""
+        """The update to add to `h`, same shape. A feature of fewer rows is every so many rows' (`sampling.predict`)."""
         query = rearrange(self.norm_h(h), "b c y x -> b (y x) c")
         keys = rearrange(self.norm_f(feature), "b c y x -> b (y x) c")
         q, k, v = (
             rearrange(t, "b n (m d) -> b m n d", m=self.heads)
             for t in (self.to_q(query), self.to_k(keys), self.to_v(keys))
         )
+        if len(k) != len(q):
+            k, v = (t.repeat(len(q) // len(t), 1, 1, 1) for t in (k, v))
         if h.device.type == "cpu" and torch.is_autocast_enabled("cpu"):  # bf16 attention is 2.5 times slower there
             with torch.autocast("cpu", enabled=False):
                 out = F.scaled_dot_product_attention(q.float(), k.float(), v.float())
@@ -198,7 +200,7 @@ class ControlNetRCA(nn.Module):
         z_t: Tensor,
         timesteps: Tensor,
         context: Tensor,
-        condition: Tensor,
+        condition: Tensor | None = None,
         strength: float = 1.0,
         recognized: list[Tensor] | None = None,
         c_f: Tensor | None = None,
@@ -212,22 +214,28 @@ class ControlNetRCA(nn.Module):
             condition: picture (B, 3, 8h, 8w) in [0, 1]; grey pictures repeat their channel.
             strength: scales residuals and attention; callers leave the controller out altogether at 0.
             recognized: the classifier's maps of `condition`, where the mapper takes them and they are known already.
-            c_f: the mapper's output for `condition`, where it is known: `ControlFeatures.condition` of an earlier step.
+            c_f: `condense(condition)`, the same at every step, where it is known already; `condition` is not needed.
         Raises:
             ValueError: `condition` is not 8 times the latent's size.
         """
-        expected = (z_t.shape[-2] * 8, z_t.shape[-1] * 8)
-        if tuple(condition.shape[-2:]) != expected:
-            raise ValueError(
-                f"condition picture is {tuple(condition.shape[-2:])}, expected 8 times the latent: {expected}"
-            )
         if c_f is None:
-            c_f = self.mapper(condition) if recognized is None else self.mapper(condition, recognized)
+            c_f = self.condense(condition, tuple(z_t.shape[-2:]), recognized)
         maps = self.encoder(z_t, timesteps, context, c_f)
         residuals = None
         if self.zero_convs is not None:
             residuals = [conv(m) * strength for conv, m in zip(self.zero_convs, maps)]
         return ControlFeatures(c_f, maps, residuals, strength)
+
+    def condense(
+        self, condition: Tensor, latent_size: tuple[int, int], recognized: list[Tensor] | None = None
+    ) -> Tensor:
+        """c_f (B, C, h, w), the mapper's output for a condition picture (B, 3, 8h, 8w); see `encode`."""
+        expected = (latent_size[0] * 8, latent_size[1] * 8)
+        if tuple(condition.shape[-2:]) != expected:
+            raise ValueError(
+                f"condition picture is {tuple(condition.shape[-2:])}, expected 8 times the latent: {expected}"
+            )
+        return self.mapper(condition) if recognized is None else self.mapper(condition, recognized)
 
     def attend(self, i: int, h: Tensor, features: ControlFeatures) -> Tensor:
         """Apply the RCA of decoder site `i`, if there is one, to the hidden state `h`."""

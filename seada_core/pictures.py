@@ -7,12 +7,13 @@ A `Picture` keeps what a photo carries besides its pixels (alpha, EXIF, ICC prof
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import secrets
 import struct
 import threading
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -105,29 +106,46 @@ class Picture:
 def read(path: str | os.PathLike) -> Picture:
     """The first frame of the picture file at `path`. Raises PictureError for whatever is not one."""
     path = Path(path)
-    try:
+    with _explained(path):
         if path.is_dir():
             raise PictureError(f"{path} is a folder, not a picture")
         if not path.exists():
             raise PictureError(f"{path} does not exist")
-        if path.stat().st_size == 0:
-            raise PictureError(f"{path} is empty (0 bytes)")
-        Image.init()  # registers the formats; builds of Pillow differ in whether they have AVIF
-        formats = [name for name in READABLE if name in Image.OPEN]
-        with _raised_limit(), Image.open(path, formats=formats) as image:
-            return from_pil(image)
+        return _open(path, path, path.stat().st_size)
+
+
+def read_bytes(encoded: bytes, name: str) -> Picture:
+    """`read` for an encoded picture in memory; `name` is what errors call it."""
+    with _explained(name):
+        return _open(io.BytesIO(encoded), name, len(encoded))
+
+
+def _open(source: Path | io.BytesIO, name: object, length: int) -> Picture:
+    if length == 0:
+        raise PictureError(f"{name} is empty (0 bytes)")
+    Image.init()  # registers the formats; builds of Pillow differ in whether they have AVIF
+    formats = [kind for kind in READABLE if kind in Image.OPEN]
+    with _raised_limit(), Image.open(source, formats=formats) as image:
+        return from_pil(image)
+
+
+@contextlib.contextmanager
+def _explained(name: object) -> Iterator[None]:
+    """Whatever reading raises, as a PictureError."""
+    try:
+        yield
     except PictureError as error:
-        raise error if str(path) in str(error) else PictureError(f"{path}: {error}") from error
+        raise error if str(name) in str(error) else PictureError(f"{name}: {error}") from error
     except Image.UnidentifiedImageError as error:
-        raise PictureError(f"{path} is not a picture that can be read (JPEG, PNG, TIFF, WebP, BMP, GIF...)") from error
+        raise PictureError(f"{name} is not a picture that can be read (JPEG, PNG, TIFF, WebP, BMP, GIF...)") from error
     except PermissionError as error:
-        raise PictureError(f"{path} may not be read: {error.strerror}") from error
+        raise PictureError(f"{name} may not be read: {error.strerror}") from error
     except Image.DecompressionBombError as error:
-        raise PictureError(f"{path} is over the limit of {MAX_PIXELS // 10**6} megapixels") from error
+        raise PictureError(f"{name} is over the limit of {MAX_PIXELS // 10**6} megapixels") from error
     except MemoryError as error:
-        raise PictureError(f"{path} is too large for this machine's memory") from error
+        raise PictureError(f"{name} is too large for this machine's memory") from error
     except Exception as error:  # Decoders of damaged files raise nearly anything.
-        raise PictureError(f"{path} is damaged or cut short: {_one_line(error)}") from error
+        raise PictureError(f"{name} is damaged or cut short: {_one_line(error)}") from error
 
 
 def from_pil(image: Image.Image) -> Picture:
@@ -199,23 +217,40 @@ def write(picture: Picture, path: str | os.PathLike) -> None:
         part.unlink(missing_ok=True)
 
 
-def find(paths: Sequence[str | os.PathLike]) -> list[Path]:
+def find(paths: Sequence[str | os.PathLike], also: Collection[str] = (), recursive: bool = False) -> list[Path]:
     """The picture files that `paths` name: files as they are (even missing ones, which `read` reports), folders as the
-    sorted picture files directly in them, each file once. Raises PictureError for a folder without pictures.
+    sorted picture files in them, each file once.
+
+    Args:
+        also: suffixes besides those of pictures.
+        recursive: also in the folders of folders, hidden ones left out.
+    Raises:
+        PictureError: a folder without pictures, or one that may not be read.
     """
     found: dict[Path, None] = {}
     for path in map(Path, paths):
         if not path.is_dir():
             found[path] = None
             continue
-        try:
-            inside = [p for p in path.iterdir() if p.suffix.lower() in SUFFIXES and p.name[0] != "." and p.is_file()]
-        except OSError as error:
-            raise PictureError(f"{path} may not be read: {_one_line(error)}") from error
+        inside = [p for p in _files(path, recursive) if p.suffix.lower() in SUFFIXES or p.suffix.lower() in also]
         if not inside:
             raise PictureError(f"no pictures in {path} (looked for {' '.join(sorted(SUFFIXES))})")
         found.update(dict.fromkeys(sorted(inside)))
     return list(found)
+
+
+def _files(folder: Path, recursive: bool) -> Iterator[Path]:
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.name.startswith("."):
+                    continue
+                if entry.is_file():
+                    yield Path(entry.path)
+                elif recursive and entry.is_dir(follow_symlinks=False):
+                    yield from _files(Path(entry.path), recursive)
+    except OSError as error:
+        raise PictureError(f"{folder} may not be read: {_one_line(error)}") from error
 
 
 @contextlib.contextmanager

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from . import ccd, checkpoints
-from .backbone import Hook, build_scheduler, denoise
+from . import ccd, checkpoints, sampling
+from .backbone import Hook, build_scheduler
 from .color import luminance, merge_chroma, rgb_to_ycbcr
 from .hints import (
     Hint,
@@ -37,6 +37,13 @@ LONGEST = 4  # long side over short side beyond which a photo is squeezed for di
 HINT_SCALE = 6.0  # step length of hint guidance
 HINT_MOVES = 4  # moves of hint guidance at each sampling step
 PROBE_GAIN = 1.14  # chroma of the decoder over what `VQDecoder.cell_chroma` says, where guidance has moved a latent
+# parts that are at work together: what is in no phase with the part that is asked for, `offload` sends away
+PHASES = (
+    {"captioner"},
+    {"semantic_encoder", "semantic_adapter"},
+    {"unet", "controlnet_rca", "hint_encoder", "vq_decoder"},
+    {"vq_decoder", "token_diffusion"},
+)
 
 
 class Colorizer:
@@ -57,6 +64,8 @@ class Colorizer:
         # parts alone may stand beside somebody's own UNet: then SD1.5's numbers hold
         self.preset: Preset = checkpoints.read_preset(folder / "unet.safetensors", "unet") if self.has("unet") else SD15
         self.scheduler = build_scheduler(self.preset.diffusion)
+        self._predict = sampling.predict
+        self._offloaded = False
 
     @classmethod
     def from_pretrained(
@@ -72,6 +81,20 @@ class Colorizer:
             colorizer.part(part)
         return colorizer
 
+    def compile(self) -> None:
+        """Compile sampling steps and decoder: the first picture of a size takes minutes longer, the rest are quicker.
+
+        Raises:
+            ValueError: torch.compile has no compiler here; the message says what to install.
+        """
+        self._predict = sampling.compile_parts(self.part("vq_decoder"), self.device)
+
+    def offload(self) -> None:
+        """From now on only the parts at work are on the device (see `PHASES`), the others in the CPU's memory."""
+        self._offloaded = True
+        for module in self._parts.values():
+            nn.Module.to(module, "cpu")
+
     def has(self, part: str) -> bool:
         """Whether the model comes with a part."""
         return part in self._parts or (self.folder / f"{part}.safetensors").is_file()
@@ -81,6 +104,12 @@ class Colorizer:
         if part not in self._parts:
             module, _ = checkpoints.load_part(self.folder / f"{part}.safetensors", part)
             self._parts[part] = self._place(part, module)
+        if self._offloaded:
+            # accelerate's hooks wait for `forward`; parts are entered by other methods too, but always through here
+            together = {name for phase in PHASES if part in phase for name in phase}
+            for name in self._parts.keys() - together:
+                nn.Module.to(self._parts[name], "cpu")
+            nn.Module.to(self._parts[part], self.device)
         return self._parts[part]
 
     def _place(self, part: str, module: nn.Module) -> nn.Module:
@@ -143,6 +172,8 @@ class Colorizer:
         saturation: float | None = None,
         token_steps: int = 0,
         temperature: float = 1.0,
+        scheduler: str = "ddim",
+        shared_control: bool = False,
         callback: Callback | None = None,
     ) -> Tensor:
         """(Cb, Cr) maps (B, 2, h, w) for grey photos (B, 1, H, W) in [0, 1], h <= H.
@@ -166,6 +197,9 @@ class Colorizer:
             saturation: factor on the model's chroma; hints are left alone. 0 leaves the photo grey.
             token_steps: steps of token diffusion on the codebook; 0 decodes the latent itself (Eq. 5).
             temperature: of token diffusion.
+            scheduler: "ddim", or "unipc" or "dpm++", half of whose steps come as near; see `sampling.solver`.
+            shared_control: with guidance, run the conditional encoder once a step, with the prompt, instead of also
+                without: quicker, and the prompt then guides through the UNet alone.
             callback: called as callback(done, steps) after every step.
         Raises:
             ValueError: an argument is out of range; the message says what is allowed.
@@ -203,7 +237,9 @@ class Colorizer:
             if "guidance" in hint_methods and here is not None:
                 spread = spread_hints(small, here)
         correct = self._correction(small, spread, palette, palette_strength)
-        z = self.sample(small, context, uncond, steps, guidance, strength, seed, hooks, correct, callback)
+        z = self.sample(
+            small, context, uncond, steps, guidance, strength, seed, hooks, correct, callback, scheduler, shared_control
+        )
         if "propagation" not in hint_methods:
             sparse = None
         return self.finish(z, decoded, context, sparse, soft, saturation, token_steps, temperature, seed)
@@ -268,52 +304,37 @@ class Colorizer:
         hooks: Sequence[Hook] = (),
         correct: Callable[[Tensor], Tensor] | None = None,
         callback: Callback | None = None,
+        scheduler: str = "ddim",
+        shared_control: bool = False,
     ) -> Tensor:
-        """Latents (B, 4, h, w) in float32 by deterministic DDIM, from noise at the last timestep.
+        """Latents (B, 4, h, w) in float32, from noise at the last timestep.
 
         Args:
             gray: condition (B, 1, 8h, 8w).
             context, uncond: (B, L, d); uncond None for no guidance.
             hooks: besides RCA, see `backbone.denoise`.
             correct: changes each step's x0 estimate.
+            scheduler, shared_control: see `chroma`.
         """
         batch, _, height, width = gray.shape
         noise = torch.randn(4, height // 8, width // 8, generator=torch.Generator().manual_seed(seed))
         x = noise.to(self.device).expand(batch, -1, -1, -1).contiguous(memory_format=torch.channels_last)
-        rows = 1 if uncond is None else 2
         both = context if uncond is None else torch.cat([context, uncond])
-        condition = gray.expand(-1, 3, -1, -1).repeat(rows, 1, 1, 1).to(self.dtype)
         unet = self.part("unet")
         control = self.part("controlnet_rca") if strength != 0 and self.has("controlnet_rca") else None
-        c_f = None  # what the controller sees in the photo: the same at every step
-        self.scheduler.set_timesteps(steps)
-        timesteps = self.scheduler.timesteps.tolist()
-        alphas = self.scheduler.alphas_cumprod.tolist()
-        for done, (t, before) in enumerate(zip(timesteps, [*timesteps[1:], -1]), 1):
-            z_t = x.repeat(rows, 1, 1, 1).to(self.dtype)
-            timestep = torch.tensor(t, device=self.device)
-            residuals, attend = None, []
-            if control is not None:
-                features = control.encode(z_t, timestep, both, condition, strength, c_f=c_f)
-                c_f = features.condition
-                residuals = features.residuals
-                attend = [lambda i, h, f=features: control.attend(i, h, f)]
-            output = denoise(unet, z_t, timestep, both, residuals, [*attend, *hooks]).float()
-            if uncond is not None:
-                with_text, without = output.chunk(2)
-                output = without + guidance * (with_text - without)
-            alpha_bar, alpha_bar_before = alphas[t], alphas[before] if before >= 0 else 1.0
-            if self.preset.diffusion.prediction == "v_prediction":
-                x0 = alpha_bar**0.5 * x - (1 - alpha_bar) ** 0.5 * output
-            else:
-                x0 = ccd.predict_x0(x, output, alpha_bar)
-            if correct is not None:
-                x0 = correct(x0)
-            eps = (x - alpha_bar**0.5 * x0) / (1 - alpha_bar) ** 0.5
-            x = alpha_bar_before**0.5 * x0 + (1 - alpha_bar_before) ** 0.5 * eps
-            if callback is not None:
-                callback(done, steps)
-        return x
+        c_f = None
+        if control is not None:
+            c_f = control.condense(gray.expand(-1, 3, -1, -1).to(self.dtype), (height // 8, width // 8))
+
+        def model(x: Tensor, t: int) -> Tensor:
+            timestep, z_t = torch.tensor(t, device=self.device), x.to(self.dtype)
+            output = self._predict(unet, control, z_t, timestep, both, c_f, strength, shared_control, list(hooks))
+            if uncond is None:
+                return output.float()
+            with_text, without = output.float().chunk(2)
+            return without + guidance * (with_text - without)
+
+        return sampling.sample(model, x, self.scheduler, steps, scheduler, correct, callback)
 
     def decode(
         self,

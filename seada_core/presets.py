@@ -9,6 +9,7 @@ import dataclasses
 from dataclasses import dataclass, field, replace
 
 HINT_METHODS = ("modulation", "guidance", "propagation")  # see `Colorizer.chroma`
+SCHEDULERS = ("ddim", "unipc", "dpm++")  # see `sampling.solver`
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@ import errno
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from seada_core import pictures
+from seada_core.archive import JOURNAL
 from seada_core.colorize import main
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -38,13 +40,13 @@ def photo(tmp_path) -> Path:
 
 @pytest.fixture
 def run(tiny_model, capfd):
-    """Run the command with the tiny model; gives (status, stdout lines, stderr lines)."""
+    """Run the command with the tiny model; gives (status, stdout lines, stderr lines without the summary)."""
 
     def run(*argv, model=tiny_model):
         capfd.readouterr()
         status = main([*map(str, argv), "--model", str(model), "--device", "cpu"])
         out, err = capfd.readouterr()
-        return status, out.splitlines(), err.splitlines()
+        return status, out.splitlines(), [line for line in err.splitlines() if not re.match(r"\d+ coloured", line)]
 
     return run
 
@@ -226,6 +228,7 @@ def test_options_reach_the_model(run, photo, tmp_path, monkeypatch):
     argv += ["--palette", "#aabbcc,#DDEEFF", "--steps", 2, "--guidance", 3, "--strength", 0.5, "--seed", 9]
     argv += ["--saturation", 1.5]
     argv += ["--size", 32, "--temperature", 0.7, "--dtype", "bfloat16", "--hint-methods", "guidance,propagation"]
+    argv += ["--scheduler", "unipc", "--shared-control"]
     status, _, err = run(photo, *argv)
     assert status == 0
     assert err == [f"note: {photo}: the model sees no barn in it"]
@@ -248,6 +251,8 @@ def test_options_reach_the_model(run, photo, tmp_path, monkeypatch):
         "size": 32,
         "token_steps": 0,
         "temperature": 0.7,
+        "scheduler": "unipc",
+        "shared_control": True,
     }
 
 
@@ -289,7 +294,7 @@ def test_a_folder_with_bad_files(run, tmp_path):
     (folder / "notes.txt").write_text("not a picture, and not asked about")
     status, out, err = run(folder, "-o", tmp_path / "new" / "out", "--steps", 1)
     assert status == 1
-    assert sorted(p.name for p in (tmp_path / "new" / "out").iterdir()) == ["a.png", "c.jpg"]
+    assert sorted(p.name for p in (tmp_path / "new" / "out").iterdir()) == ["a.png", "c.jpg", JOURNAL]
     assert len(out) == 2
     assert len(err) == 3
     for line, name in zip(err, ("b.png", "d.png", "e.jpg")):
@@ -419,7 +424,7 @@ def test_the_input_is_never_replaced(run, photo, tmp_path, link):
     assert status == 1
     assert "is an input" in err[0]
     assert photo.read_bytes() == before
-    assert run(photo.parent, "-o", photo.parent, "--overwrite")[0] == 1
+    assert run(photo.parent, "-o", photo.parent, "--overwrite")[0] == 2
     assert photo.read_bytes() == before
 
 
@@ -456,6 +461,9 @@ def test_two_inputs_with_one_result(run, tmp_path):
         (["--palette", "auto", "--palette-strength", "11"], "0 to 10"),
         (["--dtype", "int8"], "int8"),
         (["--colour"], "--colour"),
+        (["--scheduler", "euler"], "euler"),
+        (["--batch", "0"], "1 to 1024"),
+        (["--compile", "--offload"], "one of the two"),
         (["-o", "out.xyz"], ".xyz"),
         (["-o", "out"], "no suffix"),
         (["-o", "nowhere/out.png"], "nowhere"),
@@ -587,6 +595,30 @@ def test_a_full_disk(run, photo, tmp_path, monkeypatch):
     assert [p.name for p in tmp_path.iterdir()] == ["photo.png"]
 
 
+def test_offloading_needs_somewhere_to_load_from(run, photo):
+    status, _, err = run(photo, "--offload")
+    assert (status, len(err)) == (1, 1)
+    assert "leave it out" in err[0]
+
+
+def test_a_compiler_that_fails_ends_the_run(run, photo, tmp_path, monkeypatch):
+    import torch._dynamo.exc
+
+    from seada_core.pipeline import Colorizer
+
+    def compile(self):
+        def fail(*_):
+            raise torch._dynamo.exc.InternalTorchDynamoError("no such header")
+
+        self._predict = fail
+
+    monkeypatch.setattr(Colorizer, "compile", compile)
+    scene(20, 20).save(tmp_path / "second.png")
+    status, out, err = run(photo, tmp_path / "second.png", "-o", tmp_path / "out", "--compile")
+    assert (status, out, len(err)) == (1, [], 1)
+    assert err[0] == "error: torch.compile failed: no such header; leave --compile out"
+
+
 def test_interrupted_while_writing(run, photo, tmp_path, monkeypatch):
     target = photo.with_name("photo-color.png")
     target.write_bytes(b"mine")
@@ -610,6 +642,9 @@ def test_progress_only_on_a_terminal(run, photo, tmp_path, monkeypatch):
     assert len(out) == 1
     assert "1/1 photo.png" in "".join(err)
     assert "/6 " in "".join(err)  # two variants of three steps
+    scene(20, 20).save(tmp_path / "second.png")
+    err = "".join(run(photo, tmp_path / "second.png", "-o", tmp_path / "both")[2])
+    assert "2/2 [" in err and "picture" in err and "step" not in err
 
 
 # --- as a process -----------------------------------------------------------------------------------------------------
@@ -660,4 +695,6 @@ def test_as_a_process(tiny_model, photo, tmp_path):
     assert bad["error"]
     assert good["output"] == "photo-color.png"
     assert luma_share(scene(), Image.open(tmp_path / "photo-color.png")) >= 0.995
-    assert done.stderr.splitlines() == [f"error: {bad['error']}"]
+    *_, error, summary = done.stderr.splitlines()
+    assert error == f"error: {bad['error']}"
+    assert summary.startswith("1 coloured, 1 failed in ")
