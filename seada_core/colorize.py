@@ -114,8 +114,11 @@ def _variant(target: Path, seed: int) -> Path:
     return target.with_name(f"{target.stem}-seed{seed}{target.suffix}")
 
 
-def load_model(model: str, device: str | None, dtype: str) -> Colorizer:
-    """The model on its device. Raises CommandError where either cannot be used."""
+def load_model(model: str | None, device: str | None, dtype: str, **weights) -> Colorizer:
+    """The model on its device; `weights` as `Colorizer.from_pretrained` takes them.
+
+    Raises CommandError where either cannot be used.
+    """
     import torch
     from diffusers.utils import logging
 
@@ -130,7 +133,7 @@ def load_model(model: str, device: str | None, dtype: str) -> Colorizer:
         except (RuntimeError, AssertionError, NotImplementedError) as error:
             raise CommandError(f"device {device!r} cannot be used: {_one_line(error)}") from None
     try:
-        return Colorizer.from_pretrained(model, device, getattr(torch, dtype))
+        return Colorizer.from_pretrained(model, device, getattr(torch, dtype), **weights)
     except CheckpointError as error:
         raise CommandError(_one_line(error)) from None
 
@@ -298,7 +301,8 @@ def _run(args: Namespace) -> int:
             try:
                 picture = pictures.read(job.source)
                 # a command line without one good picture need not wait for the model
-                colorizer = colorizer or load_model(args.model, args.device, args.dtype)
+                weights = {name: getattr(args, name) for name in ("base", "control", "captioner", "download")}
+                colorizer = colorizer or load_model(args.model, args.device, args.dtype, **weights)
                 if schemes:
                     scheme = choose(colorizer, picture, schemes, args.prompt)
                     options["palette"] = scheme and scheme.colors
