@@ -100,9 +100,9 @@ def load_control(path: Path, preset: Preset) -> nn.Module:
         if made_for.unet != preset.unet:
             raise CheckpointError(f"{path} was made for another UNet: {made_for.unet}, expected {preset.unet}")
         return module
-    from .stable_diffusion import load_controlnet
+    from .stable_diffusion import StockWeights
 
-    return load_controlnet(path, preset.unet)[0]
+    return StockWeights(path, preset.unet).load()[0]
 
 
 def _load_captioner(path: Path) -> nn.Module:

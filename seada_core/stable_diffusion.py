@@ -598,31 +598,47 @@ def load_vae(
     return load("vae", lambda: build_vae(config), weights, strict)
 
 
-def load_controlnet(
-    path: Path | str, unet: UNetConfig = SD15.unet, strict: bool = True, download: bool = False
-) -> tuple[StockControlNet, Report]:
-    """A stock ControlNet of Stable Diffusion 1.5 for grey photos, such as brightness or recolor: a diffusers folder, or
-    a single file in original names (with or without `control_model`) or diffusers'.
+class StockWeights:
+    """A stock ControlNet of Stable Diffusion 1.5 for grey photos, such as brightness or recolor, not yet read.
 
+    Args:
+        path: a diffusers folder, or a single file in original names (with or without `control_model`) or diffusers'.
+        unet: of the base that it was made for.
     Raises:
         CheckpointError: something else, or one made for another UNet.
     """
-    from .stock_controlnet import StockControlNet, build_controlnet, check_config
 
-    path = find(path, download)
-    what = "a ControlNet of Stable Diffusion 1.5"
-    if path.is_dir():
-        described = read_json(path / "config.json")
-        if described.get("_class_name", "ControlNetModel") != "ControlNetModel":
-            raise CheckpointError(f"{path} holds a {described['_class_name']}, expected {what}")
-        check_config(described, path)
-        found = unet_config(described, path)
-        if found != unet:
-            raise CheckpointError(f"{path} was made for another UNet: {found}, expected {unet}")
-        weights = Weights(folder_files(path), "controlnet", _as_they_are, whole=True)
-    else:
-        header = weightfiles.read_header(path)
-        weightfiles.expect(header, ("controlnet",), what)
-        weights = Weights([header], "controlnet", controlnet_names(unet))
-    net, report = load("controlnet", lambda: build_controlnet(unet), weights, strict)
-    return StockControlNet(net), report
+    def __init__(self, path: Path | str, unet: UNetConfig = SD15.unet, download: bool = False):
+        from .stock_controlnet import check_config
+
+        self.unet, self.path = unet, find(path, download)
+        what = "a ControlNet of Stable Diffusion 1.5"
+        if self.path.is_dir():
+            described = read_json(self.path / "config.json")
+            if described.get("_class_name", "ControlNetModel") != "ControlNetModel":
+                raise CheckpointError(f"{self.path} holds a {described['_class_name']}, expected {what}")
+            check_config(described, self.path)
+            found = unet_config(described, self.path)
+            if found != unet:
+                raise CheckpointError(f"{self.path} was made for another UNet: {found}, expected {unet}")
+            self._weights = Weights(folder_files(self.path), "controlnet", _as_they_are, whole=True)
+        else:
+            header = weightfiles.read_header(self.path)
+            weightfiles.expect(header, ("controlnet",), what)
+            self._weights = Weights([header], "controlnet", controlnet_names(unet))
+
+    def _build(self) -> nn.Module:
+        from .stock_controlnet import build_controlnet
+
+        return build_controlnet(self.unet)
+
+    def report(self) -> Report:
+        """How the weights fit, without reading them."""
+        return self._weights.report("controlnet", on_meta(self._build))
+
+    def load(self, strict: bool = True) -> tuple[StockControlNet, Report]:
+        """The ControlNet in float32 and evaluation mode; see `load`."""
+        from .stock_controlnet import StockControlNet
+
+        net, report = load("controlnet", self._build, self._weights, strict)
+        return StockControlNet(net), report

@@ -11,8 +11,7 @@ from ..presets import PRESETS, Preset, TrainConfig
 if TYPE_CHECKING:
     from torch import nn
 
-    from ..stable_diffusion import Base
-    from ..stock_controlnet import StockControlNet
+    from ..stable_diffusion import Base, StockWeights
     from .data import Cache
     from .stages import Stage
 
@@ -70,7 +69,7 @@ def _parse(argv: list[str]):
         """Folder of part files to start from; those in OUT/parts come first."""
         base: str | None = None
         """Stable Diffusion 1.5 to start from, after those: a diffusers folder, a .safetensors file or a hub name."""
-        control: Path | None = None
+        control: str | None = None
         """A stock ControlNet (brightness, recolor) of the same base, from which a new controller starts."""
         download: bool = False
         """Fetch a hub name that is not in the local cache."""
@@ -125,6 +124,7 @@ def train(name: str, arguments) -> None:
         return
 
     folders = [arguments.out / "parts", *([arguments.init] if arguments.init else [])]
+    base, control = _others(arguments, preset)
     state = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))  # as `Accelerator` will ask for it
     with state.local_main_process_first():  # one process of a machine fills the caches, the others read them
         cache = _cache(arguments, arguments.data, config.resolution, "cache")
@@ -132,7 +132,7 @@ def train(name: str, arguments) -> None:
         if arguments.validation:
             validation = _cache(arguments, arguments.validation, config.resolution, "validation")
         torch.manual_seed(config.seed)  # new parts start alike in every run and process
-        parts = _parts(name, preset, cache, folders, *_others(arguments, preset))
+        parts = _parts(name, preset, cache, folders, base, control)
         cache, validation = (_recognized(c, parts, config) for c in (cache, validation))
         probe = None
         if config.chroma_weight and name not in ("captioner", "codec", "decoder", "tokens"):
@@ -189,16 +189,23 @@ def _recognized(cache: "Cache | None", parts: dict[str, "nn.Module"], config: Tr
     return cache_recognized(cache, look)
 
 
-def _others(arguments, preset: Preset) -> "tuple[Base | None, StockControlNet | None]":
-    """The weights of other makes that new parts start from."""
+def _others(arguments, preset: Preset) -> "tuple[Base | None, StockWeights | None]":
+    """The weights of other makes that new parts start from, known to fit and not yet read.
+
+    Raises:
+        CheckpointError: they do not fit the preset.
+    """
     from .. import stable_diffusion
 
     base = control = None
     if arguments.base is not None:
         base = stable_diffusion.Base(arguments.base, preset, download=arguments.download)
         stable_diffusion.require_same(base, preset)
+        for part in ("unet", "semantic_encoder"):
+            base.report(part).require()
     if arguments.control is not None:
-        control, _ = stable_diffusion.load_controlnet(arguments.control, preset.unet)
+        control = stable_diffusion.StockWeights(arguments.control, preset.unet, arguments.download)
+        control.report().require()
     return base, control
 
 
@@ -208,7 +215,7 @@ def _parts(
     cache: "Cache",
     folders: list[Path],
     base: "Base | None" = None,
-    control: "StockControlNet | None" = None,
+    control: "StockWeights | None" = None,
 ) -> dict[str, "nn.Module"]:
     """The stage's parts: from the first folder that has their file, then from `base`, else new ones where the stage may
     make them; a new controller starts from `control` where that is given.
@@ -241,7 +248,7 @@ def _parts(
             if control is not None:
                 from ..stock_controlnet import start_from
 
-                for note in start_from(parts[part], control):
+                for note in start_from(parts[part], control.load()[0]):
                     print(f"not taken from --control: {note}")
         else:
             tokenizer = None
