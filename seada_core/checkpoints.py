@@ -164,13 +164,11 @@ def _tensors(header: Header) -> dict[str, Tensor]:
     return tensors
 
 
-def load_part(path: Path, part: str) -> tuple[nn.Module, Preset]:
-    """Build a part from its file, in evaluation mode and float32; and the preset sections that it was built from.
-
-    Whether the tensors fit is known before one of them is read or the module has memory.
+def plan_part(path: Path, part: str) -> tuple[Header, Preset, nn.Module]:
+    """The header of a part's file, its preset sections, and the part without memory, which its tensors fit.
 
     Raises:
-        CheckpointError: see `read_part`; also tensors that do not fit the recorded configuration.
+        CheckpointError: see `read_preset`; also tensors that do not fit the recorded configuration.
     """
     from accelerate import init_empty_weights
 
@@ -183,9 +181,19 @@ def load_part(path: Path, part: str) -> tuple[nn.Module, Preset]:
     if wrong:
         found, wanted = header.shapes.get(wrong[0], "missing"), expected.get(wrong[0], "not there")
         raise CheckpointError(
-            f"{path} does not fit its own configuration: {len(wrong)} tensors, such as {wrong[0]}, which is {found} and "
-            f"should be {wanted}"
+            f"{path} does not fit its own configuration: {len(wrong)} tensors, such as {wrong[0]}, which is {found} "
+            f"and should be {wanted}"
         )
+    return header, preset, module
+
+
+def load_part(path: Path, part: str) -> tuple[nn.Module, Preset]:
+    """Build a part from its file, in evaluation mode and float32; and the preset sections that it was built from.
+
+    Raises:
+        CheckpointError: see `read_part` and `plan_part`, which comes first: what does not fit is not read.
+    """
+    header, preset, module = plan_part(path, part)
     module.load_state_dict(_tensors(header), assign=True)
     return module.eval().requires_grad_(False), preset
 

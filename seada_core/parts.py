@@ -40,7 +40,7 @@ class Parts:
         self._part_files, self._base, self._control, self._captioner = folder, base, control, captioner
         self.folder = folder or (base.path if base else checkpoints.EMBEDDED)
         self.preset: Preset = SD15  # parts alone may stand beside somebody's own UNet: then SD1.5's numbers hold
-        unet = self._file("unet")
+        unet = self.file("unet")
         if unet is not None:
             self.preset = checkpoints.read_preset(unet, "unet")
         elif base is not None:
@@ -48,11 +48,13 @@ class Parts:
         if base is not None:
             self._check()
 
-    def _file(self, part: str) -> Path | None:
-        folders = [self._part_files] if self._part_files else []
-        if self._base is not None and part in LENT:
-            folders.append(checkpoints.EMBEDDED)
-        return next((f / f"{part}.safetensors" for f in folders if (f / f"{part}.safetensors").is_file()), None)
+    def file(self, part: str) -> Path | None:
+        """The folder's own file of a part, where it has one."""
+        file = self._part_files and self._part_files / f"{part}.safetensors"
+        return file if file and file.is_file() else None
+
+    def _lent(self, part: str) -> Path | None:
+        return checkpoints.EMBEDDED / f"{part}.safetensors" if self._base is not None and part in LENT else None
 
     def _check(self) -> None:
         """Parts that were made for one UNet or text encoder are not for another."""
@@ -63,7 +65,7 @@ class Parts:
             ("semantic_adapter", lambda preset: preset.adapter.width, width),
             ("token_diffusion", lambda preset: preset.tokens.context_dim, width),
         ):
-            file = self._file(part)
+            file = self.file(part)
             found = wanted if file is None else made_for(checkpoints.read_preset(file, part))
             if found != wanted:
                 raise CheckpointError(
@@ -73,9 +75,13 @@ class Parts:
     def has(self, part: str) -> bool:
         """Whether the model comes with a part."""
         given = {"controlnet_rca": self._control, "captioner": self._captioner}
-        if given.get(part) is not None or self._file(part) is not None:
+        if given.get(part) or self.file(part) or self._lent(part):
             return True
         return self._base is not None and part in ("unet", "semantic_encoder")
+
+    def has_stock_control(self) -> bool:
+        """Whether the controller is a stock ControlNet."""
+        return self._control is not None and not _is_part(self._control)
 
     def load(self, part: str) -> nn.Module:
         """A part in evaluation mode and float32."""
@@ -83,7 +89,7 @@ class Parts:
             return load_control(self._control, self.preset)
         if part == "captioner" and self._captioner is not None:
             return _load_captioner(self._captioner)
-        file = self._file(part)
+        file = self.file(part) or self._lent(part)
         if file is None and self._base is not None and part in ("unet", "semantic_encoder"):
             return self._base.load(part)[0]
         return checkpoints.load_part(file or self.folder / f"{part}.safetensors", part)[0]
@@ -95,7 +101,7 @@ def load_control(path: Path, preset: Preset) -> nn.Module:
     Raises:
         CheckpointError: something else, or one made for another UNet.
     """
-    if path.is_file() and "seada.part" in weightfiles.read_header(path).metadata:
+    if _is_part(path):
         module, made_for = checkpoints.load_part(path, "controlnet_rca")
         if made_for.unet != preset.unet:
             raise CheckpointError(f"{path} was made for another UNet: {made_for.unet}, expected {preset.unet}")
@@ -103,6 +109,10 @@ def load_control(path: Path, preset: Preset) -> nn.Module:
     from .stable_diffusion import StockWeights
 
     return StockWeights(path, preset.unet).load()[0]
+
+
+def _is_part(path: Path) -> bool:
+    return path.is_file() and "seada.part" in weightfiles.read_header(path).metadata
 
 
 def _load_captioner(path: Path) -> nn.Module:

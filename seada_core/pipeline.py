@@ -50,9 +50,7 @@ class Colorizer:
         dtype: None for float32.
     """
 
-    def __init__(
-        self, parts: Path | Parts, device: torch.device | str | None = None, dtype: torch.dtype | None = None
-    ):
+    def __init__(self, parts: Path | Parts, device: torch.device | str | None = None, dtype: torch.dtype | None = None):
         self._source = parts if isinstance(parts, Parts) else Parts(parts)
         self.folder = self._source.folder
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))

@@ -539,7 +539,9 @@ def require_same(base: Base, preset: Preset) -> None:
     for section in ("unet", "text", "diffusion"):
         found, wanted = getattr(base.preset, section), getattr(preset, section)
         if found != wanted:
-            raise CheckpointError(f"{base.path} is of another size than preset {preset.name}: {found}, expected {wanted}")
+            raise CheckpointError(
+                f"{base.path} is of another size than preset {preset.name}: {found}, expected {wanted}"
+            )
 
 
 def _component(part: str) -> str:
@@ -565,15 +567,8 @@ def build_vae(config: VAEConfig) -> AutoencoderKL:
     )
 
 
-def load_vae(
-    path: Path | str, config: VAEConfig | None = None, strict: bool = True, download: bool = False
-) -> tuple[AutoencoderKL, Report]:
-    """A VAE of Stable Diffusion 1.5's latents: a single file in original or diffusers' names, a checkpoint that holds
-    one, or a diffusers folder, of the VAE or of the whole model. `config`: the sizes of a single file.
-
-    Raises:
-        CheckpointError: something else is there.
-    """
+def open_vae(path: Path | str, config: VAEConfig | None = None, download: bool = False) -> tuple[Weights, VAEConfig]:
+    """What `load_vae` loads, not yet read, and its sizes."""
     path = find(path, download)
     config = config or VAEConfig()
     if path.is_dir():
@@ -595,6 +590,19 @@ def load_vae(
         weights = Weights([header], "vae", old_vae_names if diffusers else vae_names(config))
         if not weights.shapes or (header.has(_PREFIXES["unet"]) and not header.has(_PREFIXES["vae"])):
             raise CheckpointError(f"{path} holds no VAE; give the file or folder of one")
+    return weights, config
+
+
+def load_vae(
+    path: Path | str, config: VAEConfig | None = None, strict: bool = True, download: bool = False
+) -> tuple[AutoencoderKL, Report]:
+    """A VAE of Stable Diffusion 1.5's latents: a single file in original or diffusers' names, a checkpoint that holds
+    one, or a diffusers folder, of the VAE or of the whole model. `config`: the sizes of a single file.
+
+    Raises:
+        CheckpointError: something else is there.
+    """
+    weights, config = open_vae(path, config, download)
     return load("vae", lambda: build_vae(config), weights, strict)
 
 

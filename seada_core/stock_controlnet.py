@@ -1,4 +1,4 @@
-"""A stock ControlNet (Zhang et al. 2023) in the place of ControlNet-RCA, and as what its conditional encoder starts from."""
+"""A stock ControlNet (Zhang et al. 2023) in the place of ControlNet-RCA, or as what its encoder starts from."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ import torch
 from diffusers import ControlNetModel
 from torch import Tensor, nn
 
+from .backbone import build_unet
 from .controlnet_rca import ControlFeatures, ControlNetRCA
-from .presets import UNetConfig
+from .presets import Preset, UNetConfig
+from .stable_diffusion import on_meta
 from .weightfiles import CheckpointError
 
 
@@ -41,7 +43,7 @@ def build_controlnet(unet: UNetConfig) -> ControlNetModel:
 
 
 class StockControlNet(nn.Module):
-    """diffusers' ControlNet behind `ControlNetRCA`'s two methods: it adds residuals to the skips, and attends to nothing.
+    """diffusers' ControlNet behind `ControlNetRCA`'s two methods: it adds to the skips, and attends to nothing.
 
     Its embedder of eight convolutions takes the picture (B, 3, 8h, 8w) in [0, 1], grey for brightness and recolor.
     """
@@ -87,5 +89,21 @@ def start_from(control: ControlNetRCA, stock: StockControlNet) -> list[str]:
         encoder.conv_in.weight[:, : net.conv_in.in_channels] = net.conv_in.weight
         encoder.conv_in.bias.copy_(net.conv_in.bias)
     except RuntimeError as error:
-        raise CheckpointError(f"the ControlNet was made for another UNet: {str(error).splitlines()[-1].strip()}") from None
+        raise CheckpointError(
+            f"the ControlNet was made for another UNet: {str(error).splitlines()[-1].strip()}"
+        ) from None
     return notes
+
+
+def controller_from(stock: StockControlNet, preset: Preset) -> tuple[ControlNetRCA, list[str]]:
+    """A new controller of a preset's sizes that starts from a stock ControlNet; see `start_from`.
+
+    Mapper and RCA are as random as ever (seed 0), and only the encoder's half of a UNet takes memory.
+    """
+    unet = on_meta(lambda: build_unet(preset.unet))
+    for module in (unet.conv_in, unet.time_embedding, unet.down_blocks, unet.mid_block):
+        module.to_empty(device="cpu")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        control = ControlNetRCA(unet, preset.control)
+    return control, start_from(control, stock)

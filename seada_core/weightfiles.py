@@ -110,8 +110,8 @@ def _refuse_others(path: Path, start: bytes) -> None:
 def pickle_text(path: Path) -> str:
     """Why a pickle is refused, and the way out."""
     return (
-        f"{path} is a pickle, which can run any program as it is loaded, so it is refused: use the .safetensors release "
-        "of the same weights, or convert it as docs/weights.md says"
+        f"{path} is a pickle, which can run any program as it is loaded, so it is refused: use the .safetensors "
+        "release of the same weights, or convert it as docs/weights.md says"
     )
 
 
@@ -162,7 +162,9 @@ def kind(header: Header) -> Kind:
     for name, pattern, text in _KINDS:
         if header.has(pattern):
             return _with_width(header, Kind(name, text))
-    return Kind("unknown", f"of no model that is known here (its first tensor is {next(iter(header.shapes), 'none')!r})")
+    return Kind(
+        "unknown", f"of no model that is known here (its first tensor is {next(iter(header.shapes), 'none')!r})"
+    )
 
 
 def _with_width(header: Header, found: Kind) -> Kind:

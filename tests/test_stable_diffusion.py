@@ -8,26 +8,14 @@ import original_names
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from small_sd15 import ATTENTION, LAYERS, SMALL, SMALL_VAE, same
 
-from seada_core import backbone, checkpoints, presets, stable_diffusion
+from seada_core import backbone, checkpoints, stable_diffusion
 from seada_core.presets import SD15, VAEConfig
 from seada_core.semantic_adapter import SemanticEncoder
 from seada_core.stable_diffusion import Base, StockWeights, Weights, load_vae, on_meta
 from seada_core.stock_controlnet import build_controlnet, start_from
-from seada_core.tokenizer import Tokenizer
 from seada_core.weightfiles import CheckpointError, Header
-
-LAYERS, ATTENTION = 2, (True, True, True, False)
-SMALL = replace(
-    SD15,
-    name="small",
-    unet=presets.UNetConfig(channels=(32, 64, 64, 64), context_dim=32, heads=4),
-    text=presets.TextConfig(width=32, layers=2, heads=2),
-    adapter=presets.AdapterConfig(width=32),
-    hint=presets.HintConfig(channels=(8, 8, 8)),
-    sampling=presets.SamplingConfig(steps=2, guidance=2.0, size=64),
-)
-SMALL_VAE = VAEConfig(channels=(32, 32, 32, 32), layers_per_block=2)
 
 
 def real_size(part):
@@ -140,61 +128,23 @@ def test_comfyuis_own_classes_have_these_names_and_shapes(comfy):
 
 
 @pytest.fixture(scope="module")
-def modules():
-    """Random weights of SD1.5's layout."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        found = {
-            "unet": backbone.build_unet(SMALL.unet),
-            "text_encoder": SemanticEncoder(SMALL.text, Tokenizer(77)),
-            "vae": stable_diffusion.build_vae(SMALL_VAE),
-            "controlnet": build_controlnet(SMALL.unet),
-        }
-        for module in found.values():
-            for parameter in module.parameters():  # zero convolutions must not hide a fault
-                if parameter.abs().max() == 0:
-                    torch.nn.init.normal_(parameter, std=0.05)
-    return {name: module.eval() for name, module in found.items()}
+def modules(small_sd15):
+    return small_sd15.modules
 
 
 @pytest.fixture(scope="module")
-def single_file(modules, tmp_path_factory):
-    path = tmp_path_factory.mktemp("single") / "model.safetensors"
-    tensors = original_names.checkpoint(modules["unet"], modules["text_encoder"], modules["vae"], LAYERS, ATTENTION)
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
-    return path
+def single_file(small_sd15):
+    return small_sd15.single_file
 
 
 @pytest.fixture(scope="module")
-def diffusers_folder(modules, tmp_path_factory):
-    """As diffusers itself writes it."""
-    folder = tmp_path_factory.mktemp("diffusers")
-    modules["unet"].save_pretrained(folder / "unet")
-    modules["text_encoder"].model.save_pretrained(folder / "text_encoder")
-    modules["vae"].save_pretrained(folder / "vae")
-    backbone.build_scheduler(SMALL.diffusion).save_pretrained(folder / "scheduler")
-    (folder / "model_index.json").write_text(json.dumps({"_class_name": "StableDiffusionPipeline"}))
-    return folder
+def diffusers_folder(small_sd15):
+    return small_sd15.diffusers
 
 
 @pytest.fixture(scope="module")
-def part_folder(tmp_path_factory):
-    """Parts beside a base: a controller, an adapter, a hint encoder, a semantic encoder of no one's."""
-    folder = tmp_path_factory.mktemp("parts")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(1)
-        for part in ("controlnet_rca", "semantic_adapter", "hint_encoder"):
-            module = checkpoints.build(part, SMALL)
-            for parameter in module.parameters():
-                if parameter.abs().max() == 0:
-                    torch.nn.init.normal_(parameter, std=0.02)
-            checkpoints.save_part(folder / f"{part}.safetensors", part, SMALL, module)
-    return folder
-
-
-def same(module, other) -> bool:
-    ours, theirs = module.state_dict(), other.state_dict()
-    return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+def part_folder(small_sd15):
+    return small_sd15.parts
 
 
 @pytest.mark.parametrize("form", ["single file", "diffusers folder", "half folder", "shards"])
@@ -226,8 +176,8 @@ def test_averaged_weights_are_taken_when_asked_for(single_file, tmp_path):
     tensors |= {"model_ema." + "".join(name.split(".")[1:]): tensors[name] + 1 for name in names}
     save_file(tensors, tmp_path / "pruned.safetensors")
     plain, ema = (Base(tmp_path / "pruned.safetensors", SMALL, SMALL_VAE, ema=ema).load("unet")[0] for ema in (0, 1))
-    for name, tensor in plain.state_dict().items():
-        assert torch.equal(tensor + 1, ema.state_dict()[name])
+    averaged = ema.state_dict()
+    assert all(torch.equal(tensor + 1, averaged[name]) for name, tensor in plain.state_dict().items())
     with pytest.raises(CheckpointError, match="no averaged"):
         Base(single_file, SMALL, ema=True).load("unet")
 
@@ -287,7 +237,12 @@ def test_a_controller_starts_from_a_stock_controlnet(additive, modules, tmp_path
     notes = start_from(control, stock)
     assert "embedder" in notes[0] and len(notes) == (1 if additive else 2)
     # at 1/8 of this latent a group still has several values: a norm of two is ill-conditioned
-    z, t, context, picture = torch.randn(1, 4, 16, 16), torch.tensor(40), torch.randn(1, 77, 32), torch.rand(1, 3, 128, 128)
+    z, t, context, picture = (
+        torch.randn(1, 4, 16, 16),
+        torch.tensor(40),
+        torch.randn(1, 77, 32),
+        torch.rand(1, 3, 128, 128),
+    )
     torch.nn.init.zeros_(stock.net.controlnet_cond_embedding.conv_out.weight)
     torch.nn.init.zeros_(stock.net.controlnet_cond_embedding.conv_out.bias)
     expected = stock.encode(z, t, context, picture).residuals
@@ -325,7 +280,7 @@ def test_a_hub_name_is_taken_from_the_local_cache_alone(diffusers_folder, tmp_pa
         Base("nowhere/at/all")
 
 
-# --- the same picture from every form -----------------------------------------------------------------------------------
+# --- the same picture from every form ---------------------------------------------------------------------------------
 
 
 @torch.no_grad()
@@ -336,9 +291,7 @@ def test_a_base_beside_part_files_colours_as_part_files_alone(modules, diffusers
 
     whole = shutil.copytree(part_folder, tmp_path / "whole")
     checkpoints.save_part(whole / "unet.safetensors", "unet", SMALL, modules["unet"])
-    checkpoints.save_part(
-        whole / "semantic_encoder.safetensors", "semantic_encoder", SMALL, modules["text_encoder"]
-    )
+    checkpoints.save_part(whole / "semantic_encoder.safetensors", "semantic_encoder", SMALL, modules["text_encoder"])
     shutil.copy(checkpoints.EMBEDDED / "vq_decoder.safetensors", whole)
     photo = Image.linear_gradient("L").resize((64, 64))
     options = {"prompt": "a dog", "steps": 2, "size": 64, "guidance": 2.0}
@@ -385,7 +338,7 @@ def test_parts_and_base_must_belong_together(diffusers_folder, part_folder, tiny
         )
 
 
-# --- other families -----------------------------------------------------------------------------------------------------
+# --- other families ---------------------------------------------------------------------------------------------------
 
 
 def shaped(**shapes) -> dict:
@@ -430,7 +383,7 @@ def test_a_file_of_another_family_is_named(name, tmp_path):
 @pytest.mark.parametrize("name", ["sdxl unet", "lora", "vae", "unet alone", "t2i"])
 def test_a_controlnet_of_another_family_is_named(name, tmp_path):
     save_file(shaped(**FOREIGN[name][0]), tmp_path / "control.safetensors")
-    with pytest.raises(CheckpointError, match="expected a ControlNet of Stable Diffusion 1.5"):
+    with pytest.raises(CheckpointError, match=r"expected a ControlNet of Stable Diffusion 1\.5"):
         StockWeights(tmp_path / "control.safetensors")
 
 
