@@ -99,7 +99,7 @@ def _refuse_others(path: Path, start: bytes) -> None:
     if text.startswith((b'{"error', b'{"message', b"entry not found", b"access to model", b"invalid username")):
         raise CheckpointError(f"{path} is a server's error message, saved in place of the weights; download it again")
     safetensors = start[8:9] == b"{"  # before it comes a length, which may look like anything
-    if not safetensors and re.match(rb"PK\x03\x04|\x80[\x02-\x05]", start):
+    if not safetensors and (re.match(rb"PK\x03\x04|\x80[\x02-\x05]", start) or path.suffix in PICKLES):
         raise CheckpointError(pickle_text(path))
     if start.startswith(b"GGUF"):
         raise CheckpointError(f"{path} holds quantised GGUF weights, which are not read; use the .safetensors release")
