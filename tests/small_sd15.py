@@ -68,6 +68,7 @@ def build(folder: Path) -> SmallSD15:
                 if parameter.abs().max() == 0:
                     nn.init.normal_(parameter, std=0.03)
             module.eval()
+        nn.init.normal_(parts["controlnet_rca"].encoder.conv_in.weight[:, 4:], std=0.2)  # an untrained one is blind
     result = SmallSD15(modules, folder / "model.safetensors", folder / "diffusers", folder / "parts")
     tensors = original_names.checkpoint(modules["unet"], modules["text_encoder"], modules["vae"], LAYERS, ATTENTION)
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, result.single_file)
