@@ -144,3 +144,18 @@ def test_a_part_that_does_not_fit_is_not_read(tiny_model, tmp_path, monkeypatch)
     monkeypatch.setattr(checkpoints, "_tensors", lambda _: pytest.fail("the weights were read"))
     with pytest.raises(CheckpointError, match=r"does not fit its own configuration: 1 tensors, .* is missing"):
         checkpoints.load_part(tmp_path / "x.safetensors", "hint_encoder")
+
+
+def test_the_documents_way_to_convert_a_pickle_works(tmp_path):
+    import re
+    import subprocess
+    import sys
+    from pathlib import Path
+
+    document = Path(__file__).resolve().parents[1] / "docs" / "weights.md"
+    code = re.search(r"```python\n(import sys\n.*?)```", document.read_text("utf-8"), re.S)[1]
+    shared = torch.arange(6.0).view(2, 3)
+    torch.save({"state_dict": {"a": shared, "b": shared.T, "step": 3}, "epoch": 1}, tmp_path / "old.ckpt")
+    subprocess.run([sys.executable, "-c", code, tmp_path / "old.ckpt", tmp_path / "new.safetensors"], check=True)
+    with safe_open(tmp_path / "new.safetensors", "pt") as file:
+        assert torch.equal(file.get_tensor("a"), shared) and torch.equal(file.get_tensor("b"), shared.T)
