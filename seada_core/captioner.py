@@ -385,7 +385,9 @@ def captioner_kind(path: str | Path) -> str:
     Raises ValueError where it is none.
     """
     path = Path(path)
-    if path.is_file() or (path / "open_clip_model.safetensors").is_file():
+    if path.is_file():
+        return expect(read_header(path), ("coca",), "a CoCa of open_clip, or a captioner's folder").name
+    if (path / "open_clip_model.safetensors").is_file():
         return "coca"
     if (path / "clipcap.safetensors").is_file():
         return "clipcap"

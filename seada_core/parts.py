@@ -12,7 +12,7 @@ from .presets import SD15, Preset
 if TYPE_CHECKING:
     from torch import nn
 
-    from .stable_diffusion import Base
+    from .stable_diffusion import Base, StockWeights
 
 LENT = ("vq_decoder", "captioner")  # the embedded model's, which know SD1.5's latents and any photo
 
@@ -47,6 +47,12 @@ class Parts:
             self.preset = base.preset
         if base is not None:
             self._check()
+        if control is not None and not _is_part(control):
+            _stock(control, self.preset).report().require()
+        elif control is not None:
+            _require_same(control, checkpoints.read_preset(control, "controlnet_rca"), self.preset)
+        if captioner is not None:
+            _captioner_kind(captioner)
 
     def file(self, part: str) -> Path | None:
         """The folder's own file of a part, where it has one."""
@@ -86,7 +92,9 @@ class Parts:
     def load(self, part: str) -> nn.Module:
         """A part in evaluation mode and float32."""
         if part == "controlnet_rca" and self._control is not None:
-            return load_control(self._control, self.preset)
+            if not _is_part(self._control):
+                return _stock(self._control, self.preset).load()[0]
+            return checkpoints.load_part(self._control, part)[0]
         if part == "captioner" and self._captioner is not None:
             return _load_captioner(self._captioner)
         file = self.file(part) or self._lent(part)
@@ -95,30 +103,34 @@ class Parts:
         return checkpoints.load_part(file or self.folder / f"{part}.safetensors", part)[0]
 
 
-def load_control(path: Path, preset: Preset) -> nn.Module:
-    """A `controlnet_rca` part file or a stock ControlNet, made for the preset's UNet.
-
-    Raises:
-        CheckpointError: something else, or one made for another UNet.
-    """
-    if _is_part(path):
-        module, made_for = checkpoints.load_part(path, "controlnet_rca")
-        if made_for.unet != preset.unet:
-            raise CheckpointError(f"{path} was made for another UNet: {made_for.unet}, expected {preset.unet}")
-        return module
-    from .stable_diffusion import StockWeights
-
-    return StockWeights(path, preset.unet).load()[0]
-
-
 def _is_part(path: Path) -> bool:
     return path.is_file() and "seada.part" in weightfiles.read_header(path).metadata
 
 
-def _load_captioner(path: Path) -> nn.Module:
-    from .captioner import captioner_kind, load_captioner
+def _stock(path: Path, preset: Preset) -> StockWeights:
+    from .stable_diffusion import StockWeights
+
+    return StockWeights(path, preset.unet)
+
+
+def _require_same(path: Path, made_for: Preset, preset: Preset) -> None:
+    if made_for.unet != preset.unet:
+        raise CheckpointError(f"{path} was made for another UNet: {made_for.unet}, expected {preset.unet}")
+
+
+def _captioner_kind(path: Path) -> str:
+    from .captioner import captioner_kind
 
     try:
-        return load_captioner(captioner_kind(path), path)
+        return captioner_kind(path)
+    except ValueError as error:
+        raise CheckpointError(str(error)) from None
+
+
+def _load_captioner(path: Path) -> nn.Module:
+    from .captioner import load_captioner
+
+    try:
+        return load_captioner(_captioner_kind(path), path)
     except ValueError as error:
         raise CheckpointError(str(error)) from None

@@ -236,6 +236,8 @@ def controlnet_names(config: UNetConfig) -> Convert:
 
 def read_json(path: Path) -> dict:
     """A JSON object. Raises CheckpointError."""
+    if not path.is_file():
+        raise CheckpointError(f"no {path.name} in {path.parent}; expected a whole diffusers folder")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:

@@ -645,3 +645,12 @@ def test_stage_overfits_eight_pictures():
     assert all(p.grad is not None for p in stage.parameters())
     stage.eval()
     assert stage.captioner(rgb) == captions
+
+
+def test_a_colorizer_asks_the_captioner_that_it_is_given(blip_folder, tiny_model):
+    from seada_core.pipeline import Colorizer
+
+    colorizer = Colorizer.from_pretrained(str(tiny_model), "cpu", captioner=blip_folder)
+    gray = pictures(2)[:, :1]
+    assert not Colorizer.from_pretrained(str(tiny_model), "cpu").has("captioner")
+    assert colorizer.caption(gray) == load_captioner("blip", blip_folder)(gray.expand(-1, 3, -1, -1))

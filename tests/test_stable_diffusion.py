@@ -333,9 +333,7 @@ def test_parts_and_base_must_belong_together(diffusers_folder, part_folder, tiny
     with pytest.raises(CheckpointError, match="the embedded model is whole"):
         Colorizer.from_pretrained("mini", base=diffusers_folder)
     with pytest.raises(CheckpointError, match="made for another UNet"):
-        Colorizer.from_pretrained(base=diffusers_folder, control=tiny / "controlnet_rca.safetensors").part(
-            "controlnet_rca"
-        )
+        Colorizer.from_pretrained(base=diffusers_folder, control=tiny / "controlnet_rca.safetensors")
 
 
 # --- other families ---------------------------------------------------------------------------------------------------
