@@ -123,7 +123,16 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add("-r", "--recursive", action="store_true", help="also the folders in folders; results keep their tree")
     add("--unpack", action="store_true", help="shards' results as files in a folder each, not as shards")
-    add("--model", default="mini", metavar="mini|FOLDER", help="the embedded model, or a folder of part files")
+    add("--model", metavar="mini|FOLDER", help="the embedded model (the default), or a folder of part files")
+    add(
+        "--base",
+        metavar="PATH",
+        help="Stable Diffusion 1.5 as a diffusers folder, a .safetensors file or a hub name: the UNet and text encoder "
+        "where no part file has them; see docs/weights.md",
+    )
+    add("--control", metavar="PATH", type=Path, help="a stock ControlNet (brightness, recolor) or controlnet_rca file")
+    add("--captioner", metavar="PATH", type=Path, help="a CoCa file, or a CoCa, BLIP, BLIP-2 or ClipCap folder")
+    add("--download", action="store_true", help="fetch a hub name that is not in the local cache")
     add("--prompt", metavar="TEXT", help="what the photo shows and in which colours (default: ask the captioner)")
     add("--negative-prompt", metavar="TEXT", help="what to keep away from")
     add(

@@ -19,6 +19,7 @@ from .color import luminance
 from .efficientnet import CHANNELS, EfficientNetLite0
 from .presets import CaptionerConfig
 from .tokenizer import Tokenizer
+from .weightfiles import PICKLES, expect, pickle_text, read_header
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -255,17 +256,35 @@ def _load_coca(path: Path, config: str | None, options: dict) -> CoCaCaptioner:
         if config is None and described.is_file():
             model_config = json.loads(described.read_text())["model_cfg"]
         else:
-            model_config = get_model_config(config or "coca_ViT-L-14")
+            model_config = get_model_config(config or _coca_name(path / "open_clip_model.safetensors"))
         path = path / "open_clip_model.safetensors"
     else:
-        model_config = get_model_config(config or "coca_ViT-L-14")
+        model_config = get_model_config(config or _coca_name(path))
     if model_config is None or "multimodal_cfg" not in model_config:
         raise ValueError(f"{config!r} is no CoCa that open_clip knows; use coca_ViT-L-14, coca_ViT-B-32 or coca_base")
-    weights = read_safetensors(path)
+    weights = read_safetensors(path, ("coca",), "a CoCa of open_clip")
     model = CoCa(**{name: value for name, value in model_config.items() if name != "custom_text"})
     load_weights(model, weights, path)
     tokenizer = Tokenizer(model_config["multimodal_cfg"]["context_length"])
     return CoCaCaptioner(model, tokenizer, model_config["vision_cfg"]["image_size"], **options)
+
+
+def _coca_name(path: Path) -> str:
+    """Which of open_clip's CoCas a file's shapes are those of; coca_ViT-L-14 where they do not tell."""
+    from open_clip import get_model_config, list_models
+
+    shapes = read_header(path).shapes if path.is_file() else {}
+    shapes = {name.removeprefix("module."): shape for name, shape in shapes.items()}
+    for name in list_models():
+        config = get_model_config(name)
+        if "multimodal_cfg" not in config or "vocab_size" not in config["text_cfg"]:
+            continue
+        vision, text = config["vision_cfg"], config["text_cfg"]
+        patches = (vision["width"], 3, vision["patch_size"], vision["patch_size"])
+        words = (text["vocab_size"], text["width"])
+        if (shapes.get("visual.conv1.weight"), shapes.get("text.token_embedding.weight")) == (patches, words):
+            return name
+    return "coca_ViT-L-14"
 
 
 # --- BLIP and BLIP-2 --------------------------------------------------------------------------------------------------
@@ -305,6 +324,11 @@ def _load_blip(kind: str, folder: Path, options: dict) -> BLIPCaptioner:
 
     model_class = {"blip": "BlipForConditionalGeneration", "blip2": "Blip2ForConditionalGeneration"}[kind]
     described = _read_config(folder / "config.json")
+    weights = sorted(folder.glob("*.safetensors")), [file for file in folder.glob("*") if file.suffix in PICKLES]
+    if not weights[0] and weights[1]:
+        raise ValueError(pickle_text(min(weights[1])))
+    for file in weights[0]:
+        read_header(file)
     if kind.replace("2", "-2") != described.get("model_type"):
         raise ValueError(f"{folder} holds a {described.get('model_type')!r} model, not {kind}; give a {kind} folder")
     try:
@@ -330,12 +354,12 @@ def load_captioner(
     """A captioner in eval mode from local files: images (B, 3, H, W) in [0, 1] -> B captions.
 
     kind    path
-    coca    a .safetensors file of an open_clip CoCa (`config` names it: coca_ViT-L-14 unless told otherwise), or a
-            folder with open_clip_config.json and open_clip_model.safetensors
+    coca    a .safetensors file of an open_clip CoCa (`config` names it, else its shapes do), or a folder with
+            open_clip_config.json and open_clip_model.safetensors
     blip    a transformers folder: config.json, model.safetensors, tokenizer files
     blip2   likewise
     clipcap a folder: clipcap.safetensors (the released clip_project.* and gpt.*), clip.safetensors (open_clip's
-            `config`, ViT-B-32-quickgelu unless told otherwise), GPT-2's vocab.json and merges.txt
+            `config`, else ViT-B-32-quickgelu or RN50x4-quickgelu by its shapes), GPT-2's vocab.json and merges.txt
 
     Raises ValueError where a file is missing or is of another model.
     """
@@ -361,7 +385,9 @@ def captioner_kind(path: str | Path) -> str:
     Raises ValueError where it is none.
     """
     path = Path(path)
-    if path.is_file() or (path / "open_clip_model.safetensors").is_file():
+    if path.is_file():
+        return expect(read_header(path), ("coca",), "a CoCa of open_clip, or a captioner's folder").name
+    if (path / "open_clip_model.safetensors").is_file():
         return "coca"
     if (path / "clipcap.safetensors").is_file():
         return "clipcap"
@@ -371,18 +397,15 @@ def captioner_kind(path: str | Path) -> str:
     return kind.replace("-", "")
 
 
-def read_safetensors(path: Path) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
+def read_safetensors(path: Path, kinds: tuple[str, ...], what: str) -> dict[str, Tensor]:
+    """A captioner's weights. Raises ValueError where they are of another kind of model than `kinds`, or broken."""
     from safetensors.torch import load_file
 
-    if path.suffix != ".safetensors":
-        raise ValueError(f"{path.name} is no .safetensors file; convert it, pickled weights are not loaded")
     if not path.is_file():
-        raise ValueError(f"no {path.name} in {path.parent}; put it there")
-    try:
-        return load_file(path)
-    except SafetensorError as error:
-        raise ValueError(f"{path} is damaged: {first_line(error)}") from error
+        pickles = [file for file in path.parent.glob(f"*{path.stem.split('_')[-1]}*") if file.suffix in PICKLES]
+        raise ValueError(pickle_text(pickles[0]) if pickles else f"no {path.name} in {path.parent}; put it there")
+    expect(read_header(path), kinds, what)
+    return {name.removeprefix("module."): tensor for name, tensor in load_file(path).items()}
 
 
 def _read_config(path: Path) -> dict:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 import os
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from . import presets
+from . import presets, weightfiles
 from .presets import Preset
 from .tokenizer import Tokenizer
+from .weightfiles import CheckpointError, Header
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -31,10 +31,6 @@ SECTIONS = {
     "token_diffusion": ("tokens",),
     "captioner": ("captioner",),
 }
-
-
-class CheckpointError(ValueError):
-    """A part file is missing, of another kind, or broken; the message says which and what to do."""
 
 
 def build(part: str, preset: Preset, tokenizer: Tokenizer | None = None) -> nn.Module:
@@ -102,39 +98,35 @@ def save_part(path: Path, part: str, preset: Preset, module: nn.Module, dtype: t
         temporary.unlink(missing_ok=True)
 
 
-@contextmanager
-def _opened(path: Path, part: str):
-    """The open safetensors file of a part and its metadata; every way in which it can be wrong is a CheckpointError."""
-    from safetensors import SafetensorError, safe_open
-
+def _read_header(path: Path, part: str) -> Header:
+    """The header of a part's file; every way in which it can be wrong is a CheckpointError."""
     if not path.is_file():
         raise CheckpointError(f"no {part} file: {path} does not exist")
-    try:
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-            found = metadata.get("seada.part")
-            if found is None:
-                raise CheckpointError(f"{path} is not a SeAda part file (its metadata has no seada.part)")
-            if found != part:
-                raise CheckpointError(f"{path} holds the part {found!r}, expected {part!r}")
-            if metadata.get("seada.version") != VERSION:
-                raise CheckpointError(
-                    f"{path} has format version {metadata.get('seada.version')}, this program reads {VERSION}; "
-                    "use the release that wrote it, or convert it there"
-                )
-            yield file, metadata
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} is not a readable safetensors file: {error}") from None
+    header = weightfiles.read_header(path)
+    found = header.metadata.get("seada.part")
+    if found is None:
+        raise CheckpointError(
+            f"{path} is not a SeAda part file (its metadata has no seada.part) but {weightfiles.kind(header).text}; "
+            "`python -m seada_core.convert` makes part files of other models' weights"
+        )
+    if found != part:
+        raise CheckpointError(f"{path} holds the part {found!r}, expected {part!r}")
+    if header.metadata.get("seada.version") != VERSION:
+        raise CheckpointError(
+            f"{path} has format version {header.metadata.get('seada.version')}, this program reads {VERSION}; "
+            "use the release that wrote it, or convert it there"
+        )
+    return header
 
 
-def _config(path: Path, part: str, metadata: dict[str, str]) -> tuple[Preset, Tokenizer | None]:
+def _config(header: Header, part: str) -> tuple[Preset, Tokenizer | None]:
     try:
-        config = json.loads(metadata["seada.config"])
+        config = json.loads(header.metadata["seada.config"])
         sections = {name: presets.from_dict(type(getattr(presets.SD15, name)), config[name]) for name in SECTIONS[part]}
+        tokenizer = Tokenizer(config["length"], config["vocabulary"]) if "length" in config else None
     except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{path} has a broken seada.config: {error}") from None
-    tokenizer = Tokenizer(config["length"], config["vocabulary"]) if "length" in config else None
-    return Preset(metadata.get("seada.preset", "custom"), **sections), tokenizer
+        raise CheckpointError(f"{header.path} has a broken seada.config: {error}") from None
+    return Preset(header.metadata.get("seada.preset", "custom"), **sections), tokenizer
 
 
 def read_preset(path: Path, part: str) -> Preset:
@@ -143,8 +135,7 @@ def read_preset(path: Path, part: str) -> Preset:
     Raises:
         CheckpointError: no such file, not safetensors, another part or version.
     """
-    with _opened(Path(path), part) as (_, metadata):
-        return _config(path, part, metadata)[0]
+    return _config(_read_header(Path(path), part), part)[0]
 
 
 def read_part(path: Path, part: str) -> tuple[Preset, Tokenizer | None, dict[str, Tensor]]:
@@ -153,31 +144,57 @@ def read_part(path: Path, part: str) -> tuple[Preset, Tokenizer | None, dict[str
     Raises:
         CheckpointError: no such file, not safetensors, another part or version, or weights that are not finite.
     """
-    path = Path(path)
-    with _opened(path, part) as (file, metadata):
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    for name, tensor in tensors.items():
-        if tensor.is_floating_point():
-            tensors[name] = tensor.float()
-            if not torch.isfinite(tensors[name]).all():
-                raise CheckpointError(f"{path} is damaged: {name} has values that are not finite")
-    return *_config(path, part, metadata), tensors
+    header = _read_header(Path(path), part)
+    return *_config(header, part), _tensors(header)
+
+
+def _tensors(header: Header) -> dict[str, Tensor]:
+    from safetensors import SafetensorError, safe_open
+
+    tensors = {}
+    try:
+        with safe_open(header.path, "pt") as file:
+            for name in header.shapes:
+                tensor = file.get_tensor(name)
+                tensors[name] = tensor.float() if tensor.is_floating_point() else tensor
+                if tensor.is_floating_point() and not torch.isfinite(tensors[name]).all():
+                    raise CheckpointError(f"{header.path} is damaged: {name} has values that are not finite")
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{header.path} is not a readable safetensors file: {error}") from None
+    return tensors
+
+
+def plan_part(path: Path, part: str) -> tuple[Header, Preset, nn.Module]:
+    """The header of a part's file, its preset sections, and the part without memory, which its tensors fit.
+
+    Raises:
+        CheckpointError: see `read_preset`; also tensors that do not fit the recorded configuration.
+    """
+    from accelerate import init_empty_weights
+
+    header = _read_header(Path(path), part)
+    preset, tokenizer = _config(header, part)
+    with init_empty_weights(include_buffers=False):
+        module = build(part, preset, tokenizer)
+    expected = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+    wrong = sorted(name for name in expected.keys() | header.shapes if expected.get(name) != header.shapes.get(name))
+    if wrong:
+        found, wanted = header.shapes.get(wrong[0], "missing"), expected.get(wrong[0], "not there")
+        raise CheckpointError(
+            f"{path} does not fit its own configuration: {len(wrong)} tensors, such as {wrong[0]}, which is {found} "
+            f"and should be {wanted}"
+        )
+    return header, preset, module
 
 
 def load_part(path: Path, part: str) -> tuple[nn.Module, Preset]:
     """Build a part from its file, in evaluation mode and float32; and the preset sections that it was built from.
 
     Raises:
-        CheckpointError: see `read_part`; also tensors that do not fit the recorded configuration.
+        CheckpointError: see `read_part` and `plan_part`, which comes first: what does not fit is not read.
     """
-    preset, tokenizer, tensors = read_part(path, part)
-    module = build(part, preset, tokenizer)
-    try:
-        module.load_state_dict(tensors)
-    except RuntimeError as error:
-        raise CheckpointError(
-            f"{path} does not fit its own configuration: {str(error).splitlines()[-1].strip()}"
-        ) from None
+    header, preset, module = plan_part(path, part)
+    module.load_state_dict(_tensors(header), assign=True)
     return module.eval().requires_grad_(False), preset
 
 

@@ -118,11 +118,13 @@ def load_clipcap(folder: Path, config: str | None, options: dict) -> ClipCapCapt
     from open_clip import create_model
     from transformers import GPT2Config, GPT2LMHeadModel, GPT2Tokenizer
 
-    clip, weights = read_safetensors(folder / "clip.safetensors"), read_safetensors(folder / "clipcap.safetensors")
+    clip = read_safetensors(folder / "clip.safetensors", ("clip",), "the CLIP that the ClipCap was trained with")
+    weights = read_safetensors(folder / "clipcap.safetensors", ("clipcap",), "a ClipCap with its GPT-2")
     for name in ("vocab.json", "merges.txt"):
         if not (folder / name).is_file():
             raise ValueError(f"{folder} has no {name}; copy it there from the GPT-2 that the ClipCap was trained with")
-    config = config or "ViT-B-32-quickgelu"
+    is_resnet = clip.get("visual.attnpool.positional_embedding", torch.empty(0)).shape == (82, 2560)
+    config = config or ("RN50x4-quickgelu" if is_resnet else "ViT-B-32-quickgelu")
     try:
         visual = create_model(config, pretrained=None).visual
     except RuntimeError as error:

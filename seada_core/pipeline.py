@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from . import ccd, checkpoints, sampling
 from .backbone import Hook, build_scheduler
+from .checkpoints import CheckpointError
 from .color import luminance, merge_chroma, rgb_to_ycbcr
 from .hints import (
     Hint,
@@ -23,7 +24,8 @@ from .hints import (
     scheme_colors,
     spread_hints,
 )
-from .presets import HINT_METHODS, SD15
+from .parts import Parts
+from .presets import HINT_METHODS
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -50,33 +52,56 @@ class Colorizer:
     """The whole method over one model: caption, adapt, diffuse under control, decode, put luminance back.
 
     Args:
-        folder: part files; see `checkpoints.SECTIONS`. Each is loaded at first use; colouring a photo needs at least
-            `unet`, `semantic_encoder` and `vq_decoder`.
+        parts: a folder of part files, or where else the parts come from. Each is loaded at first use; colouring a photo
+            needs at least `unet`, `semantic_encoder` and `vq_decoder`.
         device: None for CUDA where there is one.
         dtype: None for float32.
     """
 
-    def __init__(self, folder: Path, device: torch.device | str | None = None, dtype: torch.dtype | None = None):
-        self.folder = folder
+    def __init__(self, parts: Path | Parts, device: torch.device | str | None = None, dtype: torch.dtype | None = None):
+        self._source = parts if isinstance(parts, Parts) else Parts(parts)
+        self.folder = self._source.folder
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.dtype = dtype or torch.float32
         self._parts: dict[str, nn.Module] = {}
-        # parts alone may stand beside somebody's own UNet: then SD1.5's numbers hold
-        self.preset: Preset = checkpoints.read_preset(folder / "unet.safetensors", "unet") if self.has("unet") else SD15
+        self.preset: Preset = self._source.preset
         self.scheduler = build_scheduler(self.preset.diffusion)
         self._predict = sampling.predict
         self._offloaded = False
 
     @classmethod
     def from_pretrained(
-        cls, model: str, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+        cls,
+        model: str | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        base: str | Path | None = None,
+        control: str | Path | None = None,
+        captioner: str | Path | None = None,
+        download: bool = False,
     ) -> Colorizer:
-        """The embedded model for "mini", otherwise a folder of part files.
+        """The embedded model, a folder of part files, or Stable Diffusion 1.5 with or without such a folder.
 
+        Args:
+            model: "mini" (what None means without `base`) or a folder of part files.
+            base: Stable Diffusion 1.5 as a diffusers folder, a single file or a hub name: UNet and text encoder, where
+                the folder has none of its own. A decoder and a captioner are lent by the embedded model.
+            control: a stock ControlNet for grey photos, or a `controlnet_rca` part file, in place of the model's own.
+            captioner: a CoCa file, or a CoCa, BLIP, BLIP-2 or ClipCap folder, in place of the model's own.
+            download: fetch a hub name that is not in the local cache. Nothing else is ever downloaded.
         Raises:
             CheckpointError: the folder or a part that is always needed is missing or broken.
         """
-        colorizer = cls(checkpoints.model_folder(model), device, dtype)
+        if base is not None and model == "mini":
+            raise CheckpointError("the embedded model is whole: leave out the base, or give a folder of parts for it")
+        folder = checkpoints.model_folder(model or "mini") if model or base is None else None
+        if base is not None:
+            from .stable_diffusion import Base
+
+            base = Base(base, download=download)
+        parts = Parts(folder, base, *(None if path is None else Path(path) for path in (control, captioner)))
+        colorizer = cls(parts, device, dtype)
         for part in ("unet", "semantic_encoder", "vq_decoder"):
             colorizer.part(part)
         return colorizer
@@ -97,13 +122,12 @@ class Colorizer:
 
     def has(self, part: str) -> bool:
         """Whether the model comes with a part."""
-        return part in self._parts or (self.folder / f"{part}.safetensors").is_file()
+        return part in self._parts or self._source.has(part)
 
     def part(self, part: str) -> nn.Module:
         """A part of the model, loaded at first use."""
         if part not in self._parts:
-            module, _ = checkpoints.load_part(self.folder / f"{part}.safetensors", part)
-            self._parts[part] = self._place(part, module)
+            self._parts[part] = self._place(part, self._source.load(part))
         if self._offloaded:
             # accelerate's hooks wait for `forward`; parts are entered by other methods too, but always through here
             together = {name for phase in PHASES if part in phase for name in phase}

@@ -38,6 +38,17 @@ class UNetConfig:
 
 
 @dataclass(frozen=True)
+class VAEConfig:
+    """The autoencoder whose latents everything works in. Defaults: Stable Diffusion 1.5's KL-f8; never trained here."""
+
+    channels: tuple[int, ...] = (128, 256, 512, 512)
+    layers_per_block: int = 2
+    latent_channels: int = 4
+    groups: int = 32
+    scaling_factor: float = 0.18215
+
+
+@dataclass(frozen=True)
 class AdapterConfig:
     """The semantic adapter, SeAda Eq. 2, 3, 5. `query` and `mlp` switch part (c) off for ablation."""
 

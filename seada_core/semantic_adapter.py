@@ -28,7 +28,7 @@ class SemanticEncoder(nn.Module):
         from transformers import CLIPTextConfig, CLIPTextModel
 
         self.tokenizer = tokenizer or Tokenizer(config.length)
-        self.model: CLIPTextModel = CLIPTextModel(
+        model = CLIPTextModel(
             CLIPTextConfig(
                 vocab_size=self.tokenizer.size,
                 hidden_size=config.width,
@@ -42,10 +42,12 @@ class SemanticEncoder(nn.Module):
                 pad_token_id=self.tokenizer.pad,
             )
         )
+        # transformers 4 wraps what transformers 5 has become; part files name the weights of the latter
+        self.model: CLIPTextModel = getattr(model, "text_model", model)
 
     def forward(self, texts: list[str]) -> tuple[Tensor, Tensor]:
         """Captions to token embeddings e (B, L, d) and the mask (B, L) that is True on real tokens."""
-        ids = self.tokenizer(texts).to(self.model.device)
+        ids = self.tokenizer(texts).to(self.model.embeddings.token_embedding.weight.device)
         return self.model(ids).last_hidden_state, self.tokenizer.mask(ids)
 
 

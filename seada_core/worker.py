@@ -199,7 +199,8 @@ def load_model(args: Namespace) -> Colorizer:
         except (RuntimeError, AssertionError, NotImplementedError) as error:
             raise CommandError(f"device {args.device!r} cannot be used: {one_line(error)}") from None
     try:
-        colorizer = Colorizer.from_pretrained(args.model, args.device, getattr(torch, args.dtype))
+        weights = {name: getattr(args, name) for name in ("base", "control", "captioner", "download")}
+        colorizer = Colorizer.from_pretrained(args.model, args.device, getattr(torch, args.dtype), **weights)
         if args.offload and colorizer.device.type == "cpu":
             raise CommandError("--offload saves a GPU's memory, and this runs on the CPU; leave it out")
         if args.offload:

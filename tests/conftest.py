@@ -59,6 +59,14 @@ def tiny_model(tiny_preset, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def small_sd15(tmp_path_factory):
+    """A small random model of SD1.5's layout, in all its forms."""
+    import small_sd15
+
+    return small_sd15.build(tmp_path_factory.mktemp("small-sd15"))
+
+
+@pytest.fixture(scope="session")
 def start_comfy(tiny_preset, tiny_model, tmp_path_factory):
     """Starts a real ComfyUI with this pack, `tiny` in models/seada and a few pictures; skips where there is none."""
     import comfy_server

@@ -49,11 +49,9 @@ def test_hooks_see_every_site_with_the_announced_shape(unet):
     assert seen == {i: (c, 16 >> level, 16 >> level) for i, (c, level) in enumerate(sites)}
 
 
-@pytest.mark.slow
 def test_sd15_has_twelve_sites_and_thirteen_features():
     with torch.device("meta"):
         unet = backbone.build_unet(presets.SD15.unet)
-    assert sum(p.numel() for p in unet.parameters()) == 859_520_964  # SD1.5's UNet
     sites = backbone.decoder_sites(unet)
     assert [c for c, _ in sites] == [1280] * 6 + [640] * 3 + [320] * 3
     assert [level for _, level in sites] == [3] * 3 + [2] * 3 + [1] * 3 + [0] * 3

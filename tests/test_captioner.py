@@ -237,11 +237,11 @@ def test_coca_errors(coca_folder, tmp_path):
         load_captioner("coca", coca_folder, config="ViT-B-32")
     pickled = tmp_path / "coca.bin"
     pickled.write_bytes(b"\x80")
-    with pytest.raises(ValueError, match="pickled"):
+    with pytest.raises(ValueError, match="is a pickle"):
         load_captioner("coca", pickled)
     torn = tmp_path / "coca.safetensors"
     torn.write_bytes((coca_folder / "open_clip_model.safetensors").read_bytes()[:1000])
-    with pytest.raises(ValueError, match="damaged"):
+    with pytest.raises(ValueError, match="a download broke off"):
         load_captioner("coca", torn)
     other = tmp_path / "other.safetensors"
     save_file({"weight": torch.zeros(2)}, other)
@@ -249,8 +249,35 @@ def test_coca_errors(coca_folder, tmp_path):
     folder.mkdir()
     (folder / "open_clip_config.json").write_bytes((coca_folder / "open_clip_config.json").read_bytes())
     other.rename(folder / "open_clip_model.safetensors")
+    with pytest.raises(ValueError, match=r"no model that is known here .* expected a CoCa of open_clip"):
+        load_captioner("coca", folder)
+    save_file({"text_decoder.weight": torch.zeros(2)}, folder / "open_clip_model.safetensors")
     with pytest.raises(ValueError, match="does not fit this model: missing"):
         load_captioner("coca", folder)
+    (folder / "open_clip_model.safetensors").rename(folder / "open_clip_pytorch_model.bin")
+    with pytest.raises(ValueError, match=r"open_clip_pytorch_model\.bin is a pickle"):
+        load_captioner("coca", folder)
+
+
+def test_a_coca_file_is_known_by_its_shapes(tmp_path):
+    """Against the modules that open_clip builds of its configurations, without memory."""
+    from accelerate import init_empty_weights
+    from open_clip import get_model_config
+    from open_clip.coca_model import CoCa
+
+    from seada_core.captioner import _coca_name
+
+    for name in ("coca_ViT-L-14", "coca_ViT-B-32"):
+        config = {key: value for key, value in get_model_config(name).items() if key != "custom_text"}
+        with init_empty_weights():
+            state = CoCa(**config).state_dict()
+        telling = ("visual.conv1.weight", "text.token_embedding.weight")
+        save_file(
+            {f"module.{key}": torch.zeros(state[key].shape).half() for key in telling}, tmp_path / "coca.safetensors"
+        )
+        assert _coca_name(tmp_path / "coca.safetensors") == name
+    save_file({"visual.conv1.weight": torch.zeros(1)}, tmp_path / "coca.safetensors")
+    assert _coca_name(tmp_path / "coca.safetensors") == "coca_ViT-L-14"
 
 
 # --- transformers' models ---------------------------------------------------------------------------------------------
@@ -360,6 +387,12 @@ def test_blip_errors(blip_folder, tmp_path):
         load_captioner("blip", tmp_path)
     (tmp_path / "config.json").write_text((blip_folder / "config.json").read_text())
     with pytest.raises(ValueError, match="no complete blip model"):
+        load_captioner("blip", tmp_path)
+    (tmp_path / "pytorch_model.bin").write_bytes(b"\x80")
+    with pytest.raises(ValueError, match=r"pytorch_model\.bin is a pickle"):
+        load_captioner("blip", tmp_path)
+    (tmp_path / "model.safetensors").write_bytes((blip_folder / "model.safetensors").read_bytes()[:-10])
+    with pytest.raises(ValueError, match="a download broke off"):
         load_captioner("blip", tmp_path)
 
 
@@ -612,3 +645,12 @@ def test_stage_overfits_eight_pictures():
     assert all(p.grad is not None for p in stage.parameters())
     stage.eval()
     assert stage.captioner(rgb) == captions
+
+
+def test_a_colorizer_asks_the_captioner_that_it_is_given(blip_folder, tiny_model):
+    from seada_core.pipeline import Colorizer
+
+    colorizer = Colorizer.from_pretrained(str(tiny_model), "cpu", captioner=blip_folder)
+    gray = pictures(2)[:, :1]
+    assert not Colorizer.from_pretrained(str(tiny_model), "cpu").has("captioner")
+    assert colorizer.caption(gray) == load_captioner("blip", blip_folder)(gray.expand(-1, 3, -1, -1))

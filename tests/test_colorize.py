@@ -698,3 +698,24 @@ def test_as_a_process(tiny_model, photo, tmp_path):
     *_, error, summary = done.stderr.splitlines()
     assert error == f"error: {bad['error']}"
     assert summary.startswith("1 coloured, 1 failed in ")
+
+
+def test_a_base_and_a_stock_controlnet_colour(small_sd15, photo, tmp_path, capfd):
+    small_sd15.modules["controlnet"].save_pretrained(tmp_path / "control")
+    base, control = str(small_sd15.diffusers), str(tmp_path / "control")
+    options = ["--prompt", "a dog", "--steps", "1", "--size", "64", "--no-words", "--device", "cpu"]
+    results = []
+    for name, more in (("both", ["--base", base, "--control", control]), ("base", ["--base", base])):
+        assert main([str(photo), "-o", str(tmp_path / f"{name}.png"), *options, *more]) == 0
+        results.append(Image.open(tmp_path / f"{name}.png"))
+    assert results[0].size == Image.open(photo).size and not np.array_equal(*results)
+    capfd.readouterr()
+    for more, message in (
+        (["--base", base, "--model", "mini"], "the embedded model is whole"),
+        (["--base", str(tmp_path / "nothing")], "does not exist"),
+        (["--base", base, "--control", base], "no config.json in"),
+        (["--base", base, "--captioner", control], "expected CoCa, BLIP, BLIP-2 or ClipCap"),
+    ):
+        argv = [str(photo), "-o", str(tmp_path / "x.png"), "--steps", "1", "--size", "64", "--device", "cpu", *more]
+        assert main(argv) == 1
+        assert message in capfd.readouterr().err

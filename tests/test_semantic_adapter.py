@@ -68,3 +68,24 @@ def test_semantic_encoder_gives_embeddings_and_mask():
     assert e.shape == (2, 8, 16)
     assert mask.sum(1).tolist() == [5, 2]  # start, three words, end; start, end
     torch.testing.assert_close(e[:1], encoder(["a red dog"])[0])
+
+
+@torch.no_grad()
+def test_names_are_the_same_where_transformers_wraps_the_model(monkeypatch):
+    """Releases before 5 hold the text model in an attribute of another; part files are read by both."""
+    import transformers
+
+    plain = transformers.CLIPTextModel
+
+    class Wrapped(torch.nn.Module):
+        def __init__(self, config):
+            super().__init__()
+            inner = plain(config)
+            self.text_model = getattr(inner, "text_model", inner)
+
+    config = TextConfig(width=8, layers=1, heads=2)
+    ours = SemanticEncoder(config)
+    monkeypatch.setattr(transformers, "CLIPTextModel", Wrapped)
+    wrapped = SemanticEncoder(config)
+    wrapped.load_state_dict(ours.state_dict())
+    assert torch.equal(wrapped(["a dog"])[0], ours(["a dog"])[0])

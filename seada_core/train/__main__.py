@@ -11,6 +11,7 @@ from ..presets import PRESETS, Preset, TrainConfig
 if TYPE_CHECKING:
     from torch import nn
 
+    from ..stable_diffusion import Base, StockWeights
     from .data import Cache
     from .stages import Stage
 
@@ -66,6 +67,12 @@ def _parse(argv: list[str]):
         """Pictures that are never trained on, for validation losses and previews."""
         init: Path | None = None
         """Folder of part files to start from; those in OUT/parts come first."""
+        base: str | None = None
+        """Stable Diffusion 1.5 to start from, after those: a diffusers folder, a .safetensors file or a hub name."""
+        control: str | None = None
+        """A stock ControlNet (brightness, recolor) of the same base, from which a new controller starts."""
+        download: bool = False
+        """Fetch a hub name that is not in the local cache."""
         cache: Path | None = None
         """Folder of the cached pictures and latents; OUT/cache-RESOLUTION by default."""
         preset: Literal["mini", "sd15"] = "mini"
@@ -119,6 +126,7 @@ def train(name: str, arguments) -> None:
         return
 
     folders = [arguments.out / "parts", *([arguments.init] if arguments.init else [])]
+    base, control = _others(arguments, preset)
     state = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))  # as `Accelerator` will ask for it
     with state.local_main_process_first():  # one process of a machine fills the caches, the others read them
         cache = _cache(arguments, arguments.data, config.resolution, "cache")
@@ -126,7 +134,7 @@ def train(name: str, arguments) -> None:
         if arguments.validation:
             validation = _cache(arguments, arguments.validation, config.resolution, "validation")
         torch.manual_seed(config.seed)  # new parts start alike in every run and process
-        parts = _parts(name, preset, cache, folders)
+        parts = _parts(name, preset, cache, folders, base, control)
         cache, validation = (_recognized(c, parts, config) for c in (cache, validation))
         probe = None
         if (config.chroma_weight or config.perceptual_weight) and name not in (
@@ -189,8 +197,36 @@ def _recognized(cache: "Cache | None", parts: dict[str, "nn.Module"], config: Tr
     return cache_recognized(cache, look)
 
 
-def _parts(name: str, preset: Preset, cache: "Cache", folders: list[Path]) -> dict[str, "nn.Module"]:
-    """The stage's parts: from the first folder that has their file, else new ones where the stage may make them.
+def _others(arguments, preset: Preset) -> "tuple[Base | None, StockWeights | None]":
+    """The weights of other makes that new parts start from, known to fit and not yet read.
+
+    Raises:
+        CheckpointError: they do not fit the preset.
+    """
+    from .. import stable_diffusion
+
+    base = control = None
+    if arguments.base is not None:
+        base = stable_diffusion.Base(arguments.base, preset, download=arguments.download)
+        stable_diffusion.require_same(base, preset)
+        for part in ("unet", "semantic_encoder"):
+            base.report(part).require()
+    if arguments.control is not None:
+        control = stable_diffusion.StockWeights(arguments.control, preset.unet, arguments.download)
+        control.report().require()
+    return base, control
+
+
+def _parts(
+    name: str,
+    preset: Preset,
+    cache: "Cache",
+    folders: list[Path],
+    base: "Base | None" = None,
+    control: "StockWeights | None" = None,
+) -> dict[str, "nn.Module"]:
+    """The stage's parts: from the first folder that has their file, then from `base`, else new ones where the stage may
+    make them; a new controller starts from `control` where that is given.
 
     Raises:
         CheckpointError: a part that an earlier stage makes is nowhere.
@@ -205,16 +241,23 @@ def _parts(name: str, preset: Preset, cache: "Cache", folders: list[Path]) -> di
         file = next((f / f"{part}.safetensors" for f in folders if (f / f"{part}.safetensors").is_file()), None)
         if file is not None:
             parts[part] = checkpoints.load_part(file, part)[0].requires_grad_(True).train()
+        elif base is not None and part in ("unet", "semantic_encoder"):
+            parts[part] = base.load(part)[0].requires_grad_(True).train()
         elif part in needed:
             maker = next(stage for stage, (_, makes) in STAGES.items() if part in makes)
             raise checkpoints.CheckpointError(
                 f"stage {name} needs {part}.safetensors, and there is none in {' or '.join(map(str, folders))}: "
-                f"train stage {maker} first, or give --init"
+                f"train stage {maker} first, or give --init{' or --base' if maker == 'base' else ''}"
             )
         elif part == "controlnet_rca":  # E_con starts as a copy of the UNet's encoder
             parts[part] = ControlNetRCA(parts["unet"], preset.control)
             if preset.control.recognition:
                 parts[part].mapper.classifier.load_package_weights()
+            if control is not None:
+                from ..stock_controlnet import start_from
+
+                for note in start_from(parts[part], control.load()[0]):
+                    print(f"not taken from --control: {note}")
         else:
             tokenizer = None
             size = {"semantic_encoder": preset.text, "captioner": preset.captioner}.get(part)

@@ -225,16 +225,20 @@ def _to_tensor(picture: Image.Image) -> Tensor:
 
 
 def load_encoder(path: str, device: torch.device | str = "cpu") -> Encoder:
-    """SD1.5's latent encoder: TAESD's own encoder file, or the folder of a diffusers VAE.
+    """SD1.5's latent encoder: TAESD's own encoder file or diffusers folder, or a VAE as `load_vae` takes it.
 
     Raises:
         DataError: the file or folder is missing or is something else.
     """
-    from diffusers import AutoencoderKL, AutoencoderTiny
+    from diffusers import AutoencoderTiny
     from safetensors.torch import load_file
 
+    from .. import stable_diffusion, weightfiles
+
     file = Path(path)
-    if file.is_file():
+    if not file.exists():
+        raise DataError(f"no TAESD encoder file and no VAE at {path}")
+    if file.is_file() and weightfiles.kind(weightfiles.read_header(file)).name not in ("vae", "checkpoint"):
         tiny = AutoencoderTiny()
         state = {f"layers.{name}": tensor.float() for name, tensor in load_file(file).items()}
         try:
@@ -243,12 +247,10 @@ def load_encoder(path: str, device: torch.device | str = "cpu") -> Encoder:
             raise DataError(f"{file} is not TAESD's encoder: {str(error).splitlines()[1].strip()}") from None
         encoder = tiny.encoder.to(device, memory_format=torch.channels_last).eval()
         return _half(device, lambda rgb: encoder(rgb.contiguous(memory_format=torch.channels_last) * 2 - 1))
-    if not (file / "config.json").is_file():
-        raise DataError(f"no TAESD encoder file and no diffusers VAE folder at {path}")
-    if "Tiny" in json.loads((file / "config.json").read_text())["_class_name"]:
+    if (file / "config.json").is_file() and "Tiny" in stable_diffusion.read_json(file / "config.json")["_class_name"]:
         vae = AutoencoderTiny.from_pretrained(file, local_files_only=True).to(device).eval()
         return _half(device, lambda rgb: vae.encode(rgb * 2 - 1).latents)
-    vae = AutoencoderKL.from_pretrained(file, local_files_only=True).to(device).eval()
+    vae = stable_diffusion.load_vae(file)[0].to(device)
     return _half(device, lambda rgb: vae.encode(rgb * 2 - 1).latent_dist.mean * vae.config.scaling_factor)
 
 
