@@ -217,7 +217,7 @@ def batch_of(rgb: torch.Tensor, codec_seed=0) -> dict:
     # An invertible mixture of the cells' mean colours and noise stands in for an encoder.
     means = F.avg_pool2d(rgb, 8)
     extra = torch.randn(means[:, :1].shape, generator=generator)
-    return {"rgb": rgb, "latent": torch.cat([4 * (means - 0.5), extra], 1)}
+    return {"rgb": rgb, "latent": torch.cat([4 * (means - 0.5), extra], 1), "places": list(range(len(rgb)))}
 
 
 def test_gradient_reaches_every_parameter():
