@@ -5,8 +5,8 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -109,21 +109,14 @@ def merge(tensors: dict[str, Tensor], lora: dict[str, Tensor], strength: float =
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command. Returns the exit status: 0 fine, 1 failed; bad usage exits with 2."""
-    import tyro
-
-    @dataclass(frozen=True)
-    class Arguments:
-        """Merge a LoRA into a UNet's part file."""
-
-        unet: tyro.conf.Positional[Path]
-        """A part file, unet.safetensors."""
-        lora: tyro.conf.Positional[Path]
-        """A LoRA file with kohya's names, such as OUT/lora/unet_lora.safetensors."""
-        out: tyro.conf.Positional[Path]
-        """The new part file."""
-        strength: float = 1.0
-
-    arguments = tyro.cli(Arguments, args=argv, prog="python -m seada_core.train.lora")
+    parser = argparse.ArgumentParser(
+        prog="python -m seada_core.train.lora", description="Merge a LoRA into a UNet's part file."
+    )
+    parser.add_argument("unet", type=Path, help="a part file, unet.safetensors")
+    parser.add_argument("lora", type=Path, help="a LoRA with kohya's names, such as OUT/lora/unet_lora.safetensors")
+    parser.add_argument("out", type=Path, help="the new part file")
+    parser.add_argument("--strength", type=float, default=1.0, help="factor on the LoRA (default: 1)")
+    arguments = parser.parse_args(argv)
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
