@@ -84,7 +84,7 @@ def test_checkpointed_blocks_remember_less_and_give_the_same_gradients(parts, na
         for n, b in stage.named_buffers():
             b.copy_(buffers[n.replace("_checkpoint_wrapped_module.", "")])
     less, found = remembered(stage, data)
-    assert less < 0.5 * plain
+    assert less < 0.6 * plain
     assert set(stage.state_dict()) == names
     for n, gradient in found.items():
         torch.testing.assert_close(gradient, expected[n.replace("_checkpoint_wrapped_module.", "")])
