@@ -80,6 +80,8 @@ def _parse(argv: list[str]):
         """Folders that a new cache is spread over, which all processes build together; by default one a process."""
         missing_captions: Literal["empty", "error"] = "empty"
         """What a picture without a caption is: an empty caption, or an error."""
+        film: float = 0.0
+        """Share of the pictures of which a view as an old film would have taken them is cached, too."""
         workers: int = 1
         """Processes that decode pictures."""
         resume: bool = False
@@ -185,7 +187,8 @@ def train(name: str, arguments) -> None:
         file = lora_folder / "unet_lora.safetensors"
         add_lora(parts["unet"], config.lora, file if file.is_file() else None)
     probe = None
-    if config.chroma_weight and name not in ("captioner", "codec", "decoder", "tokens"):
+    asks = config.chroma_weight or config.perceptual_weight
+    if asks and name not in ("captioner", "codec", "decoder", "tokens"):
         from .probe import load_probe
 
         with state.main_process_first():
@@ -235,10 +238,11 @@ def _cache(arguments, source: str, resolution: int, kind: str, state) -> "Cache"
             raise DataError(f"{folder} holds no cached latents yet: give --encoder to make them")
         rank, processes = state.process_index, state.num_processes
         shares = arguments.shares or processes
+        film = arguments.film if kind == "cache" else 0.0  # validation stays as it is
         if shares > 1:
             build_shares(
                 source, folder, resolution, lambda: load_encoder(arguments.encoder, state.device), arguments.mirror,
-                shares, range(rank, shares, processes), missing_captions=arguments.missing_captions,
+                film, shares, range(rank, shares, processes), missing_captions=arguments.missing_captions,
             )  # fmt: skip
         state.wait_for_everyone()
         if state.is_main_process and shares > 1:
@@ -247,7 +251,7 @@ def _cache(arguments, source: str, resolution: int, kind: str, state) -> "Cache"
             folder.parent.mkdir(parents=True, exist_ok=True)
             encoder = load_encoder(arguments.encoder, state.device)
             build_cache(
-                source, folder, resolution, encoder, arguments.mirror, missing_captions=arguments.missing_captions
+                source, folder, resolution, encoder, arguments.mirror, film, missing_captions=arguments.missing_captions
             )
         state.wait_for_everyone()
         if not (folder / "cache.json").is_file():

@@ -21,6 +21,7 @@ def build_shares(
     resolution: int,
     load: Callable,
     mirror: bool = False,
+    film_share: float = 0.0,
     shares: int = 1,
     mine: Iterable[int] | None = None,
     log: Callable[[str], None] = print,
@@ -39,7 +40,7 @@ def build_shares(
         if not (target / "cache.json").is_file():
             folder.mkdir(parents=True, exist_ok=True)
             encoder = encoder or load()
-            build_cache(source, target, resolution, encoder, mirror, log, (k, shares), missing_captions)
+            build_cache(source, target, resolution, encoder, mirror, film_share, log, (k, shares), missing_captions)
 
 
 def join_shares(folder: Path, shares: int, log: Callable[[str], None] = print) -> None:
@@ -85,6 +86,8 @@ def main(argv: list[str] | None = None) -> int:
         resolution: int = 512
         mirror: bool = False
         """Cache the mirrored pictures' latents too."""
+        film: float = 0.0
+        """Share of the pictures of which a view as an old film would have taken them is cached, too."""
         shares: int = 1
         """How many folders to spread the cache over."""
         share: int | None = None
@@ -105,7 +108,7 @@ def main(argv: list[str] | None = None) -> int:
             raise DataError(f"--share must be 0 to {arguments.shares - 1}, not {arguments.share}")
         build_shares(
             arguments.data, arguments.out, arguments.resolution, lambda: load_encoder(arguments.encoder, device),
-            arguments.mirror, arguments.shares, None if arguments.share is None else [arguments.share],
+            arguments.mirror, arguments.film, arguments.shares, None if arguments.share is None else [arguments.share],
             missing_captions=arguments.missing_captions,
         )  # fmt: skip
         try:

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ..color import luminance
+from . import film
 from .sources import DataError, Tally, samples
 
 Encoder = Callable[[Tensor], Tensor]  # (B, 3, H, W) in [0, 1] -> scaled latents (B, 4, H/8, W/8)
@@ -91,12 +92,23 @@ class Cache:
     def __len__(self) -> int:
         return len(self.records)
 
+    def _locate(self, index: int) -> tuple[Cache, int]:
+        k = int(np.searchsorted(self.records.starts, index, side="right")) - 1
+        return self.shares[k], index - int(self.records.starts[k])
+
     def picture(self, index: int) -> Image.Image:
         if self.shares:
-            k = int(np.searchsorted(self.records.starts, index, side="right")) - 1
-            return self.shares[k].picture(index - int(self.records.starts[k]))
+            share, place = self._locate(index)
+            return share.picture(place)
         encoded = self.pictures[self.offsets[index] : self.offsets[index + 1]]
         return Image.open(io.BytesIO(encoded.tobytes()))
+
+    def view(self, index: int, view: int) -> Tensor:
+        """A picture (3, H, W) in [0, 1]: as it is (0), or what else the cache holds a latent of (1)."""
+        if self.shares:
+            share, place = self._locate(index)
+            return share.view(place, view)
+        return _view(_to_tensor(self.picture(index)), index, view, self.meta)
 
     @property
     def report(self) -> dict:
@@ -140,6 +152,7 @@ def build_cache(
     resolution: int,
     encoder: Encoder,
     mirror: bool = False,
+    film_share: float = 0.0,
     log: Log = print,
     share: tuple[int, int] = (0, 1),
     missing_captions: str = "empty",
@@ -148,6 +161,8 @@ def build_cache(
 
     With `mirror` the mirrored picture's latent is kept too: a mirrored latent is not the latent of the mirrored picture
     (for TAESD the difference is as large as the latent's own variance), so without it pictures are never mirrored.
+    `film_share` is the share of pictures whose last view (the mirrored one where there is one) is as an old film would
+    have taken it, see `film.expose`.
 
     Does nothing when `folder` already holds the cache of this source and resolution. Pictures that cannot be read are
     reported and left out; more than one in ten stops with an error, before any latent is computed. Written aside and
@@ -158,6 +173,8 @@ def build_cache(
             `folder` holds another source's cache.
     """
     meta = {"source": source, "resolution": resolution, "mirror": mirror, "version": 1}
+    if film_share:
+        meta["film"] = film_share
     if (folder / "cache.json").is_file():
         cache = Cache(folder)
         check_source(cache, meta)
@@ -186,7 +203,7 @@ def build_cache(
     if missing_captions == "error" and tally.without_captions:
         raise DataError(f"{tally.without_captions} of {tally.read} pictures of {source} have no caption")
     np.save(part / "offsets.npy", np.array(offsets, np.int64))
-    _encode_all(part, resolution, encoder, mirror)
+    _encode_all(part, meta, encoder)
     (part / "report.json").write_text(json.dumps(tally.to_dict()))
     (part / "cache.json").write_text(json.dumps(meta))
     part.rename(folder)
@@ -205,18 +222,19 @@ def _square(encoded: bytes, resolution: int) -> Image.Image:
 
 
 @torch.inference_mode()
-def _encode_all(folder: Path, resolution: int, encoder: Encoder, mirror: bool, batch: int = 32):
+def _encode_all(folder: Path, meta: dict, encoder: Encoder, batch: int = 32):
     from tqdm import tqdm
 
     offsets = np.load(folder / "offsets.npy")
     encoded = np.memmap(folder / "pictures.bin", np.uint8, "r")
-    count, side = len(offsets) - 1, resolution // 8
-    latents = np.lib.format.open_memmap(folder / "latents.npy", "w+", np.float16, (count, 1 + mirror, 4, side, side))
+    count, views, side = len(offsets) - 1, 1 + meta["mirror"], meta["resolution"] // 8
+    latents = np.lib.format.open_memmap(folder / "latents.npy", "w+", np.float16, (count, views, 4, side, side))
     for start in tqdm(range(0, count, batch), desc="latents", unit_scale=batch, unit="pic"):
         indices = range(start, min(start + batch, count))
-        rgb = torch.stack([_to_tensor(Image.open(io.BytesIO(encoded[offsets[i] : offsets[i + 1]]))) for i in indices])
-        for view in range(1 + mirror):
-            latents[indices.start : indices.stop, view] = encoder(rgb.flip(-1) if view else rgb).float().cpu().numpy()
+        pictures = [_to_tensor(Image.open(io.BytesIO(encoded[offsets[i] : offsets[i + 1]]))) for i in indices]
+        for view in range(views):
+            rgb = torch.stack([_view(picture, i, view, meta) for picture, i in zip(pictures, indices)])
+            latents[indices.start : indices.stop, view] = encoder(rgb).float().cpu().numpy()
     latents.flush()
 
 
@@ -241,9 +259,9 @@ def cache_recognized(
     arrays: list[np.memmap] = []
     for start in tqdm(range(0, count, batch), desc="recognition", unit_scale=batch, unit="pic"):
         indices = range(start, min(start + batch, count))
-        gray = luminance(torch.stack([_to_tensor(cache.picture(i)) for i in indices])).expand(-1, 3, -1, -1)
         for view in range(views):
-            maps = recognize(gray.flip(-1) if view else gray)
+            gray = luminance(torch.stack([cache.view(i, view) for i in indices])).expand(-1, 3, -1, -1)
+            maps = recognize(gray)
             if not arrays:
                 arrays = [
                     np.lib.format.open_memmap(
@@ -257,6 +275,12 @@ def cache_recognized(
         array.flush()
         (cache.folder / f"recognized-{k}.part").rename(cache.folder / f"recognized-{k}.npy")
     return Cache(cache.folder)
+
+
+def _view(picture: Tensor, index: int, view: int, meta: dict) -> Tensor:
+    rng = np.random.default_rng([index, view])
+    picture = picture.flip(-1) if view else picture
+    return film.expose(picture, rng) if view == meta["mirror"] and rng.random() < meta.get("film", 0) else picture
 
 
 def _to_tensor(picture: Image.Image) -> Tensor:
@@ -346,8 +370,7 @@ class Batches(Dataset):
         rgb, latents = [], []
         cells = self.crop // 8
         for index, top, left, flip in zip(indices, tops, lefts, mirror):
-            view = _to_tensor(self.cache.picture(index))
-            view = view.flip(-1) if flip else view
+            view = self.cache.view(index, int(flip))
             rgb.append(view[:, top * 8 : (top + cells) * 8, left * 8 : (left + cells) * 8])
             latent = self.cache.latents[index, int(flip), :, top : top + cells, left : left + cells]
             latents.append(torch.from_numpy(latent.astype(np.float32)))
