@@ -41,6 +41,8 @@ class Tally:
             self.finish()
 
     def cut(self, shard: str, error: Exception) -> None:
+        if shard in self.cut_short:  # each step of the reader meets the fault anew
+            return
         self.cut_short.append(shard)
         self.log(f"{shard} is cut short ({error}): the rest of it is left out")
 
