@@ -1,8 +1,8 @@
 """What a training step of each stage costs at full size: counted on tensors without data, so on any machine.
 
 `python -m benchmarks.training_cost [--size 512] [--micro-batch 8] [--stages ...]`: floating-point operations a picture
-(forward and backward, torch.utils.flop_counter), bytes that the forward pass of a micro-batch keeps for the backward pass
-(on a GPU's autocast, attention by a fused kernel) with and without checkpointing, bytes of weights, gradients, AdamW and
+(forward and backward, torch.utils.flop_counter), bytes that a micro-batch's forward pass keeps for the backward pass
+(by a GPU's autocast, with fused attention) with and without checkpointing, bytes of weights, gradients, AdamW and
 averages; and, from an assumed share of the GPUs' peak, the days of the papers' steps.
 """
 

@@ -14,7 +14,7 @@ from PIL import Image
 from seada_core import checkpoints
 from seada_core.train.data import Cache, build_cache
 
-STAGES = ("stage1", "stage2", "codec", "ccd", "joint")
+STAGES = ("stage1", "codec", "joint")
 
 
 @pytest.fixture(scope="module")
@@ -115,22 +115,22 @@ def test_sharded_parameters_train_validate_and_export_as_whole_ones(runs, tmp_pa
     """FSDP: the same losses, a checkpoint that resumes, and whole weights out."""
     cache, out = str(runs / "cache"), tmp_path / "fsdp"
     plan = [
-        {"stage": "stage2", "cache": cache, "out": str(out), "steps": n, "fsdp": True, "validate": True} for n in (2, 4)
+        {"stage": "joint", "cache": cache, "out": str(out), "steps": n, "fsdp": True, "validate": True} for n in (2, 4)
     ]
     settings = {
         "ACCELERATE_USE_FSDP": "true",
         "FSDP_VERSION": "2",
         "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
-        "FSDP_TRANSFORMER_CLS_TO_WRAP": "ResnetBlock2D,Transformer2DModel,RCA,CLIPEncoderLayer",
+        "FSDP_TRANSFORMER_CLS_TO_WRAP": "ResnetBlock2D,Transformer2DModel,RCA,CLIPEncoderLayer,TokenBlock",
         "FSDP_STATE_DICT_TYPE": "SHARDED_STATE_DICT",
         "FSDP_RESHARD_AFTER_FORWARD": "true",
     }
     pair(tmp_path, plan, **settings)
-    one, found = losses(runs / "one" / "stage2"), losses(out)
+    one, found = losses(runs / "one" / "joint"), losses(out)
     assert sorted(found) == [0, 1, 2, 3]
     for step, terms in found.items():
         assert terms["loss"] == pytest.approx(one[step]["loss"], rel=1e-4), step
-    whole, exported = (torch.load(path / "exported.pt") for path in (runs / "one" / "stage2", out))
+    whole, exported = (torch.load(path / "exported.pt") for path in (runs / "one" / "joint", out))
     assert whole.keys() == exported.keys()
     for name, tensor in whole.items():
         torch.testing.assert_close(exported[name], tensor, rtol=1e-2, atol=1e-4)
