@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import sys
 from contextlib import contextmanager
-from dataclasses import replace
 from unittest.mock import patch
 
 import torch
@@ -20,11 +19,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 
-from seada_core import checkpoints
+from benchmarks.training_stages import batch, build
 from seada_core.presets import SD15
 from seada_core.train import diffusion
-from seada_core.train.__main__ import STAGES, _stage
-from seada_core.train.memory import checkpoint_activations, freeze_in_bf16
 
 STEPS = {"control": 20_000, "stage1": 20_000, "stage2": 50_000, "stage3": 10_000}
 GPUS = {"4 x A100": 4 * 312e12, "8 x H100": 8 * 989e12}  # dense bf16 peak, NVIDIA's data sheets
@@ -55,36 +52,10 @@ def autocast_without_a_gpu():
         torch.clear_autocast_cache()
 
 
-def build(name: str, device: str, changes: dict):
-    """A stage of the sd15 preset and its recipe, without memory."""
-    parts = {}
-    needed, made = STAGES[name]
-    for part in (*needed, *made):
-        parts[part] = checkpoints.build(part, SD15)
-    config = replace(SD15.training[name], **changes)
-    stage = _stage(name, parts, SD15, config).train()
-    torch.nn.Module.to(stage, device)
-    return stage, config
-
-
-def batch(count: int, size: int, device: str) -> dict:
-    return {
-        "rgb": torch.rand(count, 3, size, size, device=device),
-        "latent": torch.randn(count, 4, size // 8, size // 8, device=device),
-        "captions": ["a photo"] * count,
-        "color_captions": ["a colour photo"] * count,
-        "seeds": list(range(count)),
-        "places": list(range(count)),
-        "uniform": torch.rand(count, device=device),
-    }
-
-
 def operations(name: str, size: int, recompute: bool, changes: dict) -> float:
     """Floating-point operations of a picture's forward and backward pass."""
     with FakeTensorMode():
-        stage, _ = build(name, "cpu", changes)
-        if recompute:
-            checkpoint_activations(stage)
+        stage, _ = build(name, SD15, "cpu", {**changes, "frozen": "fp32", "gradient_checkpointing": recompute})
         with FlopCounterMode(display=False) as counter:
             stage(batch(1, size, "cpu"))["loss"].backward()
     return counter.get_total_flops()
@@ -94,10 +65,7 @@ def remembered(name: str, size: int, micro: int, checkpointing: bool, changes: d
     """Bytes that the forward pass of a micro-batch keeps, weights apart."""
     attend = lambda q, k, v, *_, **__: FusedAttention.apply(q, k, v)  # noqa: E731
     with FakeTensorMode(), patch.object(F, "scaled_dot_product_attention", attend):
-        stage, _ = build(name, "cuda", changes)
-        freeze_in_bf16(stage)
-        if checkpointing:
-            checkpoint_activations(stage)
+        stage, _ = build(name, SD15, "cuda", {**changes, "gradient_checkpointing": checkpointing})
         weights = {id(p.untyped_storage()) for p in stage.parameters()}
         kept: dict[int, object] = {}
 
@@ -115,8 +83,7 @@ def remembered(name: str, size: int, micro: int, checkpointing: bool, changes: d
 def states(name: str, changes: dict) -> dict[str, float]:
     """Bytes of everything that stays: `frozen` in bf16; `trained`, gradient, moments and average in fp32."""
     with FakeTensorMode():
-        stage, config = build(name, "cpu", changes)
-        freeze_in_bf16(stage)
+        stage, config = build(name, SD15, "cpu", changes)
         trained = sum(p.numel() for p in stage.parameters() if p.requires_grad)
         frozen = sum(p.nbytes for p in stage.parameters() if not p.requires_grad)
     moments = {"adamw": 8, "adamw8bit": 2, "sgd": 0}[config.optimizer]
