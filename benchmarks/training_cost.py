@@ -19,9 +19,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.training_stages import batch, build
+from benchmarks.training_stages import assemble, batch
 from seada_core.presets import SD15
 from seada_core.train import diffusion
+from seada_core.train.memory import checkpoint_activations
 
 STEPS = {"control": 20_000, "stage1": 20_000, "stage2": 50_000, "stage3": 10_000}
 GPUS = {"4 x A100": 4 * 312e12, "8 x H100": 8 * 989e12}  # dense bf16 peak, NVIDIA's data sheets
@@ -55,7 +56,9 @@ def autocast_without_a_gpu():
 def operations(name: str, size: int, recompute: bool, changes: dict) -> float:
     """Floating-point operations of a picture's forward and backward pass."""
     with FakeTensorMode():
-        stage, _ = build(name, SD15, "cpu", {**changes, "frozen": "fp32", "gradient_checkpointing": recompute})
+        stage, _ = assemble(name, SD15, changes)
+        if recompute:
+            checkpoint_activations(stage)
         with FlopCounterMode(display=False) as counter:
             stage(batch(1, size, "cpu"))["loss"].backward()
     return counter.get_total_flops()
@@ -65,7 +68,14 @@ def remembered(name: str, size: int, micro: int, checkpointing: bool, changes: d
     """Bytes that the forward pass of a micro-batch keeps, weights apart."""
     attend = lambda q, k, v, *_, **__: FusedAttention.apply(q, k, v)  # noqa: E731
     with FakeTensorMode(), patch.object(F, "scaled_dot_product_attention", attend):
-        stage, _ = build(name, SD15, "cuda", {**changes, "gradient_checkpointing": checkpointing})
+        with torch.device("cuda"):
+            stage, _ = assemble(name, SD15, changes)
+        for module in stage.modules():
+            for key, p in module._parameters.items():
+                if p is not None and not p.requires_grad:
+                    module._parameters[key] = torch.nn.Parameter(p.detach().bfloat16(), requires_grad=False)
+        if checkpointing:
+            checkpoint_activations(stage)
         weights = {id(p.untyped_storage()) for p in stage.parameters()}
         kept: dict[int, object] = {}
 
@@ -83,9 +93,9 @@ def remembered(name: str, size: int, micro: int, checkpointing: bool, changes: d
 def states(name: str, changes: dict) -> dict[str, float]:
     """Bytes of everything that stays: `frozen` in bf16; `trained`, gradient, moments and average in fp32."""
     with FakeTensorMode():
-        stage, config = build(name, SD15, "cpu", changes)
+        stage, config = assemble(name, SD15, changes)
         trained = sum(p.numel() for p in stage.parameters() if p.requires_grad)
-        frozen = sum(p.nbytes for p in stage.parameters() if not p.requires_grad)
+        frozen = 2 * sum(p.numel() for p in stage.parameters() if not p.requires_grad)
     moments = {"adamw": 8, "adamw8bit": 2, "sgd": 0}[config.optimizer]
     return {"trained": trained, "states": frozen + trained * (4 + 4 + moments + (4 if config.ema else 0))}
 

@@ -27,16 +27,20 @@ from seada_core.train.stages import Stage
 
 def build(name: str, preset: Preset, device: str, changes: dict) -> tuple[Stage, TrainConfig]:
     """A stage of a preset with random weights, and its recipe; without the preset's terms that need a fitted probe."""
-    needed, made = STAGES[name]
-    parts = {part: checkpoints.build(part, preset) for part in (*needed, *made)}
-    config = replace(preset.training[name], chroma_weight=0.0, perceptual_weight=0.0, **changes)
-    stage = _stage(name, parts, preset, config).train()
+    stage, config = assemble(name, preset, changes)
     if config.frozen == "bf16":
         freeze_in_bf16(stage)
     torch.nn.Module.to(stage, device, memory_format=torch.channels_last)
     if config.gradient_checkpointing:
         checkpoint_activations(stage)
     return stage, config
+
+
+def assemble(name: str, preset: Preset, changes: dict) -> tuple[Stage, TrainConfig]:
+    needed, made = STAGES[name]
+    parts = {part: checkpoints.build(part, preset) for part in (*needed, *made)}
+    config = replace(preset.training[name], **{"chroma_weight": 0.0, "perceptual_weight": 0.0, **changes})
+    return _stage(name, parts, preset, config).train(), config
 
 
 def batch(count: int, size: int, device: str) -> dict:

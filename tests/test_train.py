@@ -15,7 +15,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from seada_core import backbone, checkpoints, presets
 from seada_core.checkpoints import CheckpointError
@@ -133,6 +133,23 @@ def test_a_stage_changes_exactly_its_own_parts(name, train_unet, parts, tiny_pre
         moved = {n.split(".")[0] for n, t in now.items() if not torch.equal(t, before["vq_decoder"][n])}
         assert moved == {"decoder"}
     assert set(stage.parts()) >= TRAINED[name]  # what it trained is what it exports
+
+
+@pytest.mark.parametrize("name", ["control", "stage1"])
+def test_without_residuals_the_controller_learns_and_acts_through_rca_from_the_start(name, parts, tiny_preset, cache):
+    """SeAda's literal preset: bypassed RCA would leave nothing between E_con and the UNet."""
+    torch.manual_seed(0)
+    control = ControlNetRCA(parts["unet"], replace(tiny_preset.control, additive=False))
+    for block in control.rca.values():
+        torch.nn.init.normal_(block.to_out.weight, std=0.1)
+    stage = _stage(name, {**parts, "controlnet_rca": control}, tiny_preset, config())
+    batch = Batches(cache, 4, 64, seed=0)[0]
+    terms = stage(batch)
+    terms["loss"].backward()
+    seen = all(p.grad is not None and p.grad.abs().sum() > 0 for p in control.encoder.mid_block.parameters())
+    assert seen == (name == "control")
+    other = stage({**batch, "rgb": batch["rgb"].flip(-1)})
+    assert not torch.equal(other["diffusion"], terms["diffusion"])  # the condition is heard
 
 
 def test_stage1_sees_colour_and_the_others_grey(parts, tiny_preset, cache, monkeypatch):
@@ -354,6 +371,29 @@ def test_loss_falls(parts, tiny_preset, cache, tmp_path):
     fit(_stage("base", parts, tiny_preset, c), c, cache, tmp_path, workers=0)
     losses = [json.loads(line)["loss"] for line in (tmp_path / "losses.jsonl").read_text().splitlines()]
     assert np.mean(losses[-8:]) < 0.8 * np.mean(losses[:8])
+
+
+@pytest.mark.parametrize("name", ["stage2", "decoder"])
+def test_options_that_save_memory_validate_and_resume(name, parts, tiny_preset, cache, tmp_path):
+    """Frozen parts in bf16, checkpointed blocks, micro-batches: a resumed run ends where one in one go does."""
+    options = {"precision": "bf16", "frozen": "bf16", "gradient_checkpointing": True, "optimizer": "sgd"}
+    c = replace(config(), micro_batch=2, **options)
+    states = []
+    for folder, stops in ((tmp_path / "straight", (4,)), (tmp_path / "broken", (2, 4))):
+        for stop in stops:
+            stage = _stage(name, copy.deepcopy(parts), tiny_preset, c)
+            now = replace(c, steps=stop, validate_every=2)
+            fit(stage, now, cache, folder, cache, resume=True, workers=0, preset=tiny_preset)
+        states.append({n: p.detach().float() for n, p in stage.named_parameters() if p.requires_grad})
+    for n, tensor in states[0].items():
+        torch.testing.assert_close(states[1][n], tensor, rtol=1e-5, atol=1e-6)
+    kept = load_file(folder / "checkpoint-4" / "model.safetensors")
+    trained = {n.replace("_checkpoint_wrapped_module.", "") for n in states[0]}
+    frozen = {n.replace("_checkpoint_wrapped_module.", "") for n, p in stage.named_parameters() if not p.requires_grad}
+    assert trained <= kept.keys() and not frozen & kept.keys()
+    with pytest.raises(TrainingError, match=r"unet\.heads was 2, now 4"):
+        other = replace(tiny_preset, unet=replace(tiny_preset.unet, heads=4))
+        fit(stage, c, cache, folder, resume=True, preset=other)
 
 
 def test_a_gradient_that_is_not_finite_stops_before_the_weights_are_touched(parts, tiny_preset, cache, tmp_path):

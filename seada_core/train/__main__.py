@@ -120,13 +120,6 @@ def _recipe(name: str, arguments) -> tuple[Preset, TrainConfig]:
     return preset, dataclasses.replace(preset.training[name], **changes)
 
 
-def _state():
-    from accelerate import PartialState
-    from accelerate.utils import parse_flag_from_env
-
-    return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))  # as `Accelerator` will ask for it
-
-
 def _is_done(name: str, arguments, config: TrainConfig) -> bool:
     finished = arguments.out / name / f"checkpoint-{config.steps}"
     return arguments.stage == "all" and arguments.resume and finished.is_dir()
@@ -139,12 +132,12 @@ def check(name: str, arguments) -> None:
         TrainingError, CheckpointError
     """
     from . import part_files
-    from .checks import check_recipe, check_same_run, latest_checkpoint
+    from .checks import check_recipe, check_same_run, latest_checkpoint, process_state
 
     preset, config = _recipe(name, arguments)
     if _is_done(name, arguments, config):
         return
-    state = _state()
+    state = process_state()
     check_recipe(config, state.num_processes, state.device.type, 2 if name in ("codec", "decoder") else 1)
     newest = latest_checkpoint(arguments.out / name)
     if newest and arguments.resume:
@@ -160,6 +153,7 @@ def train(name: str, arguments) -> None:
     import torch
 
     from . import part_files
+    from .checks import process_state
     from .data import check_captions
     from .loop import fit
 
@@ -168,7 +162,7 @@ def train(name: str, arguments) -> None:
     if _is_done(name, arguments, config):
         return
     folders = _folders(name, arguments, config)
-    state = _state()
+    state = process_state()
     cache = _cache(arguments, arguments.data, config.resolution, "cache", state)
     validation = None
     if arguments.validation:

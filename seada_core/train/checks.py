@@ -18,6 +18,14 @@ class TrainingError(RuntimeError):
     """Training cannot go on; the message says why, and what was kept."""
 
 
+def process_state():
+    """accelerate's state of this process among those that it was started with: `num_processes`, `device` and more."""
+    from accelerate import PartialState
+    from accelerate.utils import parse_flag_from_env
+
+    return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))  # as `Accelerator` will ask for it
+
+
 def micro_batches(config: TrainConfig, processes: int, multiple: int = 1) -> tuple[int, int]:
     """(pictures a process takes at once, how often for a step).
 

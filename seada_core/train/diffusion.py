@@ -90,8 +90,11 @@ class DiffusionStage(Stage):
                 module.requires_grad_(learns)
         if getattr(self.unet, "peft_config", None):
             train_lora_alone(self.unet)
-        if name in ("base", "control", "stage1") and self.controlnet_rca is not None:
-            self.controlnet_rca.rca.requires_grad_(False)  # bypassed until stage II
+        # until stage II residuals alone connect the controller; a preset without them has nothing but RCA to learn by
+        control = self.controlnet_rca
+        self.bypass_rca = name in ("control", "stage1") and control is not None and control.zero_convs is not None
+        if self.bypass_rca:
+            control.rca.requires_grad_(False)
 
     def _trained(self) -> list[tuple[nn.Module | None, bool]]:
         more = self.config.train_unet
@@ -181,11 +184,11 @@ class DiffusionStage(Stage):
         recognized: list[Tensor] | None = None,
         hooks: Sequence[Hook] = (),
     ) -> Tensor:
-        """The UNet's output; RCA is bypassed up to and with stage I. `recognized`: the condition's cached maps."""
+        """The UNet's output; RCA is bypassed up to and with stage I, where residuals are not. `recognized`: the condition's cached maps."""
         if self.controlnet_rca is None:
             return denoise(self.unet, z_t, t, context, hooks=hooks)
         features = self.controlnet_rca.encode(z_t, t, context, condition, recognized=recognized)
-        if self.name not in ("control", "stage1"):
+        if not self.bypass_rca:
             hooks = [lambda i, h: self.controlnet_rca.attend(i, h, features), *hooks]
         self.condition = features.condition
         return denoise(self.unet, z_t, t, context, features.residuals, hooks)

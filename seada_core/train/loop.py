@@ -15,7 +15,15 @@ from torch.utils.data import DataLoader
 
 from ..presets import Preset, TrainConfig
 from .averages import Averages, averaged
-from .checks import TrainingError, check_recipe, check_same_run, describe, latest_checkpoint, micro_batches
+from .checks import (
+    TrainingError,
+    check_recipe,
+    check_same_run,
+    describe,
+    latest_checkpoint,
+    micro_batches,
+    process_state,
+)
 from .data import Batches, Cache, rows
 from .memory import MemoryOptionError, build_optimizer, checkpoint_activations, freeze_in_bf16
 from .stages import Stage
@@ -66,8 +74,9 @@ def fit(
     from tqdm import tqdm
 
     AcceleratorState._reset_state()  # a process may train several stages, each at its own precision
-    micro, times = micro_batches(config, _processes(), stage.multiple)
-    check_recipe(config, _processes(), _device_type(), stage.multiple)
+    state = process_state()
+    check_recipe(config, state.num_processes, state.device.type, stage.multiple)
+    micro, times = micro_batches(config, state.num_processes, stage.multiple)
     accelerator = Accelerator(
         mixed_precision=config.precision,
         gradient_accumulation_steps=times,
@@ -86,7 +95,7 @@ def fit(
     nn.Module.to(stage, accelerator.device, memory_format=torch.channels_last)
     if config.gradient_checkpointing:
         checkpoint_activations(stage)
-    frozen = {name for name, p in stage.named_parameters() if not p.requires_grad}
+    frozen = {_plain(name) for name, p in stage.named_parameters() if not p.requires_grad}
     try:
         optimizer = build_optimizer([p for p in stage.parameters() if p.requires_grad], config)
     except MemoryOptionError as error:
@@ -168,31 +177,13 @@ def fit(
             _checkpoint(accelerator, folder, done, describe(config, preset))
             if export is not None:
                 with averaged(averages, trainable):
-                    state = accelerator.get_state_dict(model) if sharded else None
+                    tensors = accelerator.get_state_dict(model) if sharded else None
                     if main:
-                        export(state)
+                        export(tensors)
     accelerator.wait_for_everyone()
     if main:
         writer.close()
         losses.close()
-
-
-def _processes() -> int:
-    from accelerate import PartialState
-
-    return PartialState(cpu=_asked_for_cpu()).num_processes
-
-
-def _device_type() -> str:
-    from accelerate import PartialState
-
-    return PartialState(cpu=_asked_for_cpu()).device.type
-
-
-def _asked_for_cpu() -> bool:
-    from accelerate.utils import parse_flag_from_env
-
-    return parse_flag_from_env("ACCELERATE_USE_CPU")  # as `Accelerator` will ask for it
 
 
 def _not_finite(step: int, loss: float, norm: float, folder: Path) -> str:
@@ -200,6 +191,11 @@ def _not_finite(step: int, loss: float, norm: float, folder: Path) -> str:
     return f"step {step}: loss {loss:g}, gradient norm {norm:g}; the weights were not touched. " + (
         f"The last good state is {kept.name}; resume with a lower --lr" if kept else "Try a lower --lr"
     )
+
+
+def _plain(name: str) -> str:
+    """A parameter's name without what DDP and checkpointing put into it."""
+    return name.removeprefix("module.").replace("_checkpoint_wrapped_module.", "")
 
 
 def _prepare_deepspeed(accelerator, micro: int, config: TrainConfig) -> None:
@@ -217,7 +213,7 @@ def _keep_only_what_is_trained(accelerator, stage: Stage, frozen: set[str]) -> N
     def before_saving(models: list, weights: list, folder: str) -> None:
         for state in weights:
             for name in list(state):
-                if name.removeprefix("module.") in frozen:
+                if _plain(name) in frozen:
                     del state[name]
 
     def before_loading(models: list, folder: str) -> None:
@@ -225,8 +221,9 @@ def _keep_only_what_is_trained(accelerator, stage: Stage, frozen: set[str]) -> N
 
         if models:
             missing, unexpected = stage.load_state_dict(load_file(Path(folder) / "model.safetensors"), strict=False)
-            if unexpected or set(missing) - frozen:
-                raise TrainingError(f"{folder} is of another model: {[*unexpected, *(set(missing) - frozen)][0]}")
+            strange = [*unexpected, *({_plain(name) for name in missing} - frozen)]
+            if strange:
+                raise TrainingError(f"{folder} is of another model: {strange[0]} differs")
             models.clear()
 
     accelerator.register_save_state_pre_hook(before_saving)
@@ -245,15 +242,17 @@ def validate(stage: Stage, config: TrainConfig, cache: Cache, writer, step: int,
     device = next(stage.parameters()).device
     count = min(batches, max(1, len(cache) // size))
     terms: dict[str, float] = {}
+    half = torch.float16 if config.precision == "fp16" else torch.bfloat16
     stage.eval()
     for k in range(count):
         batch = _to_device(source[k], device)
         torch.manual_seed(step_seed(1234, k))
-        with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+        with torch.autocast(device.type, half, enabled=config.precision != "no"):
             for name, value in stage(batch).items():
                 terms[name] = terms.get(name, 0.0) + value.item() / count
     torch.manual_seed(1234)
-    previews = stage.preview(_to_device(rows(source[0], 0, 8), device))
+    with torch.autocast(device.type, half, enabled=config.frozen == "bf16"):  # else in full precision
+        previews = stage.preview(_to_device(rows(source[0], 0, 8), device))
     stage.train()
     if writer is not None:
         for name, value in terms.items():
