@@ -2,7 +2,8 @@
 
 `python -m benchmarks.full_size --out FOLDER [--size 64] [--steps 2] [--comfy]`: 25 GB of disk, 12 GB of memory, no GPU.
 Per stage: seconds, and the trainer's peak memory. Then the `Colorizer` colours a photo with the parts, and with --comfy
-a real ComfyUI does (see CONTRIBUTING.md). Random weights make no picture worth seeing.
+a real ComfyUI does (see CONTRIBUTING.md). Further options, such as --resume, go to the trainer. Random weights make no
+picture worth seeing.
 """
 
 from __future__ import annotations
@@ -113,9 +114,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--size", type=int, default=64, help="side of the pictures, px")
     parser.add_argument("--steps", type=int, default=2)
     parser.add_argument("--stages", nargs="*", default=["all"], help="stages to run one after another, or all")
-    parser.add_argument("--options", nargs="*", default=MEMORY, help="the trainer's options that save memory")
     parser.add_argument("--comfy", action="store_true", help="load the parts in a real ComfyUI, too")
-    options = parser.parse_args(arguments)
+    options, more = parser.parse_known_args(arguments)
     options.out.mkdir(parents=True, exist_ok=True)
     sources = prepare(options.out)
     run = options.out / "run"
@@ -124,7 +124,7 @@ def main(arguments: list[str] | None = None) -> int:
         command = [
             sys.executable, "-m", "seada_core.train", stage, "--preset", "sd15", f"--out={run}", *sources,
             f"--resolution={options.size}", f"--crop={options.size}", "--batch=2", f"--steps={options.steps}",
-            "--workers=0", *options.options,
+            "--workers=0", *MEMORY, *more,
         ]  # fmt: skip
         process = subprocess.Popen(command, cwd=ROOT)
         figures = watch(process, run, SD15.recipe if stage == "all" else (stage,), options.steps)

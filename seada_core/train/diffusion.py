@@ -184,7 +184,10 @@ class DiffusionStage(Stage):
         recognized: list[Tensor] | None = None,
         hooks: Sequence[Hook] = (),
     ) -> Tensor:
-        """The UNet's output; RCA is bypassed up to and with stage I, where residuals are not. `recognized`: the condition's cached maps."""
+        """The UNet's output; where residuals connect the controller, RCA is bypassed up to and with stage I.
+
+        recognized: the condition's cached maps.
+        """
         if self.controlnet_rca is None:
             return denoise(self.unet, z_t, t, context, hooks=hooks)
         features = self.controlnet_rca.encode(z_t, t, context, condition, recognized=recognized)
