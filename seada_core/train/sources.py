@@ -107,7 +107,8 @@ def samples(
             tally.cut(Path(url).name, error)
             return True
 
-        found = wds.WebDataset([url], shardshuffle=False, empty_check=False, handler=cut)
+        # shares are taken above: webdataset is not to split them among processes again
+        found = wds.WebDataset([url], shardshuffle=False, empty_check=False, handler=cut, nodesplitter=lambda it: it)
         for sample in found if whole else itertools.islice(found, share, None, shares):
             picture = next((sample[k] for k in sample if f".{k.rsplit('.')[-1].lower()}" in SUFFIXES), None)
             if picture is None:
