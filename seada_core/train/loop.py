@@ -92,7 +92,9 @@ def fit(
 
     if config.frozen == "bf16":
         freeze_in_bf16(stage)
-    nn.Module.to(stage, accelerator.device, memory_format=torch.channels_last)
+    fsdp = accelerator.distributed_type == DistributedType.FSDP
+    layout = torch.contiguous_format if fsdp else torch.channels_last  # FSDP shards contiguous weights only
+    nn.Module.to(stage, accelerator.device, memory_format=layout)
     if config.gradient_checkpointing:
         checkpoint_activations(stage)
     frozen = {_plain(name) for name, p in stage.named_parameters() if not p.requires_grad}
@@ -107,8 +109,8 @@ def fit(
     averages = Averages(trainable, config.ema)
     accelerator.register_for_checkpointing(averages)
     _keep_only_what_is_trained(accelerator, stage, frozen)
-    sharded = accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)
-    if accelerator.distributed_type == DistributedType.FSDP:
+    sharded = fsdp or accelerator.distributed_type == DistributedType.DEEPSPEED
+    if fsdp:
         from torch.distributed.fsdp import register_fsdp_forward_method
 
         register_fsdp_forward_method(stage, "preview")
