@@ -24,6 +24,7 @@ from seada_core.presets import SD15
 from seada_core.train import diffusion
 from seada_core.train.memory import checkpoint_activations
 
+FAKE = FakeTensorMode()  # one for all: what diffusers caches belongs to it
 STEPS = {"control": 20_000, "stage1": 20_000, "stage2": 50_000, "stage3": 10_000}
 GPUS = {"4 x A100": 4 * 312e12, "8 x H100": 8 * 989e12}  # dense bf16 peak, NVIDIA's data sheets
 
@@ -55,7 +56,7 @@ def autocast_without_a_gpu():
 
 def operations(name: str, size: int, recompute: bool, changes: dict) -> float:
     """Floating-point operations of a picture's forward and backward pass."""
-    with FakeTensorMode():
+    with FAKE:
         stage, _ = assemble(name, SD15, changes)
         if recompute:
             checkpoint_activations(stage)
@@ -67,7 +68,7 @@ def operations(name: str, size: int, recompute: bool, changes: dict) -> float:
 def remembered(name: str, size: int, micro: int, checkpointing: bool, changes: dict) -> int:
     """Bytes that the forward pass of a micro-batch keeps, weights apart."""
     attend = lambda q, k, v, *_, **__: FusedAttention.apply(q, k, v)  # noqa: E731
-    with FakeTensorMode(), patch.object(F, "scaled_dot_product_attention", attend):
+    with FAKE, patch.object(F, "scaled_dot_product_attention", attend):
         with torch.device("cuda"):
             stage, _ = assemble(name, SD15, changes)
         for module in stage.modules():
@@ -92,7 +93,7 @@ def remembered(name: str, size: int, micro: int, checkpointing: bool, changes: d
 
 def states(name: str, changes: dict) -> dict[str, float]:
     """Bytes of everything that stays: `frozen` in bf16; `trained`, gradient, moments and average in fp32."""
-    with FakeTensorMode():
+    with FAKE:
         stage, config = assemble(name, SD15, changes)
         trained = sum(p.numel() for p in stage.parameters() if p.requires_grad)
         frozen = 2 * sum(p.numel() for p in stage.parameters() if not p.requires_grad)
