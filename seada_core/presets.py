@@ -156,8 +156,8 @@ class TrainConfig:
     """One stage's recipe. Defaults: the papers' optimiser (AdamW, beta 0.9 / 0.999, learning rate 1e-5, batch 32)."""
 
     steps: int = 20_000
-    batch: int = 32  # pictures per step and process
-    accumulation: int = 1  # micro-batches that a step's batch is split into
+    batch: int = 32  # pictures a step, over all processes
+    micro_batch: int = 0  # pictures that a process takes at once, accumulating gradients; 0: its whole share of a step
     resolution: int = 512  # pictures are resized and cropped to this square, px
     crop: int = 512  # what a step sees of it, px
     lr: float = 1e-5
@@ -166,13 +166,17 @@ class TrainConfig:
     weight_decay: float = 1e-2
     betas: tuple[float, float] = (0.9, 0.999)
     clip: float = 1.0  # largest gradient norm
-    ema: float = 0.9999
-    precision: str = "bf16"  # "no", "bf16" or "fp16" autocast
-    gradient_checkpointing: bool = False
+    ema: float = 0.9999  # decay of the averaged weights, which are what is exported; 0 keeps none
+    optimizer: str = "adamw"  # "adamw", "adamw8bit" (bitsandbytes) or "sgd"
+    precision: str = "bf16"  # "no", "bf16" or "fp16" autocast; what is trained stays in fp32
+    frozen: str = "fp32"  # "fp32" or "bf16": how weights that are not trained are kept
+    gradient_checkpointing: bool = False  # blocks run again for the backward pass instead of being remembered
+    cache_text: bool = False  # where the text encoder is frozen, encode every caption once and keep that on disk
     empty_prob: float = 0.1  # captions dropped, for classifier-free guidance
     color_prob: float = 0.0  # colour captions in place of grey ones
     generic_prob: float = 0.0  # captions replaced by "colored photo" and the like (EDN)
     train_unet: bool = False  # also train the UNet where the paper freezes it
+    lora: int = 0  # rank of a LoRA on the attention of the UNet's decoder, trained where the UNet is frozen; 0: none
     timestep_shift: float = 1.0  # above 1: more of the noisy timesteps
     condition_weight: float = 0.0  # weight of |c_f - z_0|^2, see `DiffusionStage.errors`
     chroma_weight: float = 0.0  # weight of the error in the colour that x0 shows, see `DiffusionStage.errors`
@@ -196,24 +200,29 @@ class Preset:
     diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     training: dict[str, TrainConfig] = field(default_factory=dict)
+    recipe: tuple[str, ...] = ()  # the stages that `train all` runs, in order
 
+
+_SD15 = TrainConfig(micro_batch=8, frozen="bf16")
 
 SD15 = Preset(
     "sd15",
     tokens=TokenConfig(width=512, layers=12, heads=8, context_dim=768),
     training={
-        "captioner": TrainConfig(),
-        "codec": TrainConfig(steps=44_000, crop=256),
-        "base": TrainConfig(train_unet=True),
-        "control": TrainConfig(steps=20_000),
-        "stage1": TrainConfig(steps=20_000),
-        "stage2": TrainConfig(steps=50_000),
-        "stage3": TrainConfig(steps=10_000),
-        "decoder": TrainConfig(steps=5_000),
-        "ccd": TrainConfig(steps=20_000, generic_prob=0.5),
-        "tokens": TrainConfig(steps=42_000),
-        "joint": TrainConfig(steps=10_000),
+        "captioner": _SD15,
+        "codec": replace(_SD15, steps=44_000, crop=256),  # EDN, Table 3, as tokens' 42 000
+        "base": replace(_SD15, train_unet=True),
+        "control": _SD15,  # SeAda names no number for this one; it is outside of its 80 K
+        "stage1": replace(_SD15, steps=20_000),
+        "stage2": replace(_SD15, steps=50_000),
+        "stage3": replace(_SD15, steps=10_000),
+        "decoder": replace(_SD15, steps=5_000),
+        "ccd": replace(_SD15, steps=50_000, generic_prob=0.5),
+        "tokens": replace(_SD15, steps=42_000),
+        "joint": replace(_SD15, steps=10_000),
     },
+    # Stable Diffusion and a captioner are given
+    recipe=("codec", "control", "stage1", "stage2", "stage3", "decoder", "ccd", "tokens", "joint"),
 )
 
 _MINI = TrainConfig(
@@ -261,6 +270,19 @@ MINI = Preset(
         "tokens": replace(_MINI, steps=450, batch=32, lr=1e-3, warmup=20, decay=0.7),
         "joint": replace(_MINI, steps=100, batch=16, lr=5e-5, warmup=10),
     },
+    recipe=(
+        "captioner",
+        "codec",
+        "base",
+        "control",
+        "stage1",
+        "stage2",
+        "stage3",
+        "decoder",
+        "ccd",
+        "tokens",
+        "joint",
+    ),
 )
 
 PRESETS = {preset.name: preset for preset in (MINI, SD15)}

@@ -85,9 +85,10 @@ class SemanticAdapter(nn.Module):
 def representation_loss(e_g: Tensor, e_c: Tensor, mask: Tensor | None = None) -> Tensor:
     """L_r = MSE(e_c, e_g), Eq. 5; e_c is the target and gets no gradient.
 
-    `mask` (B, L) keeps real tokens only: padding dominates a plain mean over L tokens.
+    `mask` (B, L) keeps real tokens only: padding dominates a plain mean over L tokens. Each picture counts alike,
+    however long its text, so that the loss of a batch is the mean of its parts'.
     """
     error = (e_g - e_c.detach()).pow(2).mean(-1)
     if mask is None:
         return error.mean()
-    return (error * mask).sum() / mask.sum().clamp(min=1)
+    return ((error * mask).sum(1) / mask.sum(1).clamp(min=1)).mean()

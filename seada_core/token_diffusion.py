@@ -248,8 +248,11 @@ class TokenDiffusion(nn.Module):
 
     def _remember(self, kl: Tensor, t: Tensor) -> None:
         hit = F.one_hot(t - 1, self.config.steps).to(kl)  # a scatter's order varies on a GPU
-        number = hit.sum(0)
-        mean = (kl.square()[:, None] * hit).sum(0) / number.clamp(min=1)
+        sums = torch.stack([hit.sum(0), (kl.square()[:, None] * hit).sum(0)])
+        if torch.distributed.is_initialized():  # all processes draw t by what all of them saw
+            torch.distributed.all_reduce(sums)
+        number, squares = sums
+        mean = squares / number.clamp(min=1)
         rate = torch.where(self.loss_count == 0, 1.0, 0.1) * (number > 0)
         self.loss_square.lerp_(mean, rate)
         self.loss_count.add_(number)
@@ -261,6 +264,7 @@ class TokenDiffusion(nn.Module):
         gray_features: Tensor,
         context: Tensor | None,
         t: Tensor | None = None,
+        generators: Sequence[torch.Generator] | None = None,
     ) -> dict[str, Tensor]:
         """Scalar terms of the variational bound, in nats a token.
 
@@ -268,24 +272,26 @@ class TokenDiffusion(nn.Module):
         negative log-likelihood; `auxiliary`, the same with KL(x_0 || p_theta(x_0 | x_t)); `loss`, their weighted sum;
         `accuracy`, the share of clean tokens that the network guesses right (no gradient).
 
-        x0: (B, N) clean tokens. t: (B,) in 1..T; None draws by importance. In training mode the conditions are dropped
+        x0: (B, N) clean tokens. t: (B,) in 1..T; None draws by importance. generators: one a picture, on the CPU; None
+        draws from torch's global generator. In training mode the conditions are dropped
         at random (text alone, or text and z_tokens), for guidance and for use without text, and the draw of t learns.
         """
         batch = len(x0)
         probabilities = self.time_probabilities()
         if t is None:
-            t = torch.multinomial(probabilities, batch, replacement=True) + 1
+            u = _rand((batch, 1), generators, x0.device).double()
+            t = torch.searchsorted(probabilities.double().cumsum(0), u).clamp(max=self.config.steps - 1)[:, 0] + 1
             weight = 1 / (self.config.steps * probabilities[t - 1])
         else:
             weight = torch.ones_like(probabilities[t - 1])
         if self.training:
-            chance = torch.rand(batch, device=x0.device)
+            chance = _rand((batch, 1), generators, x0.device)[:, 0]
             dropout = self.config.condition_dropout
             z_tokens = torch.where((chance < dropout)[:, None], self.config.codes, z_tokens)
             if context is not None:
                 context = torch.where((chance < 2 * dropout)[:, None, None], self.null_context, context)
 
-        x_t = q_sample(self.schedule, x0, t)
+        x_t = q_sample(self.schedule, x0, t, generators)
         log_hat = self(x_t, t, z_tokens, gray_features, context).float().log_softmax(1)
         with torch.no_grad():
             log_true = F.one_hot(x0, self.config.codes).mT.to(log_hat).log()

@@ -18,6 +18,10 @@ def data_dir() -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_preset():
+    return make_tiny_preset()
+
+
+def make_tiny_preset():
     """`mini`'s classes at the smallest useful sizes."""
     from dataclasses import replace
 

@@ -219,7 +219,7 @@ def test_a_stock_controlnet_in_every_form_gives_diffusers_residuals(form, module
     assert report.fits and same(stock.net, net)
     z, t, context, picture = torch.randn(2, 4, 8, 8), torch.tensor(40), torch.randn(2, 77, 32), torch.rand(2, 3, 64, 64)
     down, middle = net(z, t, context, picture, return_dict=False)
-    features = stock.encode(z, t, context, picture, 0.5)
+    features = stock.encode(z, t, context, 0.5, c_f=picture)
     for ours, theirs in zip(features.residuals, [*down, middle], strict=True):
         torch.testing.assert_close(ours, theirs * 0.5)
     assert torch.equal(stock.attend(0, z, features), z)
@@ -245,7 +245,7 @@ def test_a_controller_starts_from_a_stock_controlnet(additive, modules, tmp_path
     )
     torch.nn.init.zeros_(stock.net.controlnet_cond_embedding.conv_out.weight)
     torch.nn.init.zeros_(stock.net.controlnet_cond_embedding.conv_out.bias)
-    expected = stock.encode(z, t, context, picture).residuals
+    expected = stock.encode(z, t, context, c_f=picture).residuals
     features = control.encode(z, t, context, picture)
     if not additive:
         convs = [*stock.net.controlnet_down_blocks, stock.net.controlnet_mid_block]

@@ -15,7 +15,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from seada_core import backbone, checkpoints, presets
 from seada_core.checkpoints import CheckpointError
@@ -24,8 +24,10 @@ from seada_core.controlnet_rca import ControlNetRCA
 from seada_core.tokenizer import Tokenizer
 from seada_core.train import data, diffusion
 from seada_core.train.__main__ import STAGES, _stage, main
+from seada_core.train.checks import TrainingError
 from seada_core.train.data import Batches, DataError, build_cache
-from seada_core.train.loop import TrainingError, fit, learning_rate
+from seada_core.train.draws import Draws
+from seada_core.train.loop import fit, learning_rate
 from seada_core.train.probe import load_probe
 
 CAPTIONS = ["a photo of a dog", "a photo of green grass", "a photo of the sea"]
@@ -133,6 +135,23 @@ def test_a_stage_changes_exactly_its_own_parts(name, train_unet, parts, tiny_pre
     assert set(stage.parts()) >= TRAINED[name]  # what it trained is what it exports
 
 
+@pytest.mark.parametrize("name", ["control", "stage1"])
+def test_without_residuals_the_controller_learns_and_acts_through_rca_from_the_start(name, parts, tiny_preset, cache):
+    """SeAda's literal preset: bypassed RCA would leave nothing between E_con and the UNet."""
+    torch.manual_seed(0)
+    control = ControlNetRCA(parts["unet"], replace(tiny_preset.control, additive=False))
+    for block in control.rca.values():
+        torch.nn.init.normal_(block.to_out.weight, std=0.1)
+    stage = _stage(name, {**parts, "controlnet_rca": control}, tiny_preset, config())
+    batch = Batches(cache, 4, 64, seed=0)[0]
+    terms = stage(batch)
+    terms["loss"].backward()
+    seen = all(p.grad is not None and p.grad.abs().sum() > 0 for p in control.encoder.mid_block.parameters())
+    assert seen == (name == "control")
+    other = stage({**batch, "rgb": batch["rgb"].flip(-1)})
+    assert not torch.equal(other["diffusion"], terms["diffusion"])  # the condition is heard
+
+
 def test_stage1_sees_colour_and_the_others_grey(parts, tiny_preset, cache, monkeypatch):
     seen = {}
     for name in ("control", "stage1", "stage2", "stage3"):
@@ -216,10 +235,11 @@ def test_c_f_is_drawn_towards_the_latent_and_the_colour(parts, tiny_preset, cach
 def test_the_decoder_stage_decodes_half_of_a_batch_from_one_step(parts, tiny_preset, cache):
     stage = _stage("decoder", parts, tiny_preset, config(empty_prob=1.0)).eval()
     batch = Batches(cache, 4, 64, seed=0)[0]
-    torch.manual_seed(5)
     terms = stage(batch)
-    torch.manual_seed(5)
-    z = torch.randn(2, 4, 8, 8)
+    even, odd = [0, 2], [1, 3]  # of a batch's places
+    generators = Draws([batch["seeds"][k] for k in even]).generators
+    z = torch.stack([torch.randn(4, 8, 8, generator=generator) for generator in generators])
+    batch = {name: value[even + odd] for name, value in batch.items() if isinstance(value, torch.Tensor)}
     gray, context = luminance(batch["rgb"]), stage.diffusion.context(["", ""])
     t = torch.tensor([999, 999])
     control = parts["controlnet_rca"]
@@ -236,11 +256,12 @@ def test_the_decoder_stage_decodes_half_of_a_batch_from_one_step(parts, tiny_pre
 
 
 def test_timesteps_cover_the_range_and_shift_towards_noise():
-    torch.manual_seed(0)
-    plain = diffusion.sample_timesteps(10_000, config(), 1000, "cpu")
-    shifted = diffusion.sample_timesteps(10_000, config(timestep_shift=3.0), 1000, "cpu")
+    u = torch.rand(10_000, generator=torch.Generator().manual_seed(0))
+    u[0], u[1] = 0, 1 - 2**-24
+    plain = diffusion.sample_timesteps(u, config(), 1000)
+    shifted = diffusion.sample_timesteps(u, config(timestep_shift=3.0), 1000)
     assert plain.min() == 0 and plain.max() == 999
-    assert plain.float().mean() == pytest.approx(499.5, abs=2)
+    assert torch.equal(plain, (u * 1000).long())
     # the median of s u / (1 + (s - 1) u) at u = 1/2 is 3/4 for s = 3
     assert shifted.float().median() == pytest.approx(750, abs=10)
 
@@ -273,13 +294,19 @@ def test_batches_are_a_function_of_the_step_and_an_epoch_has_every_picture_once(
 
 
 def test_two_processes_share_an_epoch(cache):
-    seen = [
-        Batches(cache, 3, 64, 0, rank, 2)._index((s * 2 + rank) * 3 + k)
-        for rank in (0, 1)
-        for s in (0, 1)
-        for k in range(3)
-    ]
-    assert sorted(seen) == list(range(12))
+    halves = [Batches(cache, 6, 64, 0, rank, 2) for rank in (0, 1)]
+    whole = Batches(cache, 6, 64, 0)
+    places = []
+    for step in (0, 1):
+        together, parts = whole[step], [half[step] for half in halves]
+        for name in ("rgb", "latent", "uniform"):
+            assert torch.equal(together[name], torch.cat([part[name] for part in parts]))
+        for name in ("captions", "seeds", "places"):
+            assert together[name] == parts[0][name] + parts[1][name]
+        places += together["places"]
+        strata = (together["uniform"] * 6).long()  # one of a step's pictures in each sixth of the timesteps
+        assert sorted(strata.tolist()) == list(range(6))
+    assert sorted(whole._index(place) for place in places) == list(range(12))
 
 
 def test_crops_of_picture_and_latent_belong_together(pictures, tmp_path):
@@ -344,6 +371,29 @@ def test_loss_falls(parts, tiny_preset, cache, tmp_path):
     fit(_stage("base", parts, tiny_preset, c), c, cache, tmp_path, workers=0)
     losses = [json.loads(line)["loss"] for line in (tmp_path / "losses.jsonl").read_text().splitlines()]
     assert np.mean(losses[-8:]) < 0.8 * np.mean(losses[:8])
+
+
+@pytest.mark.parametrize("name", ["stage2", "decoder"])
+def test_options_that_save_memory_validate_and_resume(name, parts, tiny_preset, cache, tmp_path):
+    """Frozen parts in bf16, checkpointed blocks, micro-batches: a resumed run ends where one in one go does."""
+    options = {"precision": "bf16", "frozen": "bf16", "gradient_checkpointing": True, "optimizer": "sgd"}
+    c = replace(config(), micro_batch=2, **options)
+    states = []
+    for folder, stops in ((tmp_path / "straight", (4,)), (tmp_path / "broken", (2, 4))):
+        for stop in stops:
+            stage = _stage(name, copy.deepcopy(parts), tiny_preset, c)
+            now = replace(c, steps=stop, validate_every=2)
+            fit(stage, now, cache, folder, cache, resume=True, workers=0, preset=tiny_preset)
+        states.append({n: p.detach().float() for n, p in stage.named_parameters() if p.requires_grad})
+    for n, tensor in states[0].items():
+        torch.testing.assert_close(states[1][n], tensor, rtol=1e-5, atol=1e-6)
+    kept = load_file(folder / "checkpoint-4" / "model.safetensors")
+    trained = {n.replace("_checkpoint_wrapped_module.", "") for n in states[0]}
+    frozen = {n.replace("_checkpoint_wrapped_module.", "") for n, p in stage.named_parameters() if not p.requires_grad}
+    assert trained <= kept.keys() and not frozen & kept.keys()
+    with pytest.raises(TrainingError, match=r"unet\.heads was 2, now 4"):
+        other = replace(tiny_preset, unet=replace(tiny_preset.unet, heads=4))
+        fit(stage, c, cache, folder, resume=True, preset=other)
 
 
 def test_a_gradient_that_is_not_finite_stops_before_the_weights_are_touched(parts, tiny_preset, cache, tmp_path):
@@ -414,6 +464,10 @@ def test_bad_runs_end_with_status_1_and_one_line(pictures, encoder_file, tmp_pat
     assert "add --resume" in capsys.readouterr().err
     assert main(command("base", pictures, encoder_file, out, "--resume", "--lr=1")) == 1
     assert "lr was 0.0006, now 1.0" in capsys.readouterr().err
+    assert main(command("base", pictures, encoder_file, out, "--resume", "--unet.heads=4")) == 1
+    assert "unet.heads was 2, now 4" in capsys.readouterr().err
+    assert main(command("control", pictures, encoder_file, out, "--unet.heads=4")) == 1
+    assert "--unet.heads 2 there, 4 here" in capsys.readouterr().err
     assert main(["base", "--data=nowhere", f"--out={tmp_path / 'x'}"]) == 1
     assert "give --encoder" in capsys.readouterr().err
     with pytest.raises(SystemExit) as usage:

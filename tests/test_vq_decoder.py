@@ -217,7 +217,7 @@ def batch_of(rgb: torch.Tensor, codec_seed=0) -> dict:
     # An invertible mixture of the cells' mean colours and noise stands in for an encoder.
     means = F.avg_pool2d(rgb, 8)
     extra = torch.randn(means[:, :1].shape, generator=generator)
-    return {"rgb": rgb, "latent": torch.cat([4 * (means - 0.5), extra], 1)}
+    return {"rgb": rgb, "latent": torch.cat([4 * (means - 0.5), extra], 1), "places": list(range(len(rgb)))}
 
 
 def test_gradient_reaches_every_parameter():
@@ -311,7 +311,7 @@ def test_the_stage_overfits_a_few_photos(data_dir):
     rgb, gray = batch["rgb"], (batch["rgb"] * LUMA).sum(1, keepdim=True)
     with torch.no_grad():
         previews = stage.eval().preview(batch)
-    for name, seen in (("codes", slice(0, 2)), ("decode", slice(2, 4))):  # each half as it was trained
+    for name, seen in (("codes", slice(0, 4, 2)), ("decode", slice(1, 4, 2))):  # each half as it was trained
         error = (previews[name] - rgb)[seen].square().mean()
         assert error < 0.2 * (gray - rgb)[seen].square().mean(), name
     assert stage.parts()["vq_decoder"] is stage.codec

@@ -1,6 +1,7 @@
 """Train a part of the model: `python -m seada_core.train STAGE --data SOURCE --out DIR`."""
 
 import dataclasses
+import gc
 import sys
 from dataclasses import dataclass, field, make_dataclass
 from pathlib import Path
@@ -33,6 +34,8 @@ STAGES = {
     ),
 }
 
+LORA_STAGES = ("control", "stage2", "stage3", "joint")  # those that would otherwise train the UNet with `train_unet`
+
 
 def _parse(argv: list[str]):
     """The command line as a dataclass: own options, every field of the stage's recipe, every size of the preset."""
@@ -41,7 +44,8 @@ def _parse(argv: list[str]):
     preset = PRESETS["sd15" if "sd15" in argv else "mini"]
     hints = get_type_hints(TrainConfig)
     Recipe = make_dataclass("Recipe", [(name, hints[name] | None, field(default=None)) for name in hints], frozen=True)
-    hints = {name: hint for name, hint in get_type_hints(Preset).items() if name not in ("name", "training")}
+    own = ("name", "training", "recipe")
+    hints = {name: hint for name, hint in get_type_hints(Preset).items() if name not in own}
     Sizes = make_dataclass(
         "Sizes", [(name, hint, field(default=getattr(preset, name))) for name, hint in hints.items()], frozen=True
     )
@@ -79,6 +83,10 @@ def _parse(argv: list[str]):
         """The sizes and recipes to start from."""
         mirror: bool = False
         """Cache the mirrored pictures' latents too, and train on both."""
+        shares: int = 0
+        """Folders that a new cache is spread over, which all processes build together; by default one a process."""
+        missing_captions: Literal["empty", "error"] = "empty"
+        """What a picture without a caption is: an empty caption, or an error."""
         film: float = 0.0
         """Share of the pictures of which a view as an old film would have taken them is cached, too."""
         workers: int = 1
@@ -95,86 +103,165 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command. Returns the exit status: 0 fine, 1 failed; bad usage exits with 2."""
     arguments = _parse(sys.argv[1:] if argv is None else argv)
     from ..checkpoints import CheckpointError
+    from .checks import TrainingError
     from .data import DataError
-    from .loop import TrainingError
 
     try:
-        for stage in STAGES if arguments.stage == "all" else [arguments.stage]:
+        stages = PRESETS[arguments.preset].recipe if arguments.stage == "all" else [arguments.stage]
+        for stage in stages:  # all of them, before the first one takes hours
+            check(stage, arguments)
+        for stage in stages:
             train(stage, arguments)
+            gc.collect()  # hooks and modules refer to each other, and the next stage needs their memory
     except (CheckpointError, DataError, TrainingError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
 
 
-def train(name: str, arguments) -> None:
-    """Cache what the stage needs, build its parts, train, and leave its part files in OUT/parts."""
-    import torch
-    from accelerate import PartialState
-    from accelerate.utils import parse_flag_from_env
-
-    from .. import checkpoints
-    from .loop import fit
-
+def _recipe(name: str, arguments) -> tuple[Preset, TrainConfig]:
+    """The preset with the sizes, and the stage's recipe with the options, that the command line gives."""
     sizes = {f.name: getattr(arguments.sizes, f.name) for f in dataclasses.fields(arguments.sizes)}
     preset = dataclasses.replace(PRESETS[arguments.preset], **sizes)
     changes = {n: v for n, v in dataclasses.asdict(arguments.recipe).items() if v is not None}
-    config = dataclasses.replace(preset.training[name], **changes)
-    folder = arguments.out / name
-    finished = folder / f"checkpoint-{config.steps}"
-    if arguments.stage == "all" and arguments.resume and finished.is_dir():
+    return preset, dataclasses.replace(preset.training[name], **changes)
+
+
+def _is_done(name: str, arguments, config: TrainConfig) -> bool:
+    finished = arguments.out / name / f"checkpoint-{config.steps}"
+    return arguments.stage == "all" and arguments.resume and finished.is_dir()
+
+
+def check(name: str, arguments) -> None:
+    """Refuse what can be known to be wrong with a stage before anything is read or computed.
+
+    Raises:
+        TrainingError, CheckpointError
+    """
+    from . import part_files
+    from .checks import check_recipe, check_same_run, latest_checkpoint, process_state
+
+    preset, config = _recipe(name, arguments)
+    if _is_done(name, arguments, config):
         return
+    state = process_state()
+    check_recipe(config, state.num_processes, state.device.type, 2 if name in ("codec", "decoder") else 1)
+    newest = latest_checkpoint(arguments.out / name)
+    if newest and arguments.resume:
+        check_same_run(newest, config, preset)
+    _others(arguments, preset)
+    for part in (part for parts in STAGES[name] for part in parts):
+        file = part_files.find(part, _folders(name, arguments, config))
+        if file is not None:
+            part_files.check_sizes(file, part, preset)
 
-    folders = [arguments.out / "parts", *([arguments.init] if arguments.init else [])]
-    base, control = _others(arguments, preset)
-    state = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))  # as `Accelerator` will ask for it
-    with state.local_main_process_first():  # one process of a machine fills the caches, the others read them
-        cache = _cache(arguments, arguments.data, config.resolution, "cache")
-        validation = None
-        if arguments.validation:
-            validation = _cache(arguments, arguments.validation, config.resolution, "validation")
-        torch.manual_seed(config.seed)  # new parts start alike in every run and process
-        parts = _parts(name, preset, cache, folders, base, control)
-        cache, validation = (_recognized(c, parts, config) for c in (cache, validation))
-        probe = None
-        if (config.chroma_weight or config.perceptual_weight) and name not in (
-            "captioner",
-            "codec",
-            "decoder",
-            "tokens",
-        ):
-            from .probe import load_probe
 
+def train(name: str, arguments) -> None:
+    """Cache what the stage needs, build its parts, train, and leave its part files in OUT/parts."""
+    import torch
+
+    from . import part_files
+    from .checks import process_state
+    from .data import check_captions
+    from .loop import fit
+
+    preset, config = _recipe(name, arguments)
+    folder = arguments.out / name
+    if _is_done(name, arguments, config):
+        return
+    folders = _folders(name, arguments, config)
+    state = process_state()
+    cache = _cache(arguments, arguments.data, config.resolution, "cache", state)
+    validation = None
+    if arguments.validation:
+        validation = _cache(arguments, arguments.validation, config.resolution, "validation", state)
+    check_captions(cache, arguments.missing_captions, print if state.is_main_process else lambda _: None)
+    torch.manual_seed(config.seed)  # new parts start alike in every run and process
+    parts = _parts(name, preset, cache, folders, *_others(arguments, preset))
+    cache, validation = (_recognized(c, parts, config, state) for c in (cache, validation))
+    lora_folder = arguments.out / "lora"
+    if config.lora and name in LORA_STAGES:
+        from .lora import add_lora
+
+        if state.is_main_process and not (lora_folder / "unet.safetensors").is_file():  # as it was without
+            part_files.leave(lora_folder, "unet", parts["unet"], preset, folders)
+        state.wait_for_everyone()
+        file = lora_folder / "unet_lora.safetensors"
+        add_lora(parts["unet"], config.lora, file if file.is_file() else None)
+    probe = None
+    asks = config.chroma_weight or config.perceptual_weight
+    if asks and name not in ("captioner", "codec", "decoder", "tokens"):
+        from .probe import load_probe
+
+        with state.main_process_first():
             probe = load_probe(cache)
     stage = _stage(name, parts, preset, config, probe)
-    if name == "codec" and arguments.decoder and not any((f / "vq_decoder.safetensors").is_file() for f in folders):
+    if name == "codec" and arguments.decoder and part_files.find("vq_decoder", folders) is None:
         from .codec import load_taesd
 
         load_taesd(parts["vq_decoder"].decoder, arguments.decoder)
     out = arguments.out / "parts"
-
-    def export() -> None:
-        out.mkdir(parents=True, exist_ok=True)
+    exported = {part: module for part, module in stage.parts().items() if part_files.learns(module)}
+    if state.is_main_process:
         for part, module in stage.parts().items():
-            checkpoints.save_part(out / f"{part}.safetensors", part, preset, module)
+            if part not in exported and not (out / f"{part}.safetensors").is_file():
+                part_files.leave(out, part, module, preset, folders)
+    state.wait_for_everyone()
+    if config.cache_text:
+        from .texts import cache_texts, text_is_frozen, use_cached_texts
 
-    fit(stage, config, cache, folder, validation, arguments.resume, export, arguments.workers)
+        if text_is_frozen(stage):
+            with state.main_process_first():
+                texts = cache_texts(parts["semantic_encoder"].to(state.device), (cache, validation), arguments.out)
+            use_cached_texts(stage, texts)
+    parts.clear()
+
+    def export(tensors: dict[str, torch.Tensor] | None) -> None:
+        for part, module in exported.items():
+            part_files.export(out, part, module, preset, tensors, stage, lora_folder)
+
+    fit(stage, config, cache, folder, validation, arguments.resume, export, arguments.workers, preset)
 
 
-def _cache(arguments, source: str, resolution: int, kind: str) -> "Cache":
+def _folders(name: str, arguments, config: TrainConfig) -> list[Path]:
+    """Where a stage looks for part files: a UNet that gets a LoRA is the one without it."""
+    lora = [arguments.out / "lora"] if config.lora and name in LORA_STAGES else []
+    return [*lora, arguments.out / "parts", *([arguments.init] if arguments.init else [])]
+
+
+def _cache(arguments, source: str, resolution: int, kind: str, state) -> "Cache":
+    """The cache of a source, built by all processes together where it is not there yet."""
+    from .cache import build_shares, join_shares
     from .data import Cache, DataError, build_cache, load_encoder
 
     folder = arguments.cache if kind == "cache" and arguments.cache else arguments.out / f"{kind}-{resolution}"
-    if (folder / "cache.json").is_file():
-        return Cache(folder)
-    if arguments.encoder is None:
-        raise DataError(f"{folder} holds no cached latents yet: give --encoder to make them")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    share = arguments.film if kind == "cache" else 0.0  # validation stays as it is
-    return build_cache(source, folder, resolution, load_encoder(arguments.encoder), arguments.mirror, share)
+    if not (folder / "cache.json").is_file():
+        if arguments.encoder is None:
+            raise DataError(f"{folder} holds no cached latents yet: give --encoder to make them")
+        rank, processes = state.process_index, state.num_processes
+        shares = arguments.shares or processes
+        film = arguments.film if kind == "cache" else 0.0  # validation stays as it is
+        if shares > 1:
+            build_shares(
+                source, folder, resolution, lambda: load_encoder(arguments.encoder, state.device), arguments.mirror,
+                film, shares, range(rank, shares, processes), missing_captions=arguments.missing_captions,
+            )  # fmt: skip
+        state.wait_for_everyone()
+        if state.is_main_process and shares > 1:
+            join_shares(folder, shares)
+        elif state.is_main_process:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            encoder = load_encoder(arguments.encoder, state.device)
+            build_cache(
+                source, folder, resolution, encoder, arguments.mirror, film, missing_captions=arguments.missing_captions
+            )
+        state.wait_for_everyone()
+        if not (folder / "cache.json").is_file():
+            raise DataError(f"this machine does not see {folder}: --out and --cache must be shared by all machines")
+    return Cache(folder)
 
 
-def _recognized(cache: "Cache | None", parts: dict[str, "nn.Module"], config: TrainConfig) -> "Cache | None":
+def _recognized(cache: "Cache | None", parts: dict[str, "nn.Module"], config: TrainConfig, state) -> "Cache | None":
     """The cache with what the parts' classifier sees in its photos, where they have one and see whole pictures."""
     looking = any(parts[name].config.recognition for name in ("controlnet_rca", "captioner") if name in parts)
     if cache is None or cache.recognized or not looking or config.crop != config.resolution:
@@ -183,18 +270,23 @@ def _recognized(cache: "Cache | None", parts: dict[str, "nn.Module"], config: Tr
 
     from ..controlnet_rca import recognize
     from ..efficientnet import EfficientNetLite0
-    from .data import cache_recognized
+    from .data import Cache, cache_recognized
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = state.device.type
     classifier = EfficientNetLite0()
     classifier.load_package_weights()
-    classifier.to(device, memory_format=torch.channels_last)
+    classifier.to(state.device, memory_format=torch.channels_last)
 
     def look(gray):
         with torch.autocast(device, torch.bfloat16):
-            return recognize(classifier, gray.to(device, memory_format=torch.channels_last))
+            return recognize(classifier, gray.to(state.device, memory_format=torch.channels_last))
 
-    return cache_recognized(cache, look)
+    if cache.shares:
+        cache_recognized(cache, look, mine=slice(state.process_index, None, state.num_processes))
+    elif state.is_main_process:
+        cache_recognized(cache, look)
+    state.wait_for_everyone()
+    return Cache(cache.folder)
 
 
 def _others(arguments, preset: Preset) -> "tuple[Base | None, StockWeights | None]":
@@ -234,11 +326,12 @@ def _parts(
     from .. import checkpoints
     from ..controlnet_rca import ControlNetRCA
     from ..tokenizer import Tokenizer
+    from . import part_files
 
     needed, made = STAGES[name]
     parts: dict[str, nn.Module] = {}
     for part in (*needed, *made):
-        file = next((f / f"{part}.safetensors" for f in folders if (f / f"{part}.safetensors").is_file()), None)
+        file = part_files.find(part, folders)
         if file is not None:
             parts[part] = checkpoints.load_part(file, part)[0].requires_grad_(True).train()
         elif base is not None and part in ("unet", "semantic_encoder"):

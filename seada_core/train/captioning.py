@@ -9,6 +9,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from seada_core.captioner import TinyCoCa
 from seada_core.color import luminance
+from seada_core.train.draws import Draws
 from seada_core.train.stages import Stage
 
 MAX_TOKENS = 16  # one caption in ten is longer and loses its tail: text is most of a step's cost
@@ -35,7 +36,9 @@ class CaptionerStage(Stage):
             images = batch["recognized"][-1] if "recognized" in batch else captioner.prepare(batch["rgb"])
         else:
             images = luminance(batch["rgb"])
-            images = captioner.standardize(self._augment(images) if self.training else self._resize(images))
+            images = captioner.standardize(
+                self._augment(images, Draws(batch["seeds"])) if self.training else self._resize(images)
+            )
         text = tokenizer(batch["captions"]).to(images.device)
         text = text[:, : min(MAX_TOKENS, int(tokenizer.mask(text).sum(1).max()))]
 
@@ -59,18 +62,18 @@ class CaptionerStage(Stage):
         size = (self.captioner.image_size, self.captioner.image_size)
         return F.interpolate(gray.float(), size, mode="bilinear", antialias=True)
 
-    def _augment(self, gray: Tensor) -> Tensor:
+    def _augment(self, gray: Tensor, draws: Draws) -> Tensor:
         """A random crop of 65 to 100 % of each side, resized; a random gamma of 0.6 to 1.6.
 
         Brightness and contrast need no augmentation: every picture is standardised afterwards.
         """
         batch = len(gray)
-        scale = 0.65 + 0.35 * torch.rand(batch, 1, device=gray.device)
-        shift = (1 - scale) * (2 * torch.rand(batch, 2, device=gray.device) - 1)
+        scale = 0.65 + 0.35 * draws.uniform(1, device=gray.device)
+        shift = (1 - scale) * (2 * draws.uniform(2, device=gray.device) - 1)
         theta = torch.cat([torch.diag_embed(scale.expand(-1, 2)), shift.unsqueeze(-1)], -1)
         size = (batch, 1, self.captioner.image_size, self.captioner.image_size)
         crops = F.grid_sample(gray.float(), F.affine_grid(theta, size, align_corners=False), align_corners=False)
-        gamma = torch.exp2(1.4 * torch.rand(batch, 1, 1, 1, device=gray.device) - 0.7)
+        gamma = torch.exp2(1.4 * draws.uniform(1, 1, 1, device=gray.device) - 0.7)
         return crops.clamp(1e-4, 1) ** gamma
 
 

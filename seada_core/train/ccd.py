@@ -9,6 +9,7 @@ from ..color import luminance
 from ..hints import sample_point_hints, sample_superpixel_hints
 from ..presets import Preset, TrainConfig
 from .diffusion import DiffusionStage, add_noise, pick_texts, sample_timesteps
+from .draws import Draws
 
 
 class CCDStage(DiffusionStage):
@@ -25,25 +26,26 @@ class CCDStage(DiffusionStage):
     def forward(self, batch: dict) -> dict[str, Tensor]:
         z, rgb = batch["latent"], batch["rgb"]
         gray = luminance(rgb)
+        draws = Draws(batch["seeds"])
         with torch.no_grad():
-            context = self.context(pick_texts(batch, self.config))
-            hints = self._hints(rgb)
-        noise = torch.randn_like(z)
-        t = sample_timesteps(len(z), self.config, self.scheduler.config.num_train_timesteps, z.device)
+            context = self.context(pick_texts(batch, self.config, draws))
+            hints = self._hints(rgb, batch["places"], draws)
+        noise = draws.normal(z)
+        t = sample_timesteps(batch["uniform"], self.config, self.scheduler.config.num_train_timesteps)
         z_t = add_noise(self.scheduler, z, noise, t)
         features = self.hint_encoder.encode(gray, hints)
         hook = lambda i, h: self.hint_encoder.modulate(i, h, features)  # noqa: E731
         output = self.predict(z_t, t, context, gray.expand_as(rgb), batch.get("recognized"), [hook]).float()
         return self.errors(output, z, noise, z_t, t, rgb)
 
-    def _hints(self, rgb: Tensor) -> Tensor:
-        # drawn on the CPU from torch's own stream, so that a resumed run draws the same
-        generator = torch.Generator().manual_seed(int(torch.randint(2**31, ())))
-        quarter = len(rgb) // 4
-        pictures = rgb.cpu()
+    def _hints(self, rgb: Tensor, places: list[int], draws: Draws) -> Tensor:
+        pictures = rgb.cpu().split(1)
         with torch.autocast("cpu", enabled=False):
-            superpixels = sample_superpixel_hints(pictures[:quarter], generator) if quarter else pictures[:0]
-            return torch.cat([superpixels, sample_point_hints(pictures[quarter:], generator)]).to(rgb.device)
+            maps = [
+                (sample_superpixel_hints if place % 4 == 0 else sample_point_hints)(picture, generator)
+                for picture, place, generator in zip(pictures, places, draws.generators)
+            ]
+        return torch.cat(maps).to(rgb.device)
 
     def parts(self) -> dict[str, nn.Module]:
         return {"hint_encoder": self.hint_encoder}

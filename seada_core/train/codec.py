@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from ..color import luminance, rgb_to_ycbcr, ycbcr_to_rgb
 from ..presets import CodecConfig, Preset, TrainConfig
 from ..vq_decoder import Decoder, VQDecoder
-from .data import DataError, rows
+from .data import DataError, in_halves, rows
 from .diffusion import DiffusionStage, pick_texts, predict_x0
-from .stages import Stage
+from .draws import Draws
+from .stages import Stage, gather
 
 LOG_MSE_WEIGHT = 0.03
 
@@ -100,7 +101,7 @@ def weighted(terms: dict[str, Tensor]) -> Tensor:
 
 
 class CodecStage(Stage):
-    """Reconstruction of `rgb` from `latent` and luminance, of the first half of a batch through the codebook.
+    """Reconstruction of `rgb` from `latent` and luminance, of every other picture through the codebook.
 
     Loss: L1 on RGB, before gamut pulling (its gradient vanishes where a colour is pulled), plus L1 of the error's means
     over 8 and 32 px (`cast`: broad false tints are half of the squared error, yet little of the plain L1), plus
@@ -112,6 +113,7 @@ class CodecStage(Stage):
     """
 
     name = "codec"
+    multiple = 2
 
     def __init__(
         self,
@@ -130,10 +132,11 @@ class CodecStage(Stage):
         self.decay = decay
 
     def forward(self, batch: dict) -> dict[str, Tensor]:
+        batch = in_halves(batch)
         rgb, z = batch["rgb"], batch["latent"]
         target = rgb_to_ycbcr(rgb)
         gray = target[:, :1]
-        half = (len(z) + 1) // 2
+        half = len(z) // 2
         features = self.codec.gray_features(gray)
         coded = z[:half], [f[:half] for f in features]
         z_hat, tokens, terms = self.codec.quantize(coded[0], gray[:half], coded[1])
@@ -152,14 +155,13 @@ class CodecStage(Stage):
             losses["perceptual"] = self.perceptual(difference + rgb, rgb).mean()
             loss = loss + 0.1 * losses["perceptual"]
         losses["psnr_codes"] = -10 * mse[:half].detach().mean().log10()
-        if half < len(z):
-            losses["psnr"] = -10 * mse[half:].detach().mean().log10()
+        losses["psnr"] = -10 * mse[half:].detach().mean().log10()
         return {"loss": loss, **losses}
 
     @torch.no_grad()
     def update_codebook(self, vectors: Tensor, tokens: Tensor) -> None:
-        """One exponential-average step of k-means: vectors (B, N, code_dim) with their codes (B, N)."""
-        vectors, tokens = vectors.float().flatten(0, 1), tokens.flatten()
+        """One exponential-average step of k-means: all processes' vectors (B, N, code_dim) with their codes (B, N)."""
+        vectors, tokens = gather(vectors.float()).flatten(0, 1), gather(tokens).flatten()
         codebook, usage = self.codec.codebook, self.codec.usage
         sums = codebook * usage.unsqueeze(1) * self.decay
         sums.index_add_(0, tokens, vectors * (1 - self.decay))
@@ -184,14 +186,15 @@ class DecoderStage(Stage):
 
     A latent that a small model predicts is smoother than a true one, and where its luminance is off, a decoder that has
     only seen true latents reads the error as a false colour. Half of a batch is decoded from x0 of one step from pure
-    noise, the other half from true latents, so that these are not forgotten; the loss is `CodecStage`'s. Codebook and
-    grey encoder are frozen, hence tokens keep their meaning.
+    noise, every other picture from its true latent, so that these are not forgotten; the loss is `CodecStage`'s.
+    Codebook and grey encoder are frozen, hence tokens keep their meaning.
 
     Args:
         parts: unet, semantic_encoder, semantic_adapter, controlnet_rca, vq_decoder.
     """
 
     name = "decoder"
+    multiple = 2
 
     def __init__(self, parts: dict[str, nn.Module], preset: Preset, config: TrainConfig):
         super().__init__()
@@ -203,23 +206,24 @@ class DecoderStage(Stage):
     @torch.no_grad()
     def first_step(self, batch: dict) -> Tensor:
         """x0 (B, 4, h, w) as one sampling step from pure noise gives it."""
-        gray, z = luminance(batch["rgb"]), torch.randn_like(batch["latent"])
+        draws = Draws(batch["seeds"])
+        gray, z = luminance(batch["rgb"]), draws.normal(batch["latent"])
         scheduler, first = self.diffusion.scheduler, self.diffusion
         t = torch.full((len(z),), scheduler.config.num_train_timesteps - 1, device=z.device)
-        context = first.context(pick_texts(batch, self.config))
+        context = first.context(pick_texts(batch, self.config, draws))
         output = first.predict(z, t, context, gray.expand_as(batch["rgb"]), batch.get("recognized")).float()
         return predict_x0(scheduler, z, output, t)
 
     def forward(self, batch: dict) -> dict[str, Tensor]:
-        half = (len(batch["rgb"]) + 1) // 2
+        batch = in_halves(batch)
+        half = len(batch["rgb"]) // 2
         target = rgb_to_ycbcr(batch["rgb"])
         z = torch.cat([self.first_step(rows(batch, 0, half)), batch["latent"][half:]])
         _, mse, losses = reconstruction(self.codec.chroma(z, target[:, :1]).float(), target[:, 1:])
         losses["loss"] = weighted(losses)
         gray_mse = reconstruction(torch.zeros_like(target[:half, 1:]), target[:half, 1:])[1]
         losses["predicted"] = mse[:half].detach().mean() / gray_mse.mean()  # share of grey's error that is left
-        if half < len(z):
-            losses["psnr"] = -10 * mse[half:].detach().mean().log10()
+        losses["psnr"] = -10 * mse[half:].detach().mean().log10()
         return losses
 
     def preview(self, batch: dict) -> dict[str, Tensor]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,87 +16,134 @@ from torch.utils.data import Dataset
 
 from ..color import luminance
 from . import film
+from .sources import DataError, Tally, samples
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
 Encoder = Callable[[Tensor], Tensor]  # (B, 3, H, W) in [0, 1] -> scaled latents (B, 4, H/8, W/8)
+Log = Callable[[str], None]
 
 
-class DataError(ValueError):
-    """The training data cannot be used; the message says what to do."""
+class Records(Sequence):
+    """The lines of a JSON-lines file, parsed when they are asked for: a million captions take no memory."""
+
+    def __init__(self, path: Path):
+        self.lines = np.memmap(path, np.uint8, "r")
+        self.ends = np.flatnonzero(self.lines == ord("\n"))
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    def __getitem__(self, index: int) -> dict:
+        start = self.ends[index - 1] + 1 if index else 0
+        return json.loads(self.lines[start : self.ends[index]].tobytes())
 
 
-def samples(source: str) -> Iterator[tuple[str, bytes, dict]]:
-    """(key, encoded picture, record) of every picture of `source`.
+class Joined(Sequence):
+    """Arrays (or other sequences) as one along their first axis; nothing is copied but what is asked for."""
 
-    source: webdataset shards (`data-{000..007}.tar`, several joined by `::`, or a folder that holds `.tar` files) or a
-    folder of pictures. A record's `captions` come from the sample's json, a `.txt` beside the picture, or the folder's
-    `metadata.jsonl` (`file_name`, `text`).
-    """
-    folder = Path(source)
-    if folder.is_dir() and not any(folder.glob("*.tar")):
-        yield from _folder_samples(folder)
-        return
-    import webdataset as wds
+    def __init__(self, parts: Sequence):
+        self.parts = parts
+        self.starts = np.cumsum([0, *(len(part) for part in parts)])
 
-    if folder.is_dir():
-        urls = [str(path) for path in sorted(folder.glob("*.tar"))]
-    else:
-        urls = [url for part in source.split("::") for url in wds.shardlists.expand_urls(part)]
-    missing = [url for url in urls if not Path(url).is_file()]
-    if missing:
-        raise DataError(f"no such shard or folder: {missing[0]}")
-    for sample in wds.WebDataset(urls, shardshuffle=False, empty_check=False):
-        picture = next((sample[k] for k in sample if f".{k.rsplit('.')[-1].lower()}" in SUFFIXES), None)
-        if picture is not None:
-            record = json.loads(sample["json"]) if "json" in sample else {}
-            if "txt" in sample:
-                record.setdefault("captions", [sample["txt"].decode("utf-8").strip()])
-            yield sample["__key__"], picture, record
+    def __len__(self) -> int:
+        return int(self.starts[-1])
 
-
-def _folder_samples(folder: Path) -> Iterator[tuple[str, bytes, dict]]:
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
-    if not paths:
-        raise DataError(f"no pictures and no .tar shards in {folder}")
-    texts = {}
-    listing = folder / "metadata.jsonl"
-    if listing.is_file():
-        for line in listing.read_text("utf-8").splitlines():
-            entry = json.loads(line)
-            texts[entry["file_name"]] = entry["text"]
-    for path in paths:
-        name = path.relative_to(folder).as_posix()
-        beside = path.with_suffix(".txt")
-        text = texts.get(name) or (beside.read_text("utf-8").strip() if beside.is_file() else None)
-        yield name, path.read_bytes(), {"captions": [text]} if text else {}
+    def __getitem__(self, key):
+        """`[i]`, `[i, ...]`, or with lists of equal length `[rows, columns]`."""
+        index, *rest = key if isinstance(key, tuple) else (key,)
+        if not isinstance(index, int | np.integer):
+            return np.stack([self[(i, *others)] for i, *others in zip(index, *rest)])
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        k = int(np.searchsorted(self.starts, index, side="right")) - 1
+        place = int(index - self.starts[k])
+        return self.parts[k][(place, *rest)] if rest else self.parts[k][place]
 
 
 @dataclass
 class Cache:
-    """A folder of pictures at one resolution with their latents and records; see `build_cache`."""
+    """A folder of pictures at one resolution with their latents and records; see `build_cache`.
+
+    Where its `cache.json` names a number of shares, it is those folders joined, see `cache.build_shares`. Everything is
+    mapped, not read: any number of processes share the same memory.
+    """
 
     folder: Path
 
     def __post_init__(self):
         self.meta = json.loads((self.folder / "cache.json").read_text())
-        self.offsets = np.load(self.folder / "offsets.npy")
+        self.shares = [Cache(self.folder / share_name(k)) for k in range(self.meta.pop("shares", 0))]
+        if self.shares:
+            self.records = Joined([share.records for share in self.shares])
+            self.latents = Joined([share.latents for share in self.shares])
+            self.recognized = [Joined(maps) for maps in zip(*(share.recognized for share in self.shares))]
+            if not all(share.recognized for share in self.shares):
+                self.recognized = []
+            return
+        self.offsets = np.load(self.folder / "offsets.npy", mmap_mode="r")
         self.pictures = np.memmap(self.folder / "pictures.bin", np.uint8, "r")
         self.latents = np.load(self.folder / "latents.npy", mmap_mode="r")
         maps = [self.folder / f"recognized-{k}.npy" for k in range(2)]  # see `cache_recognized`
         self.recognized = [np.load(path, mmap_mode="r") for path in maps] if maps[-1].is_file() else []
-        with open(self.folder / "records.jsonl", encoding="utf-8") as lines:
-            self.records = [json.loads(line) for line in lines]
+        self.records = Records(self.folder / "records.jsonl")
+
+    def __reduce__(self):
+        return Cache, (self.folder,)  # a worker maps the files itself
 
     def __len__(self) -> int:
         return len(self.records)
 
+    def _locate(self, index: int) -> tuple[Cache, int]:
+        k = int(np.searchsorted(self.records.starts, index, side="right")) - 1
+        return self.shares[k], index - int(self.records.starts[k])
+
     def picture(self, index: int) -> Image.Image:
+        if self.shares:
+            share, place = self._locate(index)
+            return share.picture(place)
         encoded = self.pictures[self.offsets[index] : self.offsets[index + 1]]
         return Image.open(io.BytesIO(encoded.tobytes()))
 
     def view(self, index: int, view: int) -> Tensor:
         """A picture (3, H, W) in [0, 1]: as it is (0), or what else the cache holds a latent of (1)."""
+        if self.shares:
+            share, place = self._locate(index)
+            return share.view(place, view)
         return _view(_to_tensor(self.picture(index)), index, view, self.meta)
+
+    @property
+    def report(self) -> dict:
+        """How many pictures were read, left out, and have no captions; see `Tally`."""
+        if self.shares:
+            reports = [share.report for share in self.shares]
+            return {name: sum((report[name] for report in reports[1:]), reports[0][name]) for name in reports[0]}
+        path = self.folder / "report.json"
+        if path.is_file():
+            return json.loads(path.read_text())
+        tally = Tally(self.meta["source"])
+        for record in self.records:
+            tally.add(record)
+        return tally.to_dict()
+
+
+def share_name(number: int) -> str:
+    """The folder of a share of a cache."""
+    return f"share-{number:05}"
+
+
+def check_captions(cache: Cache, missing: str, log: Log = print) -> None:
+    """Say how many pictures have no caption, or refuse them where `missing` is "error".
+
+    Raises:
+        DataError: there are such pictures, and there may not be.
+    """
+    without, count = cache.report["without_captions"], len(cache)
+    if without and missing == "error":
+        raise DataError(
+            f"{without} of {count} pictures of {cache.meta['source']} have no caption: write them, or give "
+            "--missing-captions empty to train on empty ones"
+        )
+    if without:
+        log(f"{without} of {count} pictures have no caption and train with an empty one")
 
 
 def build_cache(
@@ -106,7 +153,9 @@ def build_cache(
     encoder: Encoder,
     mirror: bool = False,
     film_share: float = 0.0,
-    log: Callable = print,
+    log: Log = print,
+    share: tuple[int, int] = (0, 1),
+    missing_captions: str = "empty",
 ) -> Cache:
     """Read `source` once: shorter side resized to `resolution` px, centre-cropped square, latents of each.
 
@@ -116,47 +165,55 @@ def build_cache(
     have taken it, see `film.expose`.
 
     Does nothing when `folder` already holds the cache of this source and resolution. Pictures that cannot be read are
-    reported and left out; more than one in ten stops with an error. Written aside and renamed, so that a cache that
-    exists is whole.
+    reported and left out; more than one in ten stops with an error, before any latent is computed. Written aside and
+    renamed, so that a cache that exists is whole. `share` (k, n) reads the k-th of n shares of the source.
 
     Raises:
-        DataError: no pictures, too many broken ones, or `folder` holds another source's cache.
+        DataError: no pictures, too many broken ones, captions are missing where `missing_captions` is "error", or
+            `folder` holds another source's cache.
     """
     meta = {"source": source, "resolution": resolution, "mirror": mirror, "version": 1}
     if film_share:
         meta["film"] = film_share
     if (folder / "cache.json").is_file():
-        found = json.loads((folder / "cache.json").read_text())
-        if found != meta:
-            raise DataError(f"{folder} caches {found}, not {meta}; choose another --cache folder or delete it")
-        return Cache(folder)
+        cache = Cache(folder)
+        check_source(cache, meta)
+        return cache
     from tqdm import tqdm
 
+    if resolution < 8 or resolution % 8:
+        raise DataError(f"the resolution must be a multiple of 8 px (a latent cell), not {resolution}")
     part = folder.with_name(folder.name + ".part")
     part.mkdir(parents=True, exist_ok=True)
-    offsets, records, broken = [0], [], 0
-    with open(part / "pictures.bin", "wb") as pictures:
-        for key, encoded, record in tqdm(samples(source), desc="pictures", unit="pic"):
+    offsets, tally = [0], Tally(source, log)
+    with open(part / "pictures.bin", "wb") as pictures, open(part / "records.jsonl", "w", encoding="utf-8") as lines:
+        for key, encoded, record in tqdm(samples(source, *share, tally), desc="pictures", unit="pic"):
             try:
                 picture = _square(encoded, resolution)
-            except (OSError, ValueError) as error:
-                broken += 1
-                log(f"left out {key}: {error}")
+            except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+                tally.leave_out(key, error)
                 continue
             buffer = io.BytesIO()
             picture.save(buffer, "JPEG", quality=95, subsampling=0)
             pictures.write(buffer.getvalue())
             offsets.append(offsets[-1] + buffer.tell())
-            records.append({"key": key, **record})
-    if not records or broken * 10 > len(records):
-        raise DataError(f"{source}: {len(records)} pictures could be read and {broken} could not")
+            lines.write(json.dumps({"key": key, **record}) + "\n")
+            tally.add(record)
+    tally.finish()
+    if missing_captions == "error" and tally.without_captions:
+        raise DataError(f"{tally.without_captions} of {tally.read} pictures of {source} have no caption")
     np.save(part / "offsets.npy", np.array(offsets, np.int64))
-    with open(part / "records.jsonl", "w", encoding="utf-8") as lines:
-        lines.writelines(json.dumps(record) + "\n" for record in records)
     _encode_all(part, meta, encoder)
+    (part / "report.json").write_text(json.dumps(tally.to_dict()))
     (part / "cache.json").write_text(json.dumps(meta))
     part.rename(folder)
     return Cache(folder)
+
+
+def check_source(cache: Cache, meta: dict) -> None:
+    """Raises DataError where a cache is of another source, resolution or mirroring than `meta`."""
+    if cache.meta != meta:
+        raise DataError(f"{cache.folder} caches {cache.meta}, not {meta}; choose another --cache folder or delete it")
 
 
 def _square(encoded: bytes, resolution: int) -> Image.Image:
@@ -182,14 +239,20 @@ def _encode_all(folder: Path, meta: dict, encoder: Encoder, batch: int = 32):
 
 
 @torch.inference_mode()
-def cache_recognized(cache: Cache, recognize: Callable[[Tensor], list[Tensor]], batch: int = 32) -> Cache:
+def cache_recognized(
+    cache: Cache, recognize: Callable[[Tensor], list[Tensor]], batch: int = 32, mine: slice = slice(None)
+) -> Cache:
     """Keep the maps that a classifier sees in each grey photo (and in its mirror image) beside the latents.
 
     recognize: grey pictures (B, 3, H, W) in [0, 1] to two maps (B, C, h, w); see `RecognizingMapper.recognize`.
-    Does nothing where they are there. Written aside and renamed.
+    Does nothing where they are there. Written aside and renamed. `mine`: which shares of a cache in shares to do.
     """
     if cache.recognized:
         return cache
+    if cache.shares:
+        for share in cache.shares[mine]:
+            cache_recognized(share, recognize, batch)
+        return Cache(cache.folder)
     from tqdm import tqdm
 
     count, views = len(cache), 1 + cache.meta["mirror"]
@@ -267,14 +330,25 @@ def _half(device: torch.device | str, encoder: Encoder) -> Encoder:
 class Batches(Dataset):
     """Batch number `step`, as a function of the step and the seed alone: a resumed run sees what it would have seen.
 
-    Every epoch is a new permutation; each process of `processes` takes its own share of a step. A picture is cropped
-    at a random multiple of 8 px, and mirrored half of the time where the cache holds mirrored latents.
+    Every epoch is a new permutation, of which a step takes the next `batch` places, and each of `processes` an equal
+    share of those. All that is random about a picture (crop, mirror, caption, and the `seeds` and `uniform` that stages
+    draw from) follows from its place: any number of processes trains on the same. A picture is cropped at a random
+    multiple of 8 px, and mirrored half of the time where the cache holds mirrored latents.
+
+    Raises:
+        DataError: `crop` does not fit the cache, or `batch` the processes or the number of pictures.
     """
 
     def __init__(self, cache: Cache, batch: int, crop: int, seed: int, rank: int = 0, processes: int = 1):
         resolution = cache.meta["resolution"]
         if crop > resolution or crop % 8:
             raise DataError(f"crop {crop} px must be a multiple of 8 and at most the cache's {resolution} px")
+        if batch % processes:
+            raise DataError(f"batch {batch} cannot be shared among {processes} processes equally")
+        if batch > len(cache):
+            raise DataError(
+                f"batch {batch} is more than the {len(cache)} pictures there are: give --batch {len(cache)}"
+            )
         self.cache, self.batch, self.crop, self.seed = cache, batch, crop, seed
         self.rank, self.processes = rank, processes
         self._permutation: tuple[int, np.ndarray] | None = None
@@ -286,12 +360,15 @@ class Batches(Dataset):
         return int(self._permutation[1][place])
 
     def __getitem__(self, step: int) -> dict:
-        start = (step * self.processes + self.rank) * self.batch
-        indices = [self._index(start + k) for k in range(self.batch)]
-        rng = np.random.default_rng([self.seed, step, self.rank, 1])
+        share = self.batch // self.processes
+        mine = slice(self.rank * share, (self.rank + 1) * share)
+        places = range(step * self.batch, (step + 1) * self.batch)[mine]
+        strata = np.random.default_rng([self.seed, step, 2]).permutation(self.batch)[mine]
+        indices = [self._index(place) for place in places]
+        rngs = [np.random.default_rng([self.seed, place, 1]) for place in places]
         spare = (self.cache.meta["resolution"] - self.crop) // 8
-        tops, lefts = rng.integers(0, spare + 1, (2, self.batch))
-        mirror = rng.random(self.batch) < (0.5 if self.cache.meta["mirror"] else 0)
+        tops, lefts = np.array([rng.integers(0, spare + 1, 2) for rng in rngs]).T
+        mirror = np.array([rng.random() for rng in rngs]) < (0.5 if self.cache.meta["mirror"] else 0)
         rgb, latents = [], []
         cells = self.crop // 8
         for index, top, left, flip in zip(indices, tops, lefts, mirror):
@@ -299,7 +376,7 @@ class Batches(Dataset):
             rgb.append(view[:, top * 8 : (top + cells) * 8, left * 8 : (left + cells) * 8])
             latent = self.cache.latents[index, int(flip), :, top : top + cells, left : left + cells]
             latents.append(torch.from_numpy(latent.astype(np.float32)))
-        captions, color_captions = zip(*(_captions(self.cache.records[i], rng) for i in indices))
+        captions, color_captions = zip(*(_captions(self.cache.records[i], rng) for i, rng in zip(indices, rngs)))
         recognized = {}
         if self.cache.recognized and not spare:  # the classifier saw whole pictures, not crops
             recognized["recognized"] = [
@@ -313,6 +390,9 @@ class Batches(Dataset):
             "captions": list(captions),
             "color_captions": list(color_captions),
             "labels": [self.cache.records[i].get("label") for i in indices],
+            "places": list(places),
+            "seeds": [int(rng.integers(2**63)) for rng in rngs],
+            "uniform": torch.tensor([(s + rng.random()) / self.batch for s, rng in zip(strata, rngs)]).float(),
         }
 
 
@@ -328,4 +408,17 @@ def rows(batch: dict, start: int, stop: int) -> dict:
     return {
         name: [v[start:stop] for v in value] if name == "recognized" else value[start:stop]
         for name, value in batch.items()
+    }
+
+
+def in_halves(batch: dict) -> dict:
+    """The batch with the pictures of even places first: of two halves, the same go into the first on any processes."""
+    places = batch["places"]
+    order = sorted(range(len(places)), key=lambda k: places[k] % 2)
+
+    def reordered(value):
+        return value[order] if isinstance(value, Tensor) else [value[k] for k in order]
+
+    return {
+        name: [v[order] for v in value] if name == "recognized" else reordered(value) for name, value in batch.items()
     }

@@ -13,6 +13,8 @@ from ..backbone import Hook, build_scheduler, denoise
 from ..color import luminance, merge_chroma
 from ..presets import Preset, TrainConfig
 from ..semantic_adapter import representation_loss
+from .draws import Draws
+from .lora import train_lora_alone
 from .perceptual import PerceptualLoss
 from .stages import Stage
 
@@ -31,10 +33,8 @@ def target(scheduler, z: Tensor, noise: Tensor, t: Tensor) -> Tensor:
     return noise.float()
 
 
-def sample_timesteps(count: int, config: TrainConfig, train_steps: int, device) -> Tensor:
-    """(count,) long, stratified over the batch; a shift s maps u to s u / (1 + (s - 1) u), more noise for s > 1."""
-    u = (torch.arange(count, device=device) + torch.rand(count, device=device)) / count
-    u = u[torch.randperm(count, device=device)]
+def sample_timesteps(u: Tensor, config: TrainConfig, train_steps: int) -> Tensor:
+    """(B,) long of u (B,) in [0, 1); a shift s maps u to s u / (1 + (s - 1) u), more noise for s > 1."""
     s = config.timestep_shift
     return (s * u / (1 + (s - 1) * u) * train_steps).long().clamp(max=train_steps - 1)
 
@@ -47,17 +47,16 @@ def predict_x0(scheduler, z_t: Tensor, output: Tensor, t: Tensor) -> Tensor:
     return ccd.predict_x0(z_t, output, alpha_bar)
 
 
-def pick_texts(batch: dict, config: TrainConfig) -> list[str]:
+def pick_texts(batch: dict, config: TrainConfig, draws: Draws) -> list[str]:
     """A text a picture: grey caption, colour caption, a generic prompt, or none, by the config's probabilities."""
     texts = []
-    for gray, color in zip(batch["captions"], batch["color_captions"]):
-        u = torch.rand(()).item()
+    for gray, color, (u, v) in zip(batch["captions"], batch["color_captions"], draws.uniform(2).tolist()):
         if u < config.empty_prob:
             texts.append("")
         elif u < config.empty_prob + config.generic_prob:
-            texts.append(GENERIC[int(torch.randint(len(GENERIC), ()))])
+            texts.append(GENERIC[int(v * len(GENERIC))])
         else:
-            texts.append(color if torch.rand(()).item() < config.color_prob else gray)
+            texts.append(color if v < config.color_prob else gray)
     return texts
 
 
@@ -89,10 +88,13 @@ class DiffusionStage(Stage):
         for module, learns in self._trained():
             if module is not None:
                 module.requires_grad_(learns)
-        if name in ("base", "control", "stage1") and self.controlnet_rca is not None:
-            self.controlnet_rca.rca.requires_grad_(False)  # bypassed until stage II
-        if config.gradient_checkpointing:
-            self.unet.enable_gradient_checkpointing()
+        if getattr(self.unet, "peft_config", None):
+            train_lora_alone(self.unet)
+        # until stage II residuals alone connect the controller; a preset without them has nothing but RCA to learn by
+        control = self.controlnet_rca
+        self.bypass_rca = name in ("control", "stage1") and control is not None and control.zero_convs is not None
+        if self.bypass_rca:
+            control.rca.requires_grad_(False)
 
     def _trained(self) -> list[tuple[nn.Module | None, bool]]:
         more = self.config.train_unet
@@ -107,18 +109,19 @@ class DiffusionStage(Stage):
 
     def forward(self, batch: dict) -> dict[str, Tensor]:
         terms: dict[str, Tensor] = {}
+        draws = Draws(batch["seeds"])
         if self.name == "stage1":
             e_g, mask = self.semantic_encoder(batch["captions"])
             with torch.no_grad():
                 e_c, color_mask = self.color_encoder(batch["color_captions"])
             terms["representation"] = representation_loss(e_g.float(), e_c.float(), mask | color_mask)
-            keep = (torch.rand(len(mask), 1, 1, device=e_g.device) >= self.config.empty_prob).to(e_g.dtype)
+            keep = (draws.uniform(1, 1, device=e_g.device) >= self.config.empty_prob).to(e_g.dtype)
             context = self.semantic_adapter(keep * e_g + (1 - keep) * self.semantic_encoder([""])[0])
         else:
-            context = self.context(pick_texts(batch, self.config))
+            context = self.context(pick_texts(batch, self.config, draws))
         z, rgb = batch["latent"], batch["rgb"]
-        noise = torch.randn_like(z)
-        t = sample_timesteps(len(z), self.config, self.scheduler.config.num_train_timesteps, z.device)
+        noise = draws.normal(z)
+        t = sample_timesteps(batch["uniform"], self.config, self.scheduler.config.num_train_timesteps)
         z_t = add_noise(self.scheduler, z, noise, t)
         if self.name == "stage1":
             output = self.predict(z_t, t, context, rgb).float()
@@ -133,8 +136,8 @@ class DiffusionStage(Stage):
         self, output: Tensor, z: Tensor, noise: Tensor, z_t: Tensor, t: Tensor, rgb: Tensor
     ) -> dict[str, Tensor]:
         """`diffusion`, the mean squared error of Eq. 4; `chroma`, that of the colour that x0 shows; `perceptual`, how
-        much of it a classifier sees in the noisiest third of the batch, where colours are decided; `loss`, the first
-        plus `chroma_weight`, `perceptual_weight` and `condition_weight` times the others.
+        much of it a classifier sees in the noisiest third of the timesteps, where colours are decided; `loss`, the
+        first plus `chroma_weight`, `perceptual_weight` and `condition_weight` times the others.
 
         `condition` draws the first channels of c_f, "the latent space vector" of SeAda, towards z_0: the grey photo
         tells a latent's luminance, and where the estimate of luminance is off, the decoder reads it as a false colour.
@@ -150,9 +153,11 @@ class DiffusionStage(Stage):
             terms["chroma"] = (shown - wanted).float().pow(2).mean()
             terms["loss"] = terms["loss"] + self.config.chroma_weight * terms["chroma"]
         if self.config.perceptual_weight:
-            noisy = t.topk(max(1, len(t) // 3)).indices
+            border = sample_timesteps(torch.tensor([2 / 3]), self.config, self.scheduler.config.num_train_timesteps)
+            noisy = t >= border.to(t.device)  # a third of a step's pictures, whichever of them are in this batch
             colorings = (shown[noisy] * self.probe.deviation, wanted[noisy] * self.probe.deviation)
-            terms["perceptual"] = self.perceptual(*colorings, gray[noisy]).mean()
+            distance = self.perceptual(*colorings, gray[noisy]).sum() if noisy.any() else shown.sum() * 0
+            terms["perceptual"] = 3 * distance / len(t)
             terms["loss"] = terms["loss"] + self.config.perceptual_weight * terms["perceptual"]
         if self.config.condition_weight and self.condition is not None:
             c_f, latent = self.condition.float(), z.shape[1]
@@ -179,11 +184,14 @@ class DiffusionStage(Stage):
         recognized: list[Tensor] | None = None,
         hooks: Sequence[Hook] = (),
     ) -> Tensor:
-        """The UNet's output; RCA is bypassed up to and with stage I. `recognized`: the condition's cached maps."""
+        """The UNet's output; where residuals connect the controller, RCA is bypassed up to and with stage I.
+
+        recognized: the condition's cached maps.
+        """
         if self.controlnet_rca is None:
             return denoise(self.unet, z_t, t, context, hooks=hooks)
         features = self.controlnet_rca.encode(z_t, t, context, condition, recognized=recognized)
-        if self.name not in ("control", "stage1"):
+        if not self.bypass_rca:
             hooks = [lambda i, h: self.controlnet_rca.attend(i, h, features), *hooks]
         self.condition = features.condition
         return denoise(self.unet, z_t, t, context, features.residuals, hooks)
@@ -192,7 +200,7 @@ class DiffusionStage(Stage):
         """The grey photos in the colours that x0 shows to the probe after one step from pure noise; and the truth."""
         if self.probe is None:
             return {}
-        rgb, z_t = batch["rgb"], torch.randn_like(batch["latent"])
+        rgb, z_t = batch["rgb"], Draws(batch["seeds"]).normal(batch["latent"])
         gray = luminance(rgb)
         t = torch.full((len(rgb),), self.scheduler.config.num_train_timesteps - 1, device=rgb.device)
         output = self.predict(z_t, t, self.context(batch["captions"]), gray.expand_as(rgb)).float()

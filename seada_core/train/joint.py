@@ -9,6 +9,7 @@ from .. import ccd
 from ..color import luminance
 from ..presets import Preset, TrainConfig
 from .diffusion import DiffusionStage, add_noise, pick_texts, predict_x0, sample_timesteps
+from .draws import Draws
 
 CCD_WEIGHT, VQ_WEIGHT = 0.1, 0.6
 
@@ -32,9 +33,10 @@ class JointStage(DiffusionStage):
     def forward(self, batch: dict) -> dict[str, Tensor]:
         z, rgb = batch["latent"], batch["rgb"]
         gray = luminance(rgb)
-        context = self.context(pick_texts(batch, self.config))
-        noise = torch.randn_like(z)
-        t = sample_timesteps(len(z), self.config, self.scheduler.config.num_train_timesteps, z.device)
+        draws = Draws(batch["seeds"])
+        context = self.context(pick_texts(batch, self.config, draws))
+        noise = draws.normal(z)
+        t = sample_timesteps(batch["uniform"], self.config, self.scheduler.config.num_train_timesteps)
         z_t = add_noise(self.scheduler, z, noise, t)
         output = self.predict(z_t, t, context, gray.expand_as(rgb), batch.get("recognized")).float()
         diffusion = self.errors(output, z, noise, z_t, t, rgb)["loss"]
@@ -47,7 +49,7 @@ class JointStage(DiffusionStage):
             features = self.vq_decoder.gray_features(gray)[-1].float()
             tokens = self.vq_decoder.encode_tokens(z, gray)
             z_tokens = self.vq_decoder.encode_tokens(x0.detach(), gray)
-        vq = self.token_diffusion.loss(tokens, z_tokens, features, context.float())["loss"]
+        vq = self.token_diffusion.loss(tokens, z_tokens, features, context.float(), generators=draws.generators)["loss"]
         return {
             "diffusion": diffusion,
             "ccd": guidance,

@@ -10,16 +10,26 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from ..presets import TrainConfig, to_dict
+from ..presets import Preset, TrainConfig
+from .averages import Averages, averaged
+from .checks import (
+    TrainingError,
+    check_recipe,
+    check_same_run,
+    describe,
+    latest_checkpoint,
+    micro_batches,
+    process_state,
+)
 from .data import Batches, Cache, rows
+from .memory import MemoryOptionError, build_optimizer, checkpoint_activations, freeze_in_bf16
 from .stages import Stage
 
-
-class TrainingError(RuntimeError):
-    """Training cannot go on; the message says why, and what was kept."""
+MOST_SKIPPED = 30  # steps in a row that fp16's loss scaling may leave out while it looks for its scale
+Export = Callable[[dict[str, Tensor] | None], None]
 
 
 def learning_rate(config: TrainConfig, step: int) -> float:
@@ -29,9 +39,9 @@ def learning_rate(config: TrainConfig, step: int) -> float:
     return config.lr * warm * min(1.0, left)
 
 
-def step_seed(seed: int, step: int, rank: int) -> int:
-    """Torch's seed for one step: all randomness of a step follows from it, so that a resumed run repeats exactly."""
-    return (seed * 1_000_003 + step * 4099 + rank) % 2**63
+def step_seed(seed: int, step: int) -> int:
+    """Torch's seed for one step, on every process: what no picture's own seed decides follows from it."""
+    return (seed * 1_000_003 + step * 4099) % 2**63
 
 
 def fit(
@@ -41,86 +51,120 @@ def fit(
     folder: Path,
     validation: Cache | None = None,
     resume: bool = False,
-    export: Callable[[], None] | None = None,
+    export: Export | None = None,
     workers: int = 1,
+    preset: Preset | None = None,
 ) -> None:
-    """Train `stage` for `config.steps` steps.
+    """Train `stage` for `config.steps` steps, on as many processes as accelerate was started with.
 
     `folder` receives `losses.jsonl` (a line a step), TensorBoard's event files and `checkpoint-<step>` folders, of
-    which the newest two are kept. A checkpoint is written aside and renamed: whatever exists is whole. `export` is
-    called at every checkpoint with the averaged (EMA) weights in place.
+    which the newest two are kept. A checkpoint is written aside and renamed: whatever exists is whole. It holds what is
+    trained and how, not what is frozen, and resumes on any number of processes. `export` is called at every checkpoint
+    with the averaged (EMA) weights in place, on the main process; its argument is the stage's state dict where the
+    modules hold only shards of it, else None. `preset` is recorded, so that a run does not resume with other sizes.
 
     Raises:
-        TrainingError: the loss or a gradient is not finite; `folder` holds another run and `resume` is False.
+        TrainingError: the recipe cannot work here; the loss or a gradient is not finite; `folder` holds another run and
+            `resume` is False.
     """
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
-    from accelerate.utils import DistributedDataParallelKwargs
-    from diffusers.training_utils import EMAModel
+    from accelerate.utils import DistributedDataParallelKwargs, DistributedType
     from torch.utils.tensorboard import SummaryWriter
     from tqdm import tqdm
 
     AcceleratorState._reset_state()  # a process may train several stages, each at its own precision
+    state = process_state()
+    check_recipe(config, state.num_processes, state.device.type, stage.multiple)
+    micro, times = micro_batches(config, state.num_processes, stage.multiple)
     accelerator = Accelerator(
         mixed_precision=config.precision,
+        gradient_accumulation_steps=times,
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
     )
+    main = accelerator.is_main_process
     folder.mkdir(parents=True, exist_ok=True)
     newest = latest_checkpoint(folder)
     if newest and not resume:
         raise TrainingError(f"{folder} holds a run already ({newest.name}); add --resume, or choose another --out")
+    if newest:
+        check_same_run(newest, config, preset)
 
-    stage.to(accelerator.device, memory_format=torch.channels_last)
-    trainable = [p for p in stage.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(trainable, config.lr, config.betas, weight_decay=config.weight_decay)
-    ema = EMAModel(trainable, decay=config.ema, use_ema_warmup=True, power=0.75)
+    if config.frozen == "bf16":
+        freeze_in_bf16(stage)
+    fsdp = accelerator.distributed_type == DistributedType.FSDP
+    layout = torch.contiguous_format if fsdp else torch.channels_last  # FSDP shards contiguous weights only
+    nn.Module.to(stage, accelerator.device, memory_format=layout)
+    if config.gradient_checkpointing:
+        checkpoint_activations(stage)
+    frozen = {_plain(name) for name, p in stage.named_parameters() if not p.requires_grad}
+    try:
+        optimizer = build_optimizer([p for p in stage.parameters() if p.requires_grad], config)
+    except MemoryOptionError as error:
+        raise TrainingError(str(error)) from None
+    if accelerator.distributed_type == DistributedType.DEEPSPEED:
+        _prepare_deepspeed(accelerator, micro, config)
     model, optimizer = accelerator.prepare(stage, optimizer)
-    accelerator.register_for_checkpointing(ema)
+    trainable = [p for p in stage.parameters() if p.requires_grad]  # FSDP puts others in their place
+    averages = Averages(trainable, config.ema)
+    accelerator.register_for_checkpointing(averages)
+    _keep_only_what_is_trained(accelerator, stage, frozen)
+    sharded = fsdp or accelerator.distributed_type == DistributedType.DEEPSPEED
+    if fsdp:
+        from torch.distributed.fsdp import register_fsdp_forward_method
+
+        register_fsdp_forward_method(stage, "preview")
     first = 0
     if newest:
-        _check_same_run(newest, config)
         accelerator.load_state(str(newest))
+        accelerator.step = 0  # of accumulation, which may have changed
         first = int(newest.name.split("-")[1])
 
-    if config.batch % config.accumulation:
-        raise TrainingError(f"batch {config.batch} cannot be split into {config.accumulation} equal micro-batches")
-    micro = config.batch // config.accumulation
     batches = Batches(
         cache, config.batch, config.crop, config.seed, accelerator.process_index, accelerator.num_processes
     )
     # a worker does its own decoding; the loader's order is the order of the steps, so position is just a step number
-    loader = DataLoader(batches, batch_size=None, sampler=range(first, config.steps), num_workers=workers)
-    writer = SummaryWriter(folder) if accelerator.is_main_process else None
-    losses = _LossLog(folder / "losses.jsonl", first) if accelerator.is_main_process else None
-    bar = tqdm(
-        loader, initial=first, total=config.steps, desc=stage.name, unit="step", disable=not accelerator.is_main_process
+    loader = DataLoader(
+        batches,
+        batch_size=None,
+        sampler=range(first, config.steps),
+        num_workers=workers,
+        pin_memory=accelerator.device.type == "cuda",
     )
-    started, seen = time.monotonic(), 0
+    writer = SummaryWriter(folder) if main else None
+    losses = _LossLog(folder / "losses.jsonl", first) if main else None
+    bar = tqdm(loader, initial=first, total=config.steps, desc=stage.name, unit="step", disable=not main)
+    started, seen, skipped = time.monotonic(), 0, 0
     for step, batch in enumerate(bar, first):
-        torch.manual_seed(step_seed(config.seed, step, accelerator.process_index))
+        torch.manual_seed(step_seed(config.seed, step))
         rate = learning_rate(config, step)
         for group in optimizer.param_groups:
             group["lr"] = rate
-        terms: dict[str, float] = {}
-        for k in range(config.accumulation):
+        sums: dict[str, Tensor] = {}
+        for k in range(times):
             part = _to_device(rows(batch, k * micro, (k + 1) * micro), accelerator.device)
-            with accelerator.autocast():
-                values = model(part)
-            accelerator.backward(values["loss"] / config.accumulation)
-            for name, value in values.items():
-                terms[name] = terms.get(name, 0.0) + value.item() / config.accumulation
-        norm = accelerator.clip_grad_norm_(trainable, config.clip).item()
-        if not (math.isfinite(terms["loss"]) and math.isfinite(norm)):
-            kept = latest_checkpoint(folder)
-            raise TrainingError(
-                f"step {step}: loss {terms['loss']:g}, gradient norm {norm:g}; the weights were not touched. "
-                + (f"The last good state is {kept.name}; resume with a lower --lr" if kept else "Try a lower --lr")
-            )
-        optimizer.step()
-        optimizer.zero_grad()
-        ema.step(trainable)
-        seen += config.batch * accelerator.num_processes
-        if accelerator.is_main_process:
+            with accelerator.accumulate(model):
+                with accelerator.autocast():
+                    values = model(part)
+                accelerator.backward(values["loss"])
+                for name, value in values.items():
+                    sums[name] = sums.get(name, 0.0) + value.detach().float() / times
+                if accelerator.sync_gradients:
+                    norm = float(accelerator.clip_grad_norm_(trainable, config.clip) or 0.0)
+                    means = accelerator.reduce(torch.stack(list(sums.values())), "mean").tolist()
+                    terms = dict(zip(sums, means))
+                    finite = math.isfinite(terms["loss"]) and math.isfinite(norm)
+                    skipped = 0 if finite else skipped + 1
+                    may_skip = accelerator.scaler is not None and math.isfinite(terms["loss"])
+                    if not finite and not (may_skip and skipped <= MOST_SKIPPED):
+                        raise TrainingError(_not_finite(step, terms["loss"], norm, folder))
+                optimizer.step()
+                optimizer.zero_grad()
+        averages.step(trainable)
+        seen += config.batch
+        done = step + 1
+        last = done == config.steps
+        if main:
             losses.write(step, terms)
             speed = seen / (time.monotonic() - started)
             bar.set_postfix(loss=f"{terms['loss']:.4f}", pictures=f"{speed:.1f}/s", refresh=False)
@@ -128,70 +172,102 @@ def fit(
                 for name, value in {**terms, "gradient_norm": norm, "learning_rate": rate}.items():
                     writer.add_scalar(f"train/{name}", value, step)
                 writer.add_scalar("train/pictures_per_second", speed, step)
-        done = step + 1
-        last = done == config.steps
-        if validation is not None and (done % config.validate_every == 0 or last) and accelerator.is_main_process:
-            with averaged(ema, trainable):
+        if validation is not None and (done % config.validate_every == 0 or last):
+            with averaged(averages, trainable):
                 validate(stage, config, validation, writer, done)
         if done % config.checkpoint_every == 0 or last:
-            _checkpoint(accelerator, folder, done, config)
-            if export is not None and accelerator.is_main_process:
-                with averaged(ema, trainable):
-                    export()
-    if writer is not None:
+            _checkpoint(accelerator, folder, done, describe(config, preset))
+            if export is not None:
+                with averaged(averages, trainable):
+                    tensors = accelerator.get_state_dict(model) if sharded else None
+                    if main:
+                        export(tensors)
+    accelerator.wait_for_everyone()
+    if main:
         writer.close()
         losses.close()
 
 
-class averaged:
-    """`with averaged(ema, parameters):` the parameters hold their moving averages."""
+def _not_finite(step: int, loss: float, norm: float, folder: Path) -> str:
+    kept = latest_checkpoint(folder)
+    return f"step {step}: loss {loss:g}, gradient norm {norm:g}; the weights were not touched. " + (
+        f"The last good state is {kept.name}; resume with a lower --lr" if kept else "Try a lower --lr"
+    )
 
-    def __init__(self, ema, parameters):
-        self.ema, self.parameters = ema, parameters
 
-    def __enter__(self):
-        self.ema.store(self.parameters)
-        self.ema.copy_to(self.parameters)
+def _plain(name: str) -> str:
+    """A parameter's name without what DDP and checkpointing put into it."""
+    return name.removeprefix("module.").replace("_checkpoint_wrapped_module.", "")
 
-    def __exit__(self, *_):
-        self.ema.restore(self.parameters)
+
+def _prepare_deepspeed(accelerator, micro: int, config: TrainConfig) -> None:
+    """DeepSpeed clips and counts micro-batches itself, so it has to know of them."""
+    settings = accelerator.state.deepspeed_plugin.deepspeed_config
+    if settings["zero_optimization"]["stage"] > 2:
+        raise TrainingError("DeepSpeed's ZeRO stage 3 is not supported: use stage 1 or 2, or FSDP")
+    settings["train_micro_batch_size_per_gpu"] = micro
+    settings["gradient_clipping"] = config.clip
+
+
+def _keep_only_what_is_trained(accelerator, stage: Stage, frozen: set[str]) -> None:
+    """Leave frozen weights out of checkpoints: they are in their part files. FSDP and DeepSpeed write their own."""
+
+    def before_saving(models: list, weights: list, folder: str) -> None:
+        for state in weights:
+            for name in list(state):
+                if _plain(name) in frozen:
+                    del state[name]
+
+    def before_loading(models: list, folder: str) -> None:
+        from safetensors.torch import load_file
+
+        if models:
+            missing, unexpected = stage.load_state_dict(load_file(Path(folder) / "model.safetensors"), strict=False)
+            strange = [*unexpected, *({_plain(name) for name in missing} - frozen)]
+            if strange:
+                raise TrainingError(f"{folder} is of another model: {strange[0]} differs")
+            models.clear()
+
+    accelerator.register_save_state_pre_hook(before_saving)
+    accelerator.register_load_state_pre_hook(before_loading)
 
 
 @torch.no_grad()
 def validate(stage: Stage, config: TrainConfig, cache: Cache, writer, step: int, batches: int = 4) -> dict[str, float]:
-    """Mean loss terms over a few fixed validation batches, and preview pictures, to TensorBoard."""
-    size = min(config.batch, len(cache))
+    """Mean loss terms over a few fixed validation batches, and preview pictures, to TensorBoard.
+
+    All processes do the same; `writer` is None on all but one.
+    """
+    size = min(config.micro_batch or config.batch, len(cache))
+    size = max(size - size % stage.multiple, 1)
     source = Batches(cache, size, min(config.crop, cache.meta["resolution"]), seed=1234)
     device = next(stage.parameters()).device
     count = min(batches, max(1, len(cache) // size))
     terms: dict[str, float] = {}
+    half = torch.float16 if config.precision == "fp16" else torch.bfloat16
     stage.eval()
     for k in range(count):
         batch = _to_device(source[k], device)
-        torch.manual_seed(step_seed(1234, k, 0))
-        with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+        torch.manual_seed(step_seed(1234, k))
+        with torch.autocast(device.type, half, enabled=config.precision != "no"):
             for name, value in stage(batch).items():
                 terms[name] = terms.get(name, 0.0) + value.item() / count
-    for name, value in terms.items():
-        writer.add_scalar(f"validation/{name}", value, step)
-    batch = _to_device(rows(source[0], 0, 8), device)
     torch.manual_seed(1234)
-    for name, pictures in stage.preview(batch).items():
-        writer.add_images(f"validation/{name}", pictures.float().clamp(0, 1).cpu(), step)
-    writer.flush()
+    with torch.autocast(device.type, half, enabled=config.frozen == "bf16"):  # else in full precision
+        previews = stage.preview(_to_device(rows(source[0], 0, 8), device))
     stage.train()
-    with open(Path(writer.log_dir) / "validation.jsonl", "a", encoding="utf-8") as log:
-        log.write(json.dumps({"step": step, **terms}) + "\n")
+    if writer is not None:
+        for name, value in terms.items():
+            writer.add_scalar(f"validation/{name}", value, step)
+        for name, pictures in previews.items():
+            writer.add_images(f"validation/{name}", pictures.float().clamp(0, 1).cpu(), step)
+        writer.flush()
+        with open(Path(writer.log_dir) / "validation.jsonl", "a", encoding="utf-8") as log:
+            log.write(json.dumps({"step": step, **terms}) + "\n")
     return terms
 
 
-def latest_checkpoint(folder: Path) -> Path | None:
-    """The checkpoint of the highest step in `folder`, or None."""
-    found = [p for p in folder.glob("checkpoint-*") if p.suffix != ".part"]
-    return max(found, key=lambda p: int(p.name.split("-")[1]), default=None)
-
-
-def _checkpoint(accelerator, folder: Path, step: int, config: TrainConfig) -> None:
+def _checkpoint(accelerator, folder: Path, step: int, description: dict) -> None:
     target = folder / f"checkpoint-{step}"
     part = target.with_suffix(".part")
     if accelerator.is_main_process:
@@ -200,7 +276,7 @@ def _checkpoint(accelerator, folder: Path, step: int, config: TrainConfig) -> No
     accelerator.save_state(str(part))
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
-        (part / "config.json").write_text(json.dumps(to_dict(config)))
+        (part / "config.json").write_text(json.dumps(description))
         shutil.rmtree(target, ignore_errors=True)
         part.rename(target)
         kept = sorted(folder.glob("checkpoint-*[0-9]"), key=lambda p: int(p.name.split("-")[1]))
@@ -208,20 +284,11 @@ def _checkpoint(accelerator, folder: Path, step: int, config: TrainConfig) -> No
             shutil.rmtree(old)
 
 
-def _check_same_run(checkpoint: Path, config: TrainConfig) -> None:
-    """What a resumed run may change: how long it goes on, and how often it reports."""
-    free = {"steps", "decay", "checkpoint_every", "validate_every"}
-    then, now = json.loads((checkpoint / "config.json").read_text()), json.loads(json.dumps(to_dict(config)))
-    changed = [f"{name} was {then.get(name)}, now {now[name]}" for name in now if then.get(name) != now[name]]
-    changed = [line for line in changed if line.split()[0] not in free]
-    if changed:
-        raise TrainingError(f"cannot resume {checkpoint.parent.name} with other settings: {'; '.join(changed)}")
-
-
 def _to_device(batch: dict, device: torch.device) -> dict:
     def move(value):
         if isinstance(value, Tensor):
-            return value.to(device, memory_format=torch.channels_last)
+            pictures = torch.channels_last if value.ndim == 4 else torch.preserve_format
+            return value.to(device, memory_format=pictures, non_blocking=True)
         return [move(v) for v in value] if isinstance(value, list) else value
 
     return {name: move(value) for name, value in batch.items()}

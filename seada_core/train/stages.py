@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 
 class Stage(nn.Module):
     """One stage of training, driven by `loop.fit`.
 
-    Parameters with `requires_grad` are trained (and averaged by EMA); everything else is frozen. All randomness comes
-    from torch's global generator, which the loop seeds anew for every step, so that a resumed run repeats exactly.
+    Parameters with `requires_grad` are trained (and averaged by EMA); everything else is frozen. What is random about a
+    picture comes from `Draws(batch["seeds"])` and `batch["uniform"]`, so that it is the same on any number of
+    processes; anything else from torch's global generator, which the loop seeds alike on all of them for every step.
     """
 
     name: str
+    multiple = 1  # a batch must be a multiple of this many pictures
 
     def forward(self, batch: dict) -> dict[str, Tensor]:
         """Named loss terms of a batch; `loss` is the one to minimise.
 
         batch: `rgb` (B, 3, H, W) float in [0, 1]; `latent` (B, 4, H/8, W/8) scaled latents of `rgb`;
-        `captions` and `color_captions`, lists of B strings (grey and colour descriptions).
+        `captions` and `color_captions`, lists of B strings (grey and colour descriptions); `places` and `seeds`, lists
+        of B numbers: each picture's place in the run, and a seed of its own; `uniform` (B,) in [0, 1), stratified over
+        the pictures of a step on all processes.
         """
         raise NotImplementedError
 
@@ -29,3 +34,12 @@ class Stage(nn.Module):
     def parts(self) -> dict[str, nn.Module]:
         """What this stage exports: part name (a file name in a model folder) to module."""
         raise NotImplementedError
+
+
+def gather(tensor: Tensor) -> Tensor:
+    """The rows of all processes, in order; without gradient. The tensor itself where there is one process."""
+    if not torch.distributed.is_initialized():
+        return tensor
+    parts = [torch.empty_like(tensor) for _ in range(torch.distributed.get_world_size())]
+    torch.distributed.all_gather(parts, tensor.contiguous())
+    return torch.cat(parts)

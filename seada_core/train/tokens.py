@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from ..color import luminance, rgb_to_ycbcr
 from ..presets import Preset, TrainConfig
 from .diffusion import pick_texts
+from .draws import Draws
 from .stages import Stage
 
 # How a scaled SD1.5 latent moves with the mean (Cb, Cr) of its 8x8 pixels: least squares over TAESD latents of 48
@@ -17,7 +18,7 @@ from .stages import Stage
 CHROMA_TO_LATENT = ((-1.63, 1.06), (-2.86, -0.35), (-0.55, -5.48), (-4.89, -1.31))
 
 
-def corrupt(z: Tensor, rgb: Tensor, severity: Tensor) -> Tensor:
+def corrupt(z: Tensor, rgb: Tensor, severity: Tensor, draws: Draws) -> Tensor:
     """A latent such as the first diffusion step makes it: right in structure, unsure and uneven in colour.
 
     In this order: chroma blurred over 5x5 latent cells by up to `severity`, scaled by 1 - severity to 1 + severity / 4
@@ -25,26 +26,28 @@ def corrupt(z: Tensor, rgb: Tensor, severity: Tensor) -> Tensor:
     0.06 `severity` (rms, of chroma's [-0.5, 0.5]); the latent blurred over 3x3 cells by up to half of `severity`;
     Gaussian noise of up to 0.25 `severity`. Chroma moves the latent linearly, see `CHROMA_TO_LATENT`.
 
-    z: (B, 4, h, w) of the true picture rgb (B, 3, H, W); severity: (B,) in [0, 1], at 0 z comes back. Draws from
-    torch's global generator.
+    z: (B, 4, h, w) of the true picture rgb (B, 3, H, W); severity: (B,) in [0, 1], at 0 z comes back.
     """
     batch, _, height, width = z.shape
     severity = severity.to(z)[:, None, None, None]
     chroma = F.adaptive_avg_pool2d(rgb_to_ycbcr(rgb)[:, 1:], (height, width)).to(z)
 
+    def uniform() -> Tensor:
+        return draws.uniform(1, 1, 1, device=z.device).to(z)
+
     def amount() -> Tensor:
-        return severity * torch.rand_like(severity)
+        return severity * uniform()
 
     def blur(x: Tensor, size: int) -> Tensor:
         return F.avg_pool2d(F.pad(x, (size // 2,) * 4, mode="replicate"), size, stride=1)
 
-    coarse = torch.randn(batch, 2, height // 8 + 2, width // 8 + 2, device=z.device, dtype=z.dtype)
+    coarse = draws.normal(z.new_empty(batch, 2, height // 8 + 2, width // 8 + 2))
     drift = 0.06 * amount() * F.interpolate(coarse, size=(height, width), mode="bicubic", align_corners=True)
     changed = torch.lerp(chroma, blur(chroma, 5), amount())
-    changed = changed * (1 + severity * (1.25 * torch.rand_like(severity) - 1)) + drift
+    changed = changed * (1 + severity * (1.25 * uniform() - 1)) + drift
     z = z + torch.einsum("dc,bchw->bdhw", torch.tensor(CHROMA_TO_LATENT).to(z), changed - chroma)
     z = torch.lerp(z, blur(z, 3), amount() / 2)
-    return z + 0.25 * amount() * torch.randn_like(z)
+    return z + 0.25 * amount() * draws.normal(z)
 
 
 class TokensStage(Stage):
@@ -75,26 +78,27 @@ class TokensStage(Stage):
             )
 
     @torch.no_grad()
-    def pair(self, batch: dict) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def pair(self, batch: dict, draws: Draws) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """x0 (B, N), z_tokens (B, N), grey features (B, C, h, w) and context (B, L, d) of a batch."""
         z, rgb = batch["latent"], batch["rgb"]
         gray = luminance(rgb)
         with torch.autocast(z.device.type, enabled=False):  # as when tokens are made for use: codes lie close
             z = z.float()
             x0 = self.codec.encode_tokens(z, gray)
-            z_tokens = self.codec.encode_tokens(corrupt(z, rgb, torch.rand(len(z), device=z.device)), gray)
+            z_tokens = self.codec.encode_tokens(corrupt(z, rgb, draws.uniform(device=z.device), draws), gray)
             features = self.codec.gray_features(gray)[-1]
-        context = self.semantic_adapter(self.semantic_encoder(pick_texts(batch, self.config))[0])
+        context = self.semantic_adapter(self.semantic_encoder(pick_texts(batch, self.config, draws))[0])
         return x0, z_tokens, features, context
 
     def forward(self, batch: dict) -> dict[str, Tensor]:
-        x0, z_tokens, features, context = self.pair(batch)
-        terms = self.token_diffusion.loss(x0, z_tokens, features, context)
+        draws = Draws(batch["seeds"])
+        x0, z_tokens, features, context = self.pair(batch, draws)
+        terms = self.token_diffusion.loss(x0, z_tokens, features, context, generators=draws.generators)
         return {**terms, "z_accuracy": (z_tokens == x0).float().mean()}
 
     def preview(self, batch: dict) -> dict[str, Tensor]:
         """Decoded: the corrupted latent's tokens, what 20 steps of diffusion make of them, and the true tokens."""
-        x0, z_tokens, features, context = self.pair(batch)
+        x0, z_tokens, features, context = self.pair(batch, Draws(batch["seeds"]))
         generators = [torch.Generator().manual_seed(i) for i in range(len(x0))]
         steps = min(20, self.token_diffusion.config.steps)
         refined = self.token_diffusion.sample(z_tokens, features, context, steps, generators)

@@ -1,0 +1,68 @@
+"""Exponential moving averages of what is trained: the weights that validation sees and that are exported."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from diffusers.training_utils import EMAModel
+from torch import Tensor, nn
+
+
+class Averages(EMAModel):
+    """diffusers' averages, in float32, kept whole in checkpoints where FSDP shards the parameters (as DTensors).
+
+    A decay of 0 keeps none: `step` and `with averaged(...)` then do nothing.
+    """
+
+    def __init__(self, parameters: Iterable[nn.Parameter], decay: float):
+        parameters = list(parameters) if decay else []
+        super().__init__(parameters, decay=decay, use_ema_warmup=True, power=0.75)
+        self.shadow_params = [average.float() for average in self.shadow_params]
+
+    def state_dict(self) -> dict:
+        """Whole tensors; to be called by all processes together."""
+        state = super().state_dict()
+        return {**state, "shadow_params": [_whole(average) for average in self.shadow_params]}
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        mine = self.shadow_params
+        if len(mine) != len(state_dict["shadow_params"]):
+            raise ValueError(f"{len(state_dict['shadow_params'])} averages for {len(mine)} parameters")
+        super().load_state_dict(state_dict)
+        self.shadow_params = mine
+        for average, value in zip(mine, state_dict["shadow_params"]):
+            average.copy_(_like(average, value))
+
+
+def _whole(tensor: Tensor) -> Tensor:
+    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+
+
+def _like(tensor: Tensor, value: Tensor) -> Tensor:
+    """A whole `value` on the device of `tensor`, and sharded as that is."""
+    if not hasattr(tensor, "device_mesh"):
+        return value.to(tensor.device)
+    from torch.distributed.tensor import distribute_tensor
+
+    return distribute_tensor(value.to(tensor.device), tensor.device_mesh, tensor.placements)
+
+
+class averaged:
+    """`with averaged(averages, parameters):` the parameters hold their moving averages, and these the parameters."""
+
+    def __init__(self, averages: Averages, parameters: Iterable[nn.Parameter]):
+        self.pairs = list(zip(averages.shadow_params, parameters))
+
+    @torch.no_grad()
+    def _swap(self) -> None:
+        for average, parameter in self.pairs:  # in place, one by one: no second copy of the model
+            kept = parameter.detach().clone()
+            parameter.copy_(average)
+            average.copy_(kept)
+
+    def __enter__(self):
+        self._swap()
+
+    def __exit__(self, *_):
+        self._swap()

@@ -1,0 +1,128 @@
+"""What can be known to be wrong before anything is computed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from ..presets import Preset, TrainConfig, to_dict
+from .memory import OPTIMIZERS
+
+# what a resumed run may change: how long it goes on, how often it reports, and how it fits into memory
+FREE = (
+    "steps", "decay", "checkpoint_every", "validate_every", "micro_batch", "gradient_checkpointing", "cache_text"
+)  # fmt: skip
+
+
+class TrainingError(RuntimeError):
+    """Training cannot go on; the message says why, and what was kept."""
+
+
+def process_state():
+    """accelerate's state of this process among those that it was started with: `num_processes`, `device` and more."""
+    from accelerate import PartialState
+    from accelerate.utils import parse_flag_from_env
+
+    return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))  # as `Accelerator` will ask for it
+
+
+def micro_batches(config: TrainConfig, processes: int, multiple: int = 1) -> tuple[int, int]:
+    """(pictures a process takes at once, how often for a step).
+
+    Raises:
+        TrainingError: the batch cannot be split that way.
+    """
+    share, rest = divmod(config.batch, processes)
+    if rest:
+        raise TrainingError(
+            f"a batch of {config.batch} cannot be shared among {processes} processes equally: "
+            f"give a --batch that is a multiple of {processes}"
+        )
+    micro = min(config.micro_batch or share, share)
+    if micro < 1 or share % micro:
+        raise TrainingError(
+            f"each of {processes} processes takes {share} pictures a step, no multiple of --micro-batch {micro}"
+        )
+    if micro % multiple:
+        raise TrainingError(f"this stage takes its pictures {multiple} by {multiple}, so not {micro} at once")
+    return micro, share // micro
+
+
+def check_recipe(config: TrainConfig, processes: int, device: str, multiple: int = 1) -> None:
+    """Refuse a recipe that cannot work.
+
+    Raises:
+        TrainingError: says which option, and what is allowed.
+    """
+    micro_batches(config, processes, multiple)
+    if config.steps < 1:
+        raise TrainingError(f"--steps must be at least 1, not {config.steps}")
+    if config.resolution < 8 or config.resolution % 8:
+        raise TrainingError(f"--resolution must be a multiple of 8 px (a latent cell), not {config.resolution}")
+    if not 8 <= config.crop <= config.resolution or config.crop % 8:
+        raise TrainingError(
+            f"--crop must be a multiple of 8 px and at most the resolution, {config.resolution} px, not {config.crop}"
+        )
+    for name, allowed in (
+        ("precision", ("no", "bf16", "fp16")),
+        ("frozen", ("fp32", "bf16")),
+        ("optimizer", OPTIMIZERS),
+    ):
+        if getattr(config, name) not in allowed:
+            raise TrainingError(
+                f"--{name} must be {', '.join(allowed[:-1])} or {allowed[-1]}, not {getattr(config, name)}"
+            )
+    if config.precision == "fp16" and device == "cpu":
+        raise TrainingError("--precision fp16 needs a GPU; on a CPU use bf16 or no")
+    if config.frozen == "bf16" and config.precision == "no":
+        raise TrainingError("--frozen bf16 needs autocast: give --precision bf16 (or fp16), or --frozen fp32")
+    if config.lora < 0:
+        raise TrainingError(f"--lora is a rank of at least 1, or 0 for none, not {config.lora}")
+    if config.lora and config.train_unet:
+        raise TrainingError("--lora trains beside a frozen UNet: give either --lora or --train-unet")
+    if config.lora:
+        try:
+            import peft  # noqa: F401
+        except ImportError:
+            raise TrainingError("--lora needs peft: pip install peft") from None
+
+
+def describe(config: TrainConfig, preset: Preset | None) -> dict:
+    """What a checkpoint says of its run: the recipe's fields, and `sizes`, the preset's."""
+    sizes = {} if preset is None else to_dict(preset)
+    for name in ("name", "training", "recipe", "sampling"):  # none of these changes what is trained
+        sizes.pop(name, None)
+    return json.loads(json.dumps({**to_dict(config), "sizes": sizes}))
+
+
+def check_same_run(checkpoint: Path, config: TrainConfig, preset: Preset | None) -> None:
+    """A resumed run goes on with the recipe and the sizes that it began with, but for `FREE`.
+
+    Raises:
+        TrainingError: names each field that changed, with both values.
+    """
+    then, now = json.loads((checkpoint / "config.json").read_text()), describe(config, preset)
+    old_sizes, new_sizes = then.pop("sizes", {}), now.pop("sizes")
+    defaults = to_dict(TrainConfig())
+    changes = [
+        f"{name} was {then.get(name, defaults[name])}, now {now[name]}"
+        for name in now
+        if name not in FREE and then.get(name, defaults[name]) != now[name]
+    ]
+    for section, old in old_sizes.items():
+        changes += [
+            f"{section}.{name} was {value}, now {new_sizes[section].get(name)}"
+            for name, value in old.items()
+            if section in new_sizes and new_sizes[section].get(name) != value
+        ]
+    if changes:
+        raise TrainingError(
+            f"cannot resume {checkpoint.parent.name} from {checkpoint.name} with other settings: {'; '.join(changes)}. "
+            "Give what it began with, or train anew in another --out"
+        )
+
+
+def latest_checkpoint(folder: Path) -> Path | None:
+    """The checkpoint of the highest step in `folder`, or None."""
+    found = [p for p in folder.glob("checkpoint-*") if p.suffix != ".part"]
+    return max(found, key=lambda p: int(p.name.split("-")[1]), default=None)

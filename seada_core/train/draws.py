@@ -1,0 +1,28 @@
+"""Random numbers that belong to a picture's place in the run, not to the process or the batch that it is trained in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+class Draws:
+    """Random numbers for the pictures of a batch, each picture's from a generator of its own, on the CPU.
+
+    What is drawn for a picture depends on its seed alone: two processes, or four micro-batches, see the noise that one
+    process with the whole batch would see.
+    """
+
+    def __init__(self, seeds: Sequence[int]):
+        self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+
+    def normal(self, like: Tensor) -> Tensor:
+        """Standard normal numbers in the shape, dtype, device and memory format of `like` (B, ...)."""
+        rows = [torch.randn(like.shape[1:], generator=generator) for generator in self.generators]
+        return torch.empty_like(like).copy_(torch.stack(rows))
+
+    def uniform(self, *shape: int, device: torch.device | str = "cpu") -> Tensor:
+        """(B, *shape) float32 in [0, 1)."""
+        return torch.stack([torch.rand(shape, generator=generator) for generator in self.generators]).to(device)

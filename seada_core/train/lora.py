@@ -1,0 +1,146 @@
+"""LoRA on the attention of the UNet's decoder (Hu et al. 2021): little to train, little to keep, easy to take back.
+
+`python -m seada_core.train.lora UNET LORA OUT` merges a LoRA file into a UNet's part file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from ..checkpoints import CheckpointError
+
+if TYPE_CHECKING:
+    from diffusers import UNet2DConditionModel
+
+TARGETS = r"up_blocks\..*\.(to_q|to_k|to_v|to_out\.0)"
+PREFIX = "lora_unet_"
+
+
+def add_lora(unet: UNet2DConditionModel, rank: int, file: Path | None = None) -> None:
+    """Put a LoRA of `rank` on the queries, keys, values and outputs of the decoder's attention, by peft; B is zero, so
+    that nothing changes at first, or both matrices come from `file`. Only the LoRA is left trainable.
+
+    Raises:
+        CheckpointError: `file` holds a LoRA of another rank or of another UNet.
+    """
+    from peft import LoraConfig
+    from safetensors.torch import load_file
+
+    unet.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=TARGETS))
+    train_lora_alone(unet)
+    if file is None:
+        return
+    found = load_file(file)
+    wanted = {name: parameter for name, parameter in unet.named_parameters() if ".lora_" in name}
+    for name, parameter in wanted.items():
+        layer, _, matrix = name.removesuffix(".default.weight").rpartition(".")
+        tensor = found.get(_kohya(layer) + {"lora_A": ".lora_down.weight", "lora_B": ".lora_up.weight"}[matrix])
+        if tensor is None or tensor.shape != parameter.shape:
+            raise CheckpointError(
+                f"{file} is not a LoRA of rank {rank} of this UNet ({layer} does not fit): give the --lora it was "
+                "trained with, or remove it to begin anew"
+            )
+        with torch.no_grad():
+            parameter.copy_(tensor)
+
+
+def train_lora_alone(unet: UNet2DConditionModel) -> None:
+    """Freeze all of a UNet but its LoRA, if it has one."""
+    for name, parameter in unet.named_parameters():
+        parameter.requires_grad_(".lora_" in name)
+
+
+def _kohya(layer: str) -> str:
+    return PREFIX + layer.replace(".", "_")
+
+
+def lora_tensors(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The LoRA of a UNet's state dict under the names that ComfyUI, diffusers and others load (kohya's)."""
+    tensors = {}
+    for name, tensor in state.items():
+        if name.endswith(".lora_A.default.weight"):
+            layer = _kohya(name.removesuffix(".lora_A.default.weight"))
+            tensors[f"{layer}.lora_down.weight"] = tensor.detach().float().contiguous().cpu()
+            tensors[f"{layer}.alpha"] = torch.tensor(float(len(tensor)))
+        elif name.endswith(".lora_B.default.weight"):
+            layer = _kohya(name.removesuffix(".lora_B.default.weight"))
+            tensors[f"{layer}.lora_up.weight"] = tensor.detach().float().contiguous().cpu()
+    return tensors
+
+
+def without_lora(state: dict[str, Tensor], merge: bool = True) -> dict[str, Tensor]:
+    """A UNet's state dict under its own names, with W + B A in the place of W, or W itself."""
+    plain = {}
+    for name, tensor in state.items():
+        if ".lora_" in name:
+            continue
+        if merge and name.endswith(".base_layer.weight"):
+            layer = name.removesuffix(".base_layer.weight")
+            down, up = state[f"{layer}.lora_A.default.weight"], state[f"{layer}.lora_B.default.weight"]
+            tensor = tensor.float() + (up.detach().float() @ down.detach().float()).to(tensor.device)
+        plain[name.replace(".base_layer.", ".")] = tensor
+    return plain
+
+
+def merge(tensors: dict[str, Tensor], lora: dict[str, Tensor], strength: float = 1.0) -> tuple[dict, list[str]]:
+    """A UNet's tensors (diffusers' names) with a LoRA (kohya's names) added; and the LoRA's layers that have no place.
+
+    W + strength alpha / rank B A. Layers of other models, such as a text encoder's, have no place.
+    """
+    layers = {name.rpartition(".lora_down.")[0] for name in lora if ".lora_down." in name}
+    result = dict(tensors)
+    for name, tensor in tensors.items():
+        layer = _kohya(name.removesuffix(".weight"))
+        if not name.endswith(".weight") or layer not in layers:
+            continue
+        down, up = lora[f"{layer}.lora_down.weight"].float(), lora[f"{layer}.lora_up.weight"].float()
+        alpha = float(lora.get(f"{layer}.alpha", len(down)))
+        update = (up.flatten(1) @ down.flatten(1)).view(tensor.shape)
+        result[name] = (tensor.float() + strength * alpha / len(down) * update).to(tensor.dtype)
+        layers.discard(layer)
+    return result, sorted(layers)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command. Returns the exit status: 0 fine, 1 failed; bad usage exits with 2."""
+    parser = argparse.ArgumentParser(
+        prog="python -m seada_core.train.lora", description="Merge a LoRA into a UNet's part file."
+    )
+    parser.add_argument("unet", type=Path, help="a part file, unet.safetensors")
+    parser.add_argument("lora", type=Path, help="a LoRA with kohya's names, such as OUT/lora/unet_lora.safetensors")
+    parser.add_argument("out", type=Path, help="the new part file")
+    parser.add_argument("--strength", type=float, default=1.0, help="factor on the LoRA (default: 1)")
+    arguments = parser.parse_args(argv)
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    from .. import checkpoints
+
+    try:
+        unet, preset = checkpoints.load_part(arguments.unet, "unet")
+        try:
+            lora = load_file(arguments.lora)
+        except (OSError, SafetensorError) as error:
+            raise CheckpointError(f"{arguments.lora} is not a readable safetensors file: {error}") from None
+        merged, left = merge(unet.state_dict(), lora, arguments.strength)
+        if not lora or len(left) * 3 >= len(lora):
+            raise CheckpointError(f"{arguments.lora} holds no LoRA of this UNet")
+        unet.load_state_dict(merged)
+        if left:
+            print(f"not used, since this UNet has no such layers: {', '.join(left)}", file=sys.stderr)
+        arguments.out.parent.mkdir(parents=True, exist_ok=True)
+        checkpoints.save_part(arguments.out, "unet", preset, unet)
+    except (CheckpointError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

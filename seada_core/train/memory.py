@@ -1,0 +1,97 @@
+"""What makes a stage fit: activation checkpointing, frozen weights in bfloat16, optimisers with little state."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import partial
+
+import torch
+from torch import nn
+
+from ..presets import TrainConfig
+from .stages import Stage
+
+OPTIMIZERS = ("adamw", "adamw8bit", "sgd")
+
+
+class MemoryOptionError(ValueError):
+    """An option that saves memory cannot be had here; the message says why."""
+
+
+def build_optimizer(parameters: Iterable[nn.Parameter], config: TrainConfig) -> torch.optim.Optimizer:
+    """The recipe's optimiser. `adamw8bit` keeps both moments in 8 bits (Dettmers et al. 2022): 2 bytes a weight, not 8.
+    `sgd` keeps none: for trying a stage out where memory is short, not for training.
+
+    Raises:
+        MemoryOptionError: an unknown optimiser, or bitsandbytes is not installed or does not work on the device.
+    """
+    parameters = list(parameters)
+    if config.optimizer == "adamw":
+        return torch.optim.AdamW(parameters, config.lr, config.betas, weight_decay=config.weight_decay)
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(parameters, config.lr, weight_decay=config.weight_decay)
+    if config.optimizer != "adamw8bit":
+        raise MemoryOptionError(f"unknown optimizer {config.optimizer!r}; choose among {', '.join(OPTIMIZERS)}")
+    try:
+        from bitsandbytes.optim import AdamW8bit
+    except ImportError:
+        raise MemoryOptionError(
+            "--optimizer adamw8bit needs bitsandbytes: pip install bitsandbytes, or use --optimizer adamw"
+        ) from None
+    device = parameters[0].device
+    try:  # a step on a few numbers of the same device
+        trial = nn.Parameter(torch.zeros(4096, device=device))
+        trial.grad = torch.ones_like(trial)
+        AdamW8bit([trial], config.lr).step()
+        works = bool(torch.isfinite(trial).all() and trial.abs().max() > 0)
+    except Exception as error:
+        raise MemoryOptionError(
+            f"bitsandbytes' 8-bit AdamW does not work on {device} ({error}); use --optimizer adamw"
+        ) from None
+    if not works:
+        raise MemoryOptionError(f"bitsandbytes' 8-bit AdamW gives wrong steps on {device}; use --optimizer adamw")
+    return AdamW8bit(parameters, config.lr, config.betas, weight_decay=config.weight_decay)
+
+
+def checkpoint_activations(stage: Stage) -> int:
+    """Let the blocks of UNet, conditional encoder, RCA, text encoder, decoder and token diffusion remember their inputs
+    alone and run again for the backward pass (Chen et al. 2016). Returns how many blocks.
+
+    Names in state dicts stay as they are.
+    """
+    from diffusers.models.resnet import Downsample2D, ResnetBlock2D, Upsample2D
+    from diffusers.models.transformers.transformer_2d import Transformer2DModel
+    from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import (
+        CheckpointImpl,
+        apply_activation_checkpointing,
+        checkpoint_wrapper,
+    )
+    from transformers.models.clip.modeling_clip import CLIPEncoderLayer
+
+    from ..controlnet_rca import RCA
+    from ..token_diffusion import TokenBlock
+    from ..vq_decoder import Block, Residual
+
+    kinds = (
+        ResnetBlock2D, Transformer2DModel, Downsample2D, Upsample2D, RCA, CLIPEncoderLayer, TokenBlock, Block, Residual
+    )  # fmt: skip
+    # nothing in these blocks is random, so the generators' states need not be kept
+    wrapper = partial(checkpoint_wrapper, checkpoint_impl=CheckpointImpl.NO_REENTRANT, preserve_rng_state=False)
+    apply_activation_checkpointing(stage, checkpoint_wrapper_fn=wrapper, check_fn=lambda m: isinstance(m, kinds))
+    return sum(isinstance(module, kinds) for module in stage.modules())
+
+
+def freeze_in_bf16(stage: Stage) -> list[str]:
+    """Keep the big parts that a stage does not train in bfloat16, half of their memory. Returns their names.
+
+    The codec stays in float32: its codes lie closer than bfloat16's steps.
+    """
+    names = ("unet", "semantic_encoder", "color_encoder", "semantic_adapter", "controlnet_rca")
+    cast = []
+    for module in stage.modules():
+        for name in names:
+            part = module._modules.get(name)
+            if part is not None and not any(p.requires_grad for p in part.parameters()):
+                nn.Module.to(part, torch.bfloat16)  # diffusers' own `to` warns of a cast that is meant
+                cast.append(name)
+    return cast

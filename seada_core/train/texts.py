@@ -1,0 +1,107 @@
+"""Captions encoded once and kept on disk, where the text encoder is frozen: it then need not be in memory at all."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..semantic_adapter import SemanticEncoder
+from .data import Cache
+from .diffusion import GENERIC
+from .sources import DataError
+from .stages import Stage
+
+
+def _keys(texts: Iterable[str]) -> np.ndarray:
+    digests = b"".join(hashlib.blake2b(text.encode(), digest_size=8).digest() for text in texts)
+    return np.frombuffer(digests, np.uint64)
+
+
+class CachedSemanticEncoder(nn.Module):
+    """A frozen `SemanticEncoder` that only knows the texts of its folder; see `cache_texts`.
+
+    Embeddings are kept in float16 and mapped, not read.
+    """
+
+    def __init__(self, folder: Path, encoder: SemanticEncoder):
+        super().__init__()
+        self.tokenizer = encoder.tokenizer
+        self.keys = np.load(folder / "keys.npy", mmap_mode="r")
+        self.embeddings = np.load(folder / "embeddings.npy", mmap_mode="r")
+        self.register_buffer("place", torch.empty(0), persistent=False)  # moves with the stage
+
+    def forward(self, texts: list[str]) -> tuple[Tensor, Tensor]:
+        """Captions to e (B, L, d) in float32 and the mask (B, L), as `SemanticEncoder` gives them."""
+        keys = _keys(texts)
+        rows = np.searchsorted(self.keys, keys).clip(max=len(self.keys) - 1)
+        unknown = np.flatnonzero(self.keys[rows] != keys)
+        if len(unknown):
+            raise DataError(f"{texts[unknown[0]]!r} is not among the cached texts: delete their folder to encode anew")
+        e = torch.from_numpy(self.embeddings[rows]).to(self.place.device).float()
+        return e, self.tokenizer.mask(self.tokenizer(texts)).to(self.place.device)
+
+
+@torch.no_grad()
+def cache_texts(encoder: SemanticEncoder, caches: Iterable[Cache | None], parent: Path, batch: int = 256) -> Path:
+    """The folder with the embeddings of all captions of `caches`, made where it is not there yet.
+
+    Its name has the encoder's fingerprint: another encoder makes another folder. A caption of SD1.5's encoder takes
+    118 kB.
+
+    Raises:
+        DataError: the disk has no room for them.
+    """
+    from tqdm import tqdm
+
+    texts = {"", *GENERIC}
+    for cache in caches:
+        for record in () if cache is None else cache.records:
+            texts.update(record.get("captions") or ())
+            texts.update(record.get("color_captions") or ())
+    fingerprint = hashlib.blake2b(digest_size=6)
+    for tensor in encoder.state_dict().values():
+        fingerprint.update(tensor.detach().float().cpu().contiguous().numpy())
+    texts = sorted(texts, key=lambda text: int(_keys([text])[0]))
+    keys = _keys(texts)
+    fingerprint.update(keys)
+    folder = parent / f"texts-{fingerprint.hexdigest()}"
+    if folder.is_dir():
+        return folder
+    first = encoder(texts[:1])[0]
+    size = len(texts) * first[0].numel() * 2
+    parent.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(parent).free
+    if size > 0.9 * free:
+        raise DataError(
+            f"the embeddings of {len(texts)} captions take {size / 1e9:.1f} GB, and {parent} has {free / 1e9:.1f} GB "
+            "left: give --cache-text False"
+        )
+    part = folder.with_name(folder.name + ".part")
+    part.mkdir(exist_ok=True)
+    np.save(part / "keys.npy", keys)
+    array = np.lib.format.open_memmap(part / "embeddings.npy", "w+", np.float16, (len(texts), *first.shape[1:]))
+    for start in tqdm(range(0, len(texts), batch), desc="captions", unit_scale=batch, unit="text"):
+        array[start : start + batch] = encoder(texts[start : start + batch])[0].float().cpu().numpy()
+    array.flush()
+    part.rename(folder)
+    return folder
+
+
+def use_cached_texts(stage: Stage, folder: Path) -> None:
+    """Put the cached embeddings in the place of every frozen text encoder of a stage."""
+    for module in list(stage.modules()):
+        encoder = module._modules.get("semantic_encoder")
+        if isinstance(encoder, SemanticEncoder):
+            module.semantic_encoder = CachedSemanticEncoder(folder, encoder)
+
+
+def text_is_frozen(stage: Stage) -> bool:
+    """Whether a stage has a text encoder and trains none."""
+    encoders = [module for module in stage.modules() if isinstance(module, SemanticEncoder)]
+    return bool(encoders) and not any(p.requires_grad for encoder in encoders for p in encoder.parameters())
