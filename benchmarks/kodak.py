@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from benchmarks.embedded_model import to_8bit, to_tensor
 from seada_core import checkpoints, metrics
 from seada_core.color import luminance
+from seada_core.evaluation.sources import to_8bit, to_tensor
 from seada_core.train.data import load_encoder
 
 

@@ -143,10 +143,10 @@ def chroma_error(lab_a: Tensor, lab_b: Tensor) -> Tensor:
 def edges(lightness: Tensor) -> Tensor:
     """Where objects meet: L* (..., H, W) in [0, 100] to a mask of the pixels whose Sobel magnitude, in the scale of
     scikit-image's `sobel`, is at least `EDGE` of L* / 100, and of their eight neighbours."""
-    x = F.pad(lightness.flatten(0, -3)[:, None] / 100, (1, 1, 1, 1), mode="replicate")
+    x = F.pad(lightness.reshape(-1, 1, *lightness.shape[-2:]) / 100, (1, 1, 1, 1), mode="replicate")
     smooth_v = (x[..., :-2, :] + 2 * x[..., 1:-1, :] + x[..., 2:, :]) / 4
     smooth_h = (x[..., :-2] + 2 * x[..., 1:-1] + x[..., 2:]) / 4
-    across, down = (smooth_v[..., 2:] - smooth_v[..., :-2]) / 2, (smooth_h[..., 2:, :] - smooth_h[..., :-2, :]) / 2
+    across, down = smooth_v[..., 2:] - smooth_v[..., :-2], smooth_h[..., 2:, :] - smooth_h[..., :-2, :]
     strong = ((across.square() + down.square()) / 2).sqrt() >= EDGE
     return F.max_pool2d(strong.float(), 3, 1, 1).bool().view(lightness.shape)
 
