@@ -40,13 +40,13 @@ def colorfulness(rgb: Tensor, signed: bool = False) -> Tensor:
     compare one with the other.
     """
     r, g, b = _picture(rgb, "rgb").unbind(-3)
-    opponents = torch.stack([r - g, (r + g) / 2 - b], dim=-3)
-    if not signed:
-        opponents = opponents.abs()
-    opponents = opponents.flatten(-2)
-    mean = opponents.mean(-1, keepdim=True)
-    variance = (opponents - mean).square().mean(-1)
-    return 255 * (variance.sum(-1).sqrt() + 0.3 * torch.linalg.vector_norm(mean.squeeze(-1), dim=-1))
+    variance, square = torch.zeros((), device=rgb.device), torch.zeros((), device=rgb.device)
+    for opponent in (r - g, (r + g).mul_(0.5).sub_(b)):
+        values = (opponent if signed else opponent.abs_()).flatten(-2)
+        mean = values.mean(-1, keepdim=True)
+        square = square + mean.squeeze(-1).square()
+        variance = variance + values.sub_(mean).square_().mean(-1)
+    return 255 * (variance.sqrt() + 0.3 * square.sqrt())
 
 
 def delta_colorfulness(mean: float, truth_mean: float) -> float:
@@ -168,40 +168,53 @@ def feature_distance(a: Tensor, b: Tensor, name: str = "efficientnet-lite0") -> 
 
 
 class GaussianStatistics:
-    """Mean and unbiased covariance of feature vectors, in float64, in memory that does not grow with their number."""
+    """Mean and unbiased covariance of feature vectors, in float64, in memory that does not grow with their number.
+
+    Up to as many vectors as features are kept as they are: their covariance has a factor that costs nothing.
+    """
 
     def __init__(self, width: int):
         self.count = 0
         self.mean = torch.zeros(width, dtype=torch.float64)
-        self._scatter = torch.zeros(width, width, dtype=torch.float64)  # sum of outer products about the mean
+        self._vectors: list[Tensor] = []
+        self._scatter: Tensor | None = None  # sum of outer products about the mean, once there are many vectors
         self._factor: Tensor | None = None
 
     def update(self, vectors: Tensor) -> None:
         """Adds a batch (B, width). Batches are merged as in Chan, Golub and LeVeque 1979, which keeps all digits."""
-        if vectors.ndim != 2 or vectors.shape[1] != len(self.mean):
-            raise ValueError(f"expected features (B, {len(self.mean)}), got {tuple(vectors.shape)}")
+        width = len(self.mean)
+        if vectors.ndim != 2 or vectors.shape[1] != width:
+            raise ValueError(f"expected features (B, {width}), got {tuple(vectors.shape)}")
         if not len(vectors):
             return
-        vectors = vectors.detach().to("cpu", torch.float64)
-        batch_mean = vectors.mean(0)
-        centred = vectors - batch_mean
-        shift = batch_mean - self.mean
-        total = self.count + len(vectors)
-        self._scatter.addmm_(centred.T, centred)
-        self._scatter.addr_(shift, shift, alpha=self.count * len(vectors) / total)
+        vectors, self._factor = vectors.detach().to("cpu", torch.float64), None
+        before, total = self.mean.clone(), self.count + len(vectors)
+        shift = vectors.mean(0) - before
         self.mean += shift * (len(vectors) / total)
+        if self._scatter is None and total > width:
+            kept = torch.cat([torch.zeros(0, width, dtype=torch.float64), *self._vectors]) - before
+            self._scatter, self._vectors = kept.T @ kept, []
+        if self._scatter is None:
+            self._vectors.append(vectors)
+        else:
+            centred = vectors - vectors.mean(0)
+            self._scatter.addmm_(centred.T, centred)
+            self._scatter.addr_(shift, shift, alpha=self.count * len(vectors) / total)
         self.count = total
-        self._factor = None
 
     @property
     def covariance(self) -> Tensor:
         if self.count < 2:
             raise ValueError(f"a covariance needs at least two pictures, got {self.count}")
-        return self._scatter / (self.count - 1)
+        return self.factor() @ self.factor().T if self._scatter is None else self._scatter / (self.count - 1)
 
     def factor(self) -> Tensor:
-        """F with F Fᵀ the covariance, one column for each eigenvalue that is not zero to rounding."""
-        if self._factor is None:
+        """F with F Fᵀ the covariance, at most as many columns as vectors or features."""
+        if self.count < 2:
+            raise ValueError(f"a covariance needs at least two pictures, got {self.count}")
+        if self._factor is None and self._scatter is None:
+            self._factor = (torch.cat(self._vectors) - self.mean).T / math.sqrt(self.count - 1)
+        elif self._factor is None:
             values, vectors = torch.linalg.eigh(self.covariance)
             kept = values > values[-1] * len(values) * torch.finfo(values.dtype).eps
             self._factor = vectors[:, kept] * values[kept].sqrt()
@@ -224,7 +237,7 @@ def frechet_distance(a: GaussianStatistics, b: GaussianStatistics) -> float:
     equal counts.
     """
     overlap = torch.linalg.svdvals(a.factor().T @ b.factor()).sum()
-    distance = (a.mean - b.mean).square().sum() + a.covariance.trace() + b.covariance.trace() - 2 * overlap
+    distance = (a.mean - b.mean).square().sum() + a.factor().square().sum() + b.factor().square().sum() - 2 * overlap
     return max(0.0, distance.item())
 
 

@@ -163,6 +163,7 @@ class TrainConfig:
     train_unet: bool = False  # also train the UNet where the paper freezes it
     timestep_shift: float = 1.0  # above 1: more of the noisy timesteps
     condition_weight: float = 0.0  # weight of |c_f - z_0|^2, see `DiffusionStage.errors`
+    representation_weight: float = 1.0  # of L_r in stage I (SeAda Eq. 5, 6)
     chroma_weight: float = 0.0  # weight of the error in the colour that x0 shows, see `DiffusionStage.errors`
     seed: int = 0
     checkpoint_every: int = 1000

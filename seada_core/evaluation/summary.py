@@ -66,8 +66,9 @@ def summarise(journal: Journal, columns: Columns, networks: Sequence[str]) -> di
     notes: list[str] = []
     truth = "truth" in columns.methods
     figures = {method: _figures(columns, method) for method in columns.methods}
-    if truth and len(columns):
+    if truth and networks:
         _frechet(journal, columns, networks, figures, notes)
+    if truth:
         _recognition(columns, figures, notes)
     if columns.psnr_at:
         at = {count: _mean(np.array(values)) for count, values in sorted(columns.psnr_at.items())}

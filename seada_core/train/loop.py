@@ -212,7 +212,9 @@ def _check_same_run(checkpoint: Path, config: TrainConfig) -> None:
     """What a resumed run may change: how long it goes on, and how often it reports."""
     free = {"steps", "decay", "checkpoint_every", "validate_every"}
     then, now = json.loads((checkpoint / "config.json").read_text()), json.loads(json.dumps(to_dict(config)))
-    changed = [f"{name} was {then.get(name)}, now {now[name]}" for name in now if then.get(name) != now[name]]
+    then = {**to_dict(TrainConfig()), **then}  # what a checkpoint is too old to know did what is the default now
+    then = json.loads(json.dumps(then))
+    changed = [f"{name} was {then[name]}, now {now[name]}" for name in now if then[name] != now[name]]
     changed = [line for line in changed if line.split()[0] not in free]
     if changed:
         raise TrainingError(f"cannot resume {checkpoint.parent.name} with other settings: {'; '.join(changed)}")
