@@ -165,6 +165,7 @@ class TrainConfig:
     condition_weight: float = 0.0  # weight of |c_f - z_0|^2, see `DiffusionStage.errors`
     representation_weight: float = 1.0  # of L_r in stage I (SeAda Eq. 5, 6)
     chroma_weight: float = 0.0  # weight of the error in the colour that x0 shows, see `DiffusionStage.errors`
+    perceptual_weight: float = 0.0  # weight of what a classifier makes of that colour, see `DiffusionStage.errors`
     seed: int = 0
     checkpoint_every: int = 1000
     validate_every: int = 1000
