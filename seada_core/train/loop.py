@@ -211,9 +211,8 @@ def _checkpoint(accelerator, folder: Path, step: int, config: TrainConfig) -> No
 def _check_same_run(checkpoint: Path, config: TrainConfig) -> None:
     """What a resumed run may change: how long it goes on, and how often it reports."""
     free = {"steps", "decay", "checkpoint_every", "validate_every"}
-    then, now = json.loads((checkpoint / "config.json").read_text()), json.loads(json.dumps(to_dict(config)))
-    then = {**to_dict(TrainConfig()), **then}  # what a checkpoint is too old to know did what is the default now
-    then = json.loads(json.dumps(then))
+    known, now = (json.loads(json.dumps(to_dict(c))) for c in (TrainConfig(), config))
+    then = known | json.loads((checkpoint / "config.json").read_text())  # it may be older than a field: the default
     changed = [f"{name} was {then[name]}, now {now[name]}" for name in now if then[name] != now[name]]
     changed = [line for line in changed if line.split()[0] not in free]
     if changed:
