@@ -72,7 +72,7 @@ def main(arguments: list[str] | None = None) -> int:
             lambda: structural_similarity_index_measure(truth, other, data_range=1.0),
         ),
     }
-    print(f"{len(images)} pictures of {options.size} px, {options.threads} threads; ms a picture, best of {options.repeats}")
+    print(f"{len(images)} pictures of {options.size} px, {options.threads} threads; ms each, best of {options.repeats}")
     slower = 0
     for name, (ours, peer, theirs) in rows.items():
         mine, their = (1000 * seconds / len(images) for seconds in best(options.repeats, ours, theirs))

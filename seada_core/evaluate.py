@@ -33,8 +33,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="python -m seada_core.evaluate",
         usage="%(prog)s --images SOURCE [--model M] [--compare NAME=DIR]... [--out DIR] [options]",
-        description="Colour the luminance of every picture, and compare with the pictures themselves, with leaving them "
-        "grey, and with other methods' results. Writes report.json and report.html, and prints a table.",
+        description="Colour the luminance of every picture, and compare with the pictures themselves, with leaving "
+        "them grey, and with other methods' results. Writes report.json and report.html, and prints a table.",
         epilog="Protocols: "
         + "; ".join(f"{p.name}: {p.about}" for p in PROTOCOLS.values())
         + ". Features and perceptual distances: docs/evaluation.md says what each is and which file it needs. Exit "

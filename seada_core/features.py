@@ -177,7 +177,9 @@ class _Inception(nn.Module):
 
     def __init__(self, layers: nn.Module):
         super().__init__()
-        self.trunk = nn.Sequential(*(nn.MaxPool2d(3, 2) if name == "pool" else getattr(layers, name) for name in _TRUNK))
+        self.trunk = nn.Sequential(
+            *(nn.MaxPool2d(3, 2) if name == "pool" else getattr(layers, name) for name in _TRUNK)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return self.trunk(x).mean((-2, -1))

@@ -20,6 +20,7 @@ from . import features as networks
 EDGE = 0.1  # Sobel magnitude of L* / 100 from which a pixel is an edge
 SSIM_WINDOW = 11
 
+
 def _picture(rgb: Tensor, name: str) -> Tensor:
     if rgb.ndim < 3 or rgb.shape[-3] != 3:
         raise ValueError(f"{name} must be RGB of shape (..., 3, H, W), got {tuple(rgb.shape)}")
@@ -152,8 +153,8 @@ def edges(lightness: Tensor) -> Tensor:
 
 
 def edge_chroma_error(a: Tensor, truth: Tensor) -> Tensor:
-    """Colour bleeding: the mean distance in (a*, b*) over pixels at `edges` of the truth's lightness. Read it beside the
-    mean over all pixels: only what is in excess of that is bleeding. Not a number where there are no edges."""
+    """Colour bleeding: the mean distance in (a*, b*) over pixels at `edges` of the truth's lightness. Read it beside
+    the mean over all pixels: only what is in excess of that is bleeding. Not a number where there are no edges."""
     a, truth = _pair(a, truth)
     lab = color.rgb_to_lab(truth)
     at = edges(lab[..., 0, :, :])
@@ -244,7 +245,7 @@ def frechet_distance(a: GaussianStatistics, b: GaussianStatistics) -> float:
 def fid(a: Iterable[Tensor], b: Iterable[Tensor], features: str) -> float:
     """Fréchet distance between two sets of pictures in a network's feature space, each given as batches (B, 3, H, W).
 
-    `features` is a name of `features.FEATURES` and has no default: report the number as "Fréchet distance (<features>)";
+    `features` is a name of `features.FEATURES`, without default: report the number as "Fréchet distance (<features>)";
     it is FID only with Inception's. Raises ValueError for an unknown name or for fewer than two pictures a set.
     """
     return frechet_distance(feature_statistics(a, features), feature_statistics(b, features))

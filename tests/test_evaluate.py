@@ -1,4 +1,4 @@
-"""The command `evaluate`: its figures against each measure on its own, bad input, resuming, and its page in a browser."""
+"""The command `evaluate`: its figures against each measure alone, bad input, resuming, its page in a browser."""
 
 import io
 import json
@@ -356,7 +356,9 @@ def test_labels():
 def test_a_list_and_labels_from_files(folder, tmp_path, capsys):
     (tmp_path / "list.txt").write_text("photo6.png\nphoto2\n")
     (tmp_path / "labels.txt").write_text("photo6.png golf ball\nphoto2,497\n")
-    assert command(folder, "--list", tmp_path / "list.txt", "--labels", tmp_path / "labels.txt", "--features", LITE) == 0
+    assert (
+        command(folder, "--list", tmp_path / "list.txt", "--labels", tmp_path / "labels.txt", "--features", LITE) == 0
+    )
     assert report_of(folder)["methods"]["truth"]["labelled"] == 2
     assert set(report_of(folder)["groups"]) == {"golf ball", "497"}
     (tmp_path / "list.txt").write_text("photo6.png\nnowhere.png\n")

@@ -166,7 +166,7 @@ def test_shift_tolerant_lpips_goes_by_its_own_name(truth):
     found = features.perceptual_distance(a, b, "st-lpips-alex")
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
     nearer = features.perceptual_distance(a, torch.lerp(a, b, 0.3), "st-lpips-alex")
-    assert (0 < nearer).all() and (nearer < found).all()
+    assert (nearer > 0).all() and (nearer < found).all()
     assert "not LPIPS" in features.PERCEPTUAL["st-lpips-alex"][1]
 
 

@@ -24,7 +24,8 @@ th:first-child, td:first-child { text-align: left; } tr:nth-child(even) td { bac
 th { border-bottom: 1px solid #888; } td.best { font-weight: 600; }
 .note { color: #555; } .wide { overflow-x: auto; } code { overflow-wrap: anywhere; }
 .case { display: flex; gap: .5rem; margin: .8rem 0; flex-wrap: wrap; align-items: flex-start; }
-.case figure { margin: 0; } .case figcaption { font-size: .8rem; color: #555; max-width: 168px; overflow-wrap: anywhere; }
+.case figure { margin: 0; }
+.case figcaption { font-size: .8rem; color: #555; max-width: 168px; overflow-wrap: anywhere; }
 .case .name { flex-basis: 100%; font-size: .85rem; overflow-wrap: anywhere; } svg { max-width: 100%; }
 """
 

@@ -92,7 +92,9 @@ def table(report: dict) -> str:
         cells = [cell(v[figure.key], figure.form) if figure.key in v else "" for v in values]
         rows.append([figure.title + arrows[figure.more], *cells])
     at = report["methods"].get("ours", {}).get("psnr_at", {})
-    rows += [[f"PSNR@{count} ↑", *(cell(value, "dB") if m == "ours" else "" for m in methods)] for count, value in at.items()]
+    rows += [
+        [f"PSNR@{count} ↑", *(cell(value, "dB") if m == "ours" else "" for m in methods)] for count, value in at.items()
+    ]
     widths = [max(map(len, column)) for column in zip(*rows)]
     lines = ["  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:]))]) for row in rows]
     head = f"{report['pictures']} pictures of {report['settings']['images']}, protocol {report['settings']['protocol']}"

@@ -161,8 +161,8 @@ def choose(entries: list[Entry], protocol: Protocol, names: Sequence[str] | None
     if protocol.limit is not None:
         if len(entries) < protocol.limit and limit is None:
             raise SourceError(
-                f"{protocol.name} is {protocol.limit} pictures, there are {len(entries)}; add --limit {len(entries)} to "
-                "go on with these (and say so where you report the figures)"
+                f"{protocol.name} is {protocol.limit} pictures, there are {len(entries)}; add --limit {len(entries)} "
+                "to go on with these (and say so where you report the figures)"
             )
         entries = entries[: protocol.limit]
     return entries[:limit]
@@ -195,7 +195,9 @@ def pair(entries: list[Entry], method: str, folder: Path, common: bool) -> dict[
             results = {key: entry for key, entry in names.items() if entry is not None}
     paired = {entry.key: results[entry.key] for entry in entries if entry.key in results}
     if not paired:
-        examples = f"{entries[0].name} here, {next(iter(sorted(p.name for p in folder.rglob('*') if p.is_file())))} there"
+        examples = (
+            f"{entries[0].name} here, {next(iter(sorted(p.name for p in folder.rglob('*') if p.is_file())))} there"
+        )
         raise SourceError(f"--compare {method}={folder}: no name pairs with a picture ({examples})")
     missing = [entry.key for entry in entries if entry.key not in paired]
     if missing and not common:

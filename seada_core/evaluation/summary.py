@@ -83,7 +83,9 @@ def summarise(journal: Journal, columns: Columns, networks: Sequence[str]) -> di
     if columns.excluded:
         notes.append(f"{len(gray)} grey truths (colourfulness under {GRAY_TRUTH:g}) were excluded")
     elif gray:
-        notes.append(f"{len(gray)} truths are grey (colourfulness under {GRAY_TRUTH:g}): nothing can be won on them (--exclude-gray)")
+        notes.append(
+            f"{len(gray)} truths are grey (colourfulness under {GRAY_TRUTH:g}): nothing can be won there (--exclude-gray)"
+        )
     return {
         "pictures": len(columns),
         "unreadable": columns.errors,
