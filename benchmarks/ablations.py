@@ -149,7 +149,7 @@ TABLES = {  # title, and the papers' remarks on what has no row there
     "seada-captioner": (
         "SeAda Table 5: captioners",
         "SeAda (FID, ΔCF, PSNR): ClipCap 3.47, 1.25, 23.95; BLIP 3.51, 1.66, 23.85; BLIP-2 3.45, 1.46, 24.53; CoCa "
-        "3.36, 1.23, 24.48. There each trains its own model; here one model hears them all. Others run with --captioner.",
+        "3.36, 1.23, 24.48. There each trains its own model; here one model hears them all. --captioner adds others.",
     ),
     "edn-decoder": (
         "EDN Table 3: decoders, on true latents",
@@ -158,7 +158,7 @@ TABLES = {  # title, and the papers' remarks on what has no row there
     "edn-sampling": (
         "EDN Table 4: sampling",
         "EDN (PSNR, FID): temperature 0.8 to 1.2: 22.3 to 23.1, 28.2 to 33.7; guidance 3 to 7: 20.8 to 22.9, 28.2 to "
-        "42.6; 30 to 70 steps: 20.1 to 23.1, 29.8 to 51.3. It finds guidance below 4 and above 6 worse, and 50 steps best.",
+        "42.6; 30 to 70 steps: 20.1 to 23.1, 29.8 to 51.3. Guidance below 4 and above 6 is worse, 50 steps are best.",
     ),
     "edn-ccd": (
         "EDN: the terms of L_CCD (Eq. 4) in guidance",

@@ -3,7 +3,8 @@
 `python -m benchmarks.embedded_model --data val-000.tar --kodak DIR --historical DIR --out DIR`
 
 `python -m seada_core.evaluate` on the validation shard, on its first pictures by the hint protocol, on Kodak24 and on
-photos without a truth, `benchmarks.kodak` for the decoder, and the time for a photo; then the table of the aims. Each evaluation is a folder of `--out`, and with `--resume` none is done twice.
+photos without a truth, `benchmarks.kodak` for the decoder, and the time for a photo; then the table of the aims. Each
+evaluation is a folder of `--out`, and with `--resume` none is done twice.
 """
 
 from __future__ import annotations

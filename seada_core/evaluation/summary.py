@@ -84,7 +84,7 @@ def summarise(journal: Journal, columns: Columns, networks: Sequence[str]) -> di
         notes.append(f"{len(gray)} grey truths (colourfulness under {GRAY_TRUTH:g}) were excluded")
     elif gray:
         notes.append(
-            f"{len(gray)} truths are grey (colourfulness under {GRAY_TRUTH:g}): nothing can be won there (--exclude-gray)"
+            f"{len(gray)} truths are grey (colourfulness under {GRAY_TRUTH:g}); --exclude-gray leaves them out"
         )
     return {
         "pictures": len(columns),
