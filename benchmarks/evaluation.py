@@ -1,7 +1,7 @@
 """How long an evaluation takes without colouring, and its memory: `python -m benchmarks.evaluation --photos DIR`.
 
-Random crops of the photos are the truths, the same with half their chroma the results; once with a fifth of the pictures,
-once with all, each in a process of its own.
+Random crops of the photos are the truths, the same with half their chroma the results; once with a fifth of the
+pictures, once with all, each in a process of its own.
 """
 
 from __future__ import annotations
