@@ -61,9 +61,8 @@ def main(arguments: list[str] | None = None) -> int:
         with tempfile.TemporaryDirectory() as folder:
             make(options.photos, count, Path(folder))
             wall, cpu, memory = measured(Path(folder), options.threads)
-        print(
-            f"{count} pictures of {SIZE} px, {options.threads} threads: {wall:.1f} s, {cpu:.1f} s of CPU, {memory:.0f} MiB"
-        )
+        sizes = f"{count} pictures of {SIZE} px, {options.threads} threads"
+        print(f"{sizes}: {wall:.1f} s, {cpu:.1f} s of CPU, {memory:.0f} MiB", flush=True)
     return 0
 
 
