@@ -11,8 +11,8 @@ from collections import defaultdict
 import torch
 from PIL import Image
 
-from benchmarks.embedded_model import gray_of, to_tensor
 from seada_core import checkpoints
+from seada_core.evaluation.sources import gray_of, to_tensor
 from seada_core.train.data import samples
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from benchmarks.embedded_model import add_model_arguments, keys_of, positive, read_shard
+from seada_core.evaluation.sources import find
 
 PHOTOS = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 BACKGROUND, INK = (24, 24, 24), (230, 230, 230)
@@ -58,12 +58,10 @@ def stack(sections: Sequence[Image.Image]) -> Image.Image:
 
 def choose(path: Path, count: int, seed: int) -> Iterator[tuple[str, Image.Image]]:
     """`count` pictures of a shard, the same ones for a seed, with their keys, in the shard's order."""
-    keys = keys_of(path)
-    if not keys:
-        raise ValueError(f"{path} has no pictures")
-    chosen = set(random.Random(seed).sample(keys, min(count, len(keys))))
-    for pair in read_shard(path, chosen):
-        yield pair.key, Image.fromarray((pair.truth * 255).round().byte().permute(1, 2, 0).numpy())
+    entries = find(path)
+    chosen = sorted(random.Random(seed).sample(range(len(entries)), min(count, len(entries))))
+    for index in chosen:
+        yield entries[index].key, entries[index].load()
 
 
 def photos_of(folder: Path) -> Iterator[Image.Image]:
@@ -74,6 +72,13 @@ def photos_of(folder: Path) -> Iterator[Image.Image]:
     for path in paths:
         with Image.open(path) as photo:
             yield ImageOps.exif_transpose(photo)
+
+
+def positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"expected a number of at least 1, got {text}")
+    return value
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -87,7 +92,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--columns", type=positive, default=4, help="triplets a row (default: 4)")
     parser.add_argument("--quality", type=positive, default=88, help="of the JPEG (default: 88)")
     parser.add_argument("--out", type=Path, required=True)
-    add_model_arguments(parser)
+    parser.add_argument("--model", default="mini", help='"mini" or a folder of part files (default: mini)')
+    parser.add_argument("--device", help="cpu, cuda, ... (default: the Colorizer's choice)")
+    parser.add_argument("--steps", type=int, help="sampling steps (default: the model's)")
+    parser.add_argument("--guidance", type=float, help="classifier-free guidance (default: the model's)")
+    parser.add_argument("--seed", type=int, default=0, help="noise seed, the same for every picture (default: 0)")
     options = parser.parse_args(arguments)
     if not (options.data or options.historical):
         parser.error("give --data, --historical or both")

