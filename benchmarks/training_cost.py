@@ -24,7 +24,8 @@ from seada_core.presets import SD15
 from seada_core.train import diffusion
 from seada_core.train.memory import checkpoint_activations
 
-FAKE = FakeTensorMode()  # one for all: what diffusers caches belongs to it
+FAKE = FakeTensorMode()
+FakeTensorMode.__deepcopy__ = lambda mode, memo: mode  # copies of its tensors stay in it
 STEPS = {"control": 20_000, "stage1": 20_000, "stage2": 50_000, "stage3": 10_000}
 GPUS = {"4 x A100": 4 * 312e12, "8 x H100": 8 * 989e12}  # dense bf16 peak, NVIDIA's data sheets
 

@@ -4,7 +4,6 @@ import json
 import shutil
 from pathlib import Path
 
-import distributed
 import numpy as np
 import pytest
 import torch
@@ -134,8 +133,3 @@ def test_sharded_parameters_train_validate_and_export_as_whole_ones(runs, tmp_pa
     assert whole.keys() == exported.keys()
     for name, tensor in whole.items():
         torch.testing.assert_close(exported[name], tensor, rtol=1e-2, atol=1e-4)
-
-
-def test_the_helper_starts_two_processes(tmp_path):
-    with pytest.raises(RuntimeError, match="no_such"):
-        distributed.pair(tmp_path, [{"stage": "no_such", "cache": "", "out": "", "steps": 1}])
