@@ -51,12 +51,15 @@ class _Run:
                 if left == 0:
                     self.pack(number)
             # standard output is for reports: what Ray has to say of dying workers goes to standard error
-            with contextlib.redirect_stdout(sys.stderr), _bar(self.plan.todo) as bar:
-                with contextlib.closing(engine(self.args, self.plan)) as reports:
-                    for report in reports:
-                        self.take(report, bar)
-                        if self.broken and not self.args.json:
-                            break  # the rest would only say so again
+            with (
+                contextlib.redirect_stdout(sys.stderr),
+                _bar(self.plan.todo) as bar,
+                contextlib.closing(engine(self.args, self.plan)) as reports,
+            ):
+                for report in reports:
+                    self.take(report, bar)
+                    if self.broken and not self.args.json:
+                        break  # the rest would only say so again
         finally:
             self.summary()
         return 1 if self.broken or self.journal.failures else 0
