@@ -12,9 +12,10 @@ import os
 import pickle
 from argparse import Namespace
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 from .archive import CommandError, Job, chunks
-from .worker import Report, Worker, one_line
+from .worker import Report, Worker
 
 WINDOW = 50_000  # pictures planned at once; each window loads the model again
 CHUNK = 8  # pictures that a worker takes at a time, at least
@@ -95,8 +96,8 @@ def run(args: Namespace, jobs: Iterable[Job]) -> Iterator[Report]:
         raise CommandError("--engine ray needs Ray: pip install 'ray[data]', or use --engine plain", 2) from None
     if args.device not in (None, "cpu"):
         raise CommandError(f"--engine ray gives every worker a GPU of its own; leave out --device {args.device}", 2)
-    logging.getLogger("ray").setLevel(logging.ERROR)
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    for name in ("ray", "ray.data"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     ours = not ray.is_initialized()
     if ours:
         ray.init(logging_level=logging.ERROR, log_to_driver=False, include_dashboard=False)
@@ -126,7 +127,10 @@ def _window(args: Namespace, jobs: list[Job], workers: int, resources: dict[str,
 
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
-    ledger = ray.remote(num_cpus=0)(Ledger).remote()
+    # where this package lies is not where workers look, unless it is installed
+    path = os.pathsep.join([str(Path(__file__).resolve().parents[1]), os.environ.get("PYTHONPATH", "")])
+    environment = {"env_vars": {"PYTHONPATH": path}}
+    ledger = ray.remote(num_cpus=0, runtime_env=environment)(Ledger).remote()
     threads = int(resources["num_cpus"]) if "num_gpus" not in resources else None
     rows = [{"jobs": pickle.dumps(chunk)} for chunk in chunks(jobs, max(CHUNK, args.batch))]
     data = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
@@ -134,10 +138,12 @@ def _window(args: Namespace, jobs: list[Job], workers: int, resources: dict[str,
         batch_size=1,
         compute=ray.data.ActorPoolStrategy(size=min(workers, len(rows))),
         fn_constructor_args=(args, ledger, os.getcwd(), threads),
+        runtime_env=environment,
         **resources,
     )
     try:
         for row in data.iter_rows():
             yield from pickle.loads(row["reports"])
     except ray.exceptions.RayError as error:
-        raise CommandError(f"Ray gave up: {one_line(error)}; run this again to go on") from error
+        reason = str(error).strip().splitlines()[-1]
+        raise CommandError(f"Ray gave up: {reason}; what was coloured stays: run this again to go on") from error
