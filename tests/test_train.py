@@ -412,7 +412,7 @@ def test_a_checkpoint_may_be_older_than_a_field_of_the_recipe(tmp_path):
     del then["representation_weight"]
     (tmp_path / "config.json").write_text(json.dumps(then))
     _check_same_run(tmp_path, presets.TrainConfig())
-    with pytest.raises(TrainingError, match="representation_weight was 1.0, now 0.5"):
+    with pytest.raises(TrainingError, match=r"representation_weight was 1\.0, now 0\.5"):
         _check_same_run(tmp_path, presets.TrainConfig(representation_weight=0.5))
 
 
