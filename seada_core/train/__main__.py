@@ -79,6 +79,8 @@ def _parse(argv: list[str]):
         """The sizes and recipes to start from."""
         mirror: bool = False
         """Cache the mirrored pictures' latents too, and train on both."""
+        film: float = 0.0
+        """Share of the pictures of which a view as an old film would have taken them is cached, too."""
         workers: int = 1
         """Processes that decode pictures."""
         resume: bool = False
@@ -135,7 +137,12 @@ def train(name: str, arguments) -> None:
         parts = _parts(name, preset, cache, folders, base, control)
         cache, validation = (_recognized(c, parts, config) for c in (cache, validation))
         probe = None
-        if config.chroma_weight and name not in ("captioner", "codec", "decoder", "tokens"):
+        if (config.chroma_weight or config.perceptual_weight) and name not in (
+            "captioner",
+            "codec",
+            "decoder",
+            "tokens",
+        ):
             from .probe import load_probe
 
             probe = load_probe(cache)
@@ -163,7 +170,8 @@ def _cache(arguments, source: str, resolution: int, kind: str) -> "Cache":
     if arguments.encoder is None:
         raise DataError(f"{folder} holds no cached latents yet: give --encoder to make them")
     folder.parent.mkdir(parents=True, exist_ok=True)
-    return build_cache(source, folder, resolution, load_encoder(arguments.encoder), arguments.mirror)
+    share = arguments.film if kind == "cache" else 0.0  # validation stays as it is
+    return build_cache(source, folder, resolution, load_encoder(arguments.encoder), arguments.mirror, share)
 
 
 def _recognized(cache: "Cache | None", parts: dict[str, "nn.Module"], config: TrainConfig) -> "Cache | None":

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ..color import luminance
+from . import film
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
 Encoder = Callable[[Tensor], Tensor]  # (B, 3, H, W) in [0, 1] -> scaled latents (B, 4, H/8, W/8)
@@ -93,14 +94,26 @@ class Cache:
         encoded = self.pictures[self.offsets[index] : self.offsets[index + 1]]
         return Image.open(io.BytesIO(encoded.tobytes()))
 
+    def view(self, index: int, view: int) -> Tensor:
+        """A picture (3, H, W) in [0, 1]: as it is (0), or what else the cache holds a latent of (1)."""
+        return _view(_to_tensor(self.picture(index)), index, view, self.meta)
+
 
 def build_cache(
-    source: str, folder: Path, resolution: int, encoder: Encoder, mirror: bool = False, log: Callable = print
+    source: str,
+    folder: Path,
+    resolution: int,
+    encoder: Encoder,
+    mirror: bool = False,
+    film_share: float = 0.0,
+    log: Callable = print,
 ) -> Cache:
     """Read `source` once: shorter side resized to `resolution` px, centre-cropped square, latents of each.
 
     With `mirror` the mirrored picture's latent is kept too: a mirrored latent is not the latent of the mirrored picture
     (for TAESD the difference is as large as the latent's own variance), so without it pictures are never mirrored.
+    `film_share` is the share of pictures whose last view (the mirrored one where there is one) is as an old film would
+    have taken it, see `film.expose`.
 
     Does nothing when `folder` already holds the cache of this source and resolution. Pictures that cannot be read are
     reported and left out; more than one in ten stops with an error. Written aside and renamed, so that a cache that
@@ -110,6 +123,8 @@ def build_cache(
         DataError: no pictures, too many broken ones, or `folder` holds another source's cache.
     """
     meta = {"source": source, "resolution": resolution, "mirror": mirror, "version": 1}
+    if film_share:
+        meta["film"] = film_share
     if (folder / "cache.json").is_file():
         found = json.loads((folder / "cache.json").read_text())
         if found != meta:
@@ -138,7 +153,7 @@ def build_cache(
     np.save(part / "offsets.npy", np.array(offsets, np.int64))
     with open(part / "records.jsonl", "w", encoding="utf-8") as lines:
         lines.writelines(json.dumps(record) + "\n" for record in records)
-    _encode_all(part, resolution, encoder, mirror)
+    _encode_all(part, meta, encoder)
     (part / "cache.json").write_text(json.dumps(meta))
     part.rename(folder)
     return Cache(folder)
@@ -150,18 +165,19 @@ def _square(encoded: bytes, resolution: int) -> Image.Image:
 
 
 @torch.inference_mode()
-def _encode_all(folder: Path, resolution: int, encoder: Encoder, mirror: bool, batch: int = 32):
+def _encode_all(folder: Path, meta: dict, encoder: Encoder, batch: int = 32):
     from tqdm import tqdm
 
     offsets = np.load(folder / "offsets.npy")
     encoded = np.memmap(folder / "pictures.bin", np.uint8, "r")
-    count, side = len(offsets) - 1, resolution // 8
-    latents = np.lib.format.open_memmap(folder / "latents.npy", "w+", np.float16, (count, 1 + mirror, 4, side, side))
+    count, views, side = len(offsets) - 1, 1 + meta["mirror"], meta["resolution"] // 8
+    latents = np.lib.format.open_memmap(folder / "latents.npy", "w+", np.float16, (count, views, 4, side, side))
     for start in tqdm(range(0, count, batch), desc="latents", unit_scale=batch, unit="pic"):
         indices = range(start, min(start + batch, count))
-        rgb = torch.stack([_to_tensor(Image.open(io.BytesIO(encoded[offsets[i] : offsets[i + 1]]))) for i in indices])
-        for view in range(1 + mirror):
-            latents[indices.start : indices.stop, view] = encoder(rgb.flip(-1) if view else rgb).float().cpu().numpy()
+        pictures = [_to_tensor(Image.open(io.BytesIO(encoded[offsets[i] : offsets[i + 1]]))) for i in indices]
+        for view in range(views):
+            rgb = torch.stack([_view(picture, i, view, meta) for picture, i in zip(pictures, indices)])
+            latents[indices.start : indices.stop, view] = encoder(rgb).float().cpu().numpy()
     latents.flush()
 
 
@@ -180,9 +196,9 @@ def cache_recognized(cache: Cache, recognize: Callable[[Tensor], list[Tensor]], 
     arrays: list[np.memmap] = []
     for start in tqdm(range(0, count, batch), desc="recognition", unit_scale=batch, unit="pic"):
         indices = range(start, min(start + batch, count))
-        gray = luminance(torch.stack([_to_tensor(cache.picture(i)) for i in indices])).expand(-1, 3, -1, -1)
         for view in range(views):
-            maps = recognize(gray.flip(-1) if view else gray)
+            gray = luminance(torch.stack([cache.view(i, view) for i in indices])).expand(-1, 3, -1, -1)
+            maps = recognize(gray)
             if not arrays:
                 arrays = [
                     np.lib.format.open_memmap(
@@ -196,6 +212,12 @@ def cache_recognized(cache: Cache, recognize: Callable[[Tensor], list[Tensor]], 
         array.flush()
         (cache.folder / f"recognized-{k}.part").rename(cache.folder / f"recognized-{k}.npy")
     return Cache(cache.folder)
+
+
+def _view(picture: Tensor, index: int, view: int, meta: dict) -> Tensor:
+    rng = np.random.default_rng([index, view])
+    picture = picture.flip(-1) if view else picture
+    return film.expose(picture, rng) if view == meta["mirror"] and rng.random() < meta.get("film", 0) else picture
 
 
 def _to_tensor(picture: Image.Image) -> Tensor:
@@ -273,8 +295,7 @@ class Batches(Dataset):
         rgb, latents = [], []
         cells = self.crop // 8
         for index, top, left, flip in zip(indices, tops, lefts, mirror):
-            view = _to_tensor(self.cache.picture(index))
-            view = view.flip(-1) if flip else view
+            view = self.cache.view(index, int(flip))
             rgb.append(view[:, top * 8 : (top + cells) * 8, left * 8 : (left + cells) * 8])
             latent = self.cache.latents[index, int(flip), :, top : top + cells, left : left + cells]
             latents.append(torch.from_numpy(latent.astype(np.float32)))

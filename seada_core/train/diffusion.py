@@ -13,6 +13,7 @@ from ..backbone import Hook, build_scheduler, denoise
 from ..color import luminance, merge_chroma
 from ..presets import Preset, TrainConfig
 from ..semantic_adapter import representation_loss
+from .perceptual import PerceptualLoss
 from .stages import Stage
 
 GENERIC = ("colored photo", "high-quality photo", "a colorful photo")
@@ -69,12 +70,16 @@ class DiffusionStage(Stage):
             semantic_adapter.
         preset: for the noise schedule.
         config: the stage's recipe.
-        probe: reads chroma off a latent; needed where `config.chroma_weight` is not 0.
+        probe: reads chroma off a latent; needed where `config.chroma_weight` or `perceptual_weight` is not 0.
     """
 
     def __init__(self, name: str, parts: dict[str, nn.Module], preset: Preset, config: TrainConfig, probe=None):
         super().__init__()
         self.name, self.config, self.probe = name, config, probe
+        self.perceptual = None
+        if config.perceptual_weight:
+            self.perceptual = PerceptualLoss()
+            self.perceptual.classifier.load_package_weights()
         self.condition: Tensor | None = None  # c_f of the last step
         self.scheduler = build_scheduler(preset.diffusion)
         self.unet, self.semantic_encoder = parts["unet"], parts["semantic_encoder"]
@@ -127,8 +132,9 @@ class DiffusionStage(Stage):
     def errors(
         self, output: Tensor, z: Tensor, noise: Tensor, z_t: Tensor, t: Tensor, rgb: Tensor
     ) -> dict[str, Tensor]:
-        """`diffusion`, the mean squared error of Eq. 4; `chroma`, that of the colour that x0 shows; `loss`, the first
-        plus `chroma_weight` times the second and `condition_weight` times `condition`.
+        """`diffusion`, the mean squared error of Eq. 4; `chroma`, that of the colour that x0 shows; `perceptual`, how
+        much of it a classifier sees in the noisiest third of the batch, where colours are decided; `loss`, the first
+        plus `chroma_weight`, `perceptual_weight` and `condition_weight` times the others.
 
         `condition` draws the first channels of c_f, "the latent space vector" of SeAda, towards z_0: the grey photo
         tells a latent's luminance, and where the estimate of luminance is off, the decoder reads it as a false colour.
@@ -138,10 +144,16 @@ class DiffusionStage(Stage):
         """
         terms = {"diffusion": (output - target(self.scheduler, z, noise, t)).pow(2).mean()}
         terms["loss"] = terms["diffusion"]
-        if self.config.chroma_weight:
-            shown = self.probe(predict_x0(self.scheduler, z_t, output, t), luminance(rgb))
-            terms["chroma"] = (shown - self.probe.wanted(rgb)).float().pow(2).mean()
+        if self.config.chroma_weight or self.config.perceptual_weight:
+            gray, wanted = luminance(rgb), self.probe.wanted(rgb)
+            shown = self.probe(predict_x0(self.scheduler, z_t, output, t), gray)
+            terms["chroma"] = (shown - wanted).float().pow(2).mean()
             terms["loss"] = terms["loss"] + self.config.chroma_weight * terms["chroma"]
+        if self.config.perceptual_weight:
+            noisy = t.topk(max(1, len(t) // 3)).indices
+            colorings = (shown[noisy] * self.probe.deviation, wanted[noisy] * self.probe.deviation)
+            terms["perceptual"] = self.perceptual(*colorings, gray[noisy]).mean()
+            terms["loss"] = terms["loss"] + self.config.perceptual_weight * terms["perceptual"]
         if self.config.condition_weight and self.condition is not None:
             c_f, latent = self.condition.float(), z.shape[1]
             terms["condition"] = (c_f[:, :latent] - z).pow(2).mean()
