@@ -156,7 +156,8 @@ def _tensors(header: Header) -> dict[str, Tensor]:
         with safe_open(header.path, "pt") as file:
             for name in header.shapes:
                 tensor = file.get_tensor(name)
-                tensors[name] = tensor.float() if tensor.is_floating_point() else tensor
+                # a copy: else the weights are the file itself, which could then not be replaced everywhere
+                tensors[name] = tensor.to(torch.float32 if tensor.is_floating_point() else tensor.dtype, copy=True)
                 if tensor.is_floating_point() and not torch.isfinite(tensors[name]).all():
                     raise CheckpointError(f"{header.path} is damaged: {name} has values that are not finite")
     except (SafetensorError, OSError) as error:

@@ -113,15 +113,17 @@ def _lines(report: "Report") -> Iterator[str]:
         yield f"{report.part}: {report.loaded} tensors fit"
     for reason, count in report.ignored.items():
         yield f"  {count} left out: {reason}"
-    for name, (found, expected) in report.misshapen.items():
-        yield f"  misshapen: {name} is {list(found)}, expected {list(expected)}"
-    for what, names in (("missing", report.missing), ("unexpected", report.unexpected)):
-        for name in names:
+    shapes = [f"{name} is {list(found)}, expected {list(wanted)}" for name, (found, wanted) in report.misshapen.items()]
+    for what, names in (("misshapen", shapes), ("missing", report.missing), ("unexpected", report.unexpected)):
+        for name in names[:SHOWN]:
             yield f"  {what}: {name}"
+        if len(names) > SHOWN:
+            yield f"  {what}: {len(names) - SHOWN} more, which --json lists"
     for note in report.notes:
         yield f"  not taken: {note}"
 
 
+SHOWN = 20  # names of a kind on a terminal
 NO_PART = "no part"  # of what a single file holds besides
 
 

@@ -157,7 +157,8 @@ class Weights:
                 continue
             if tensor.is_floating_point() and not torch.isfinite(tensor).all():
                 raise CheckpointError(f"{self.source} is damaged: {name} has values that are not finite")
-            result[name] = (tensor.to(dtype) if tensor.is_floating_point() else tensor).contiguous()
+            # a copy: else the weights are the file itself
+            result[name] = tensor.to(dtype if tensor.is_floating_point() else tensor.dtype, copy=True).contiguous()
         return result
 
 

@@ -1,6 +1,7 @@
 """The command `convert`: both ways, reports, diffusers' own pipelines on what it writes, and bad usage."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -158,6 +159,8 @@ def test_every_fault_is_in_the_report(small_sd15, tmp_path, capsys):
     assert "error: " in text.err and "does not fit unet" in text.err
     assert "missing: conv_out.bias" in text.out and "unexpected: model.diffusion_model.extra" in text.out
     assert "misshapen: model.diffusion_model.out.0.bias is [3], expected [32]" in text.out
+    assert main([str(small_sd15.single_file)]) == 1  # of other sizes than SD1.5
+    assert re.search(r"misshapen: 6\d\d more, which --json lists", capsys.readouterr().out)
     assert not (tmp_path / "out").exists() and len(list(tmp_path.iterdir())) == 1
     result = convert(capsys, file, tmp_path / "out", *SIZES, "--no-strict")
     assert result["status"] == 0 and reports(result)["no part"]["unexpected"] == ["somebody.elses"]
@@ -226,8 +229,6 @@ def test_bad_sources_end_with_status_1_and_one_line(source, message, small_sd15,
     assert main([str(source), str(tmp_path / "out")]) == 1
     error = capsys.readouterr().err
     assert error.startswith("error: ") and error.count("\n") == 1
-    import re
-
     assert re.search(message, error)
     assert not (tmp_path / "out").exists()
 

@@ -1,7 +1,9 @@
 """Eq. 2, 3 and 5 against loops, and the ablation switches."""
 
 import math
+import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import torch
 
@@ -74,9 +76,10 @@ def test_semantic_encoder_gives_embeddings_and_mask():
 @torch.no_grad()
 def test_names_are_the_same_where_transformers_wraps_the_model(monkeypatch):
     """Releases before 5 hold the text model in an attribute of another; part files are read by both."""
-    import transformers
+    from transformers import CLIPTextConfig
+    from transformers.models.clip import modeling_clip
 
-    plain = transformers.CLIPTextModel
+    plain = modeling_clip.CLIPTextModel
 
     class Wrapped(torch.nn.Module):
         def __init__(self, config):
@@ -86,7 +89,10 @@ def test_names_are_the_same_where_transformers_wraps_the_model(monkeypatch):
 
     config = TextConfig(width=8, layers=1, heads=2)
     ours = SemanticEncoder(config)
-    monkeypatch.setattr(transformers, "CLIPTextModel", Wrapped)
+    monkeypatch.setitem(
+        sys.modules, "transformers", SimpleNamespace(CLIPTextConfig=CLIPTextConfig, CLIPTextModel=Wrapped)
+    )
     wrapped = SemanticEncoder(config)
+    assert type(wrapped.model) is plain
     wrapped.load_state_dict(ours.state_dict())
     assert torch.equal(wrapped(["a dog"])[0], ours(["a dog"])[0])
