@@ -106,6 +106,9 @@ def test_figures_are_those_of_each_measure_on_its_own(folder, photos, capsys):
     assert found["agreement"] == pytest.approx((top1["half"] == seen).float().mean().item())
     label = torch.tensor([497] * 5 + [574] * 3)
     assert grey["accuracy"] == pytest.approx((top1["gray"] == label).float().mean().item())
+    assert {m: round(sum(h), 4) for m, h in report["chroma_histograms"].items() if m != "edges"} == dict.fromkeys(
+        report["methods"], 1.0
+    )
     groups = report["groups"]
     assert [(g, v["pictures"]) for g, v in groups.items()] == [("church", 5), ("golf ball", 3)]
     assert groups["church"]["methods"]["half"]["psnr"] == pytest.approx(
