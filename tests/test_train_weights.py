@@ -11,7 +11,7 @@ from seada_core.train.__main__ import main
 from seada_core.train.data import load_encoder
 
 SHORT = [*SIZES[: SIZES.index("--vae-sizes.channels")], "--adapter.width", "32", "--resolution=64", "--crop=64"]
-SHORT += ["--batch=2", "--steps=1", "--workers=0", "--preset", "sd15", "--precision=no"]
+SHORT += ["--batch=2", "--steps=1", "--workers=0", "--preset", "sd15", "--precision=no", "--frozen=fp32"]
 
 
 @pytest.fixture
