@@ -6,11 +6,7 @@ The server and a process of the `Colorizer` run on the same Python, with the sam
 Wall time is ComfyUI's own, from a prompt's start to its end, all that it does around the nodes included. Processor time
 is that of the whole process, the garbage that ComfyUI collects after some prompts included; other work on the machine
 harms it less. ComfyUI keeps the photo, the model and the texts' embeddings from the prompt before, and drops what that
-<<<<<<< HEAD
-one had not: each timed prompt follows one of its own kind. The Colorizer keeps the model. No picture goes to disk.
-=======
 one had not: each timed prompt follows one of its kind. The Colorizer keeps the model. No picture is written to disk.
->>>>>>> mend
 """
 
 from __future__ import annotations
