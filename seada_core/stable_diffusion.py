@@ -195,13 +195,11 @@ def _as_they_are(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return state
 
 
-def unet_names(config: UNetConfig, ema: bool = False) -> Convert:
-    """From a single file's names to diffusers'; `ema` takes the averaged copy."""
+def unet_names(config: UNetConfig) -> Convert:
+    """From a single file's names to diffusers'."""
     from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
 
-    return lambda state: convert_ldm_unet_checkpoint(
-        state, {"layers_per_block": config.layers_per_block}, extract_ema=ema
-    )
+    return lambda state: convert_ldm_unet_checkpoint(state, {"layers_per_block": config.layers_per_block})
 
 
 def vae_names(config: VAEConfig) -> Convert:
