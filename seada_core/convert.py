@@ -15,7 +15,8 @@ from .presets import SD15, ControlConfig, TextConfig, UNetConfig, VAEConfig
 if TYPE_CHECKING:
     import torch
 
-    from .stable_diffusion import Base, Report, StockWeights
+    from .stable_diffusion import Base, StockWeights
+    from .transfer import Report
 
 
 def _parse(argv: list[str]):
@@ -223,7 +224,7 @@ class Conversion:
 
     def _check_parts(self, folder: Path) -> None:
         from . import checkpoints
-        from .stable_diffusion import Report
+        from .transfer import Report
 
         for part in checkpoints.SECTIONS:
             file = folder / f"{part}.safetensors"
@@ -255,10 +256,11 @@ class Conversion:
 
     def _vae(self, path: str, read: bool):
         from . import stable_diffusion as sd
+        from .transfer import on_meta
 
         a = self.arguments
         weights, config = sd.open_vae(path, a.vae_sizes, a.download)
-        report = weights.report("vae", sd.on_meta(lambda: sd.build_vae(config)))
+        report = weights.report("vae", on_meta(lambda: sd.build_vae(config)))
         self.result.reports.append(report)
         report.require(a.strict)
         return sd.load_vae(path, a.vae_sizes, a.strict, a.download)[0] if read else None

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from .backbone import build_unet
 from .controlnet_rca import ControlFeatures, ControlNetRCA
 from .presets import Preset, UNetConfig
-from .stable_diffusion import on_meta
+from .transfer import on_meta
 from .weightfiles import CheckpointError
 
 

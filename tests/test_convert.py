@@ -136,7 +136,7 @@ def test_a_stock_controlnet_joins_the_pipeline_or_starts_a_controller(small_sd15
 
 
 def test_without_out_the_report_alone_and_no_weights_read(small_sd15, tmp_path, capsys, monkeypatch):
-    from seada_core.stable_diffusion import Weights
+    from seada_core.transfer import Weights
 
     monkeypatch.setattr(Weights, "tensors", lambda *_: pytest.fail("the weights were read"))
     for to in ("parts", "diffusers"):

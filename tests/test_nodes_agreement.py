@@ -22,8 +22,9 @@ from seada_core.hints import Hint, hint_map
 from seada_core.pipeline import Colorizer
 from seada_core.presets import SD15, VAEConfig
 from seada_core.semantic_adapter import SemanticEncoder
-from seada_core.stable_diffusion import StockWeights, on_meta
+from seada_core.stable_diffusion import StockWeights
 from seada_core.stock_controlnet import build_controlnet, controller_from
+from seada_core.transfer import on_meta
 
 POINTS = '[{"x": 30, "y": 20, "color": "#d04020", "radius": 9}, {"x": 80, "y": 100, "color": "#2040d0", "radius": 20}]'
 HINTS = [Hint(30, 20, "#d04020", 9), Hint(80, 100, "#2040d0", 20)]

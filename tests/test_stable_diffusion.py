@@ -10,11 +10,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from small_sd15 import ATTENTION, LAYERS, SMALL, SMALL_VAE, same
 
-from seada_core import backbone, checkpoints, stable_diffusion
+from seada_core import backbone, checkpoints, stable_diffusion, transfer
 from seada_core.presets import SD15, VAEConfig
 from seada_core.semantic_adapter import SemanticEncoder
-from seada_core.stable_diffusion import Base, StockWeights, Weights, load_vae, on_meta
+from seada_core.stable_diffusion import Base, StockWeights, load_vae
 from seada_core.stock_controlnet import build_controlnet, start_from
+from seada_core.transfer import Weights, on_meta
 from seada_core.weightfiles import CheckpointError, Header
 
 
@@ -43,10 +44,10 @@ WAYS = {
     "controlnet": (lambda s: original_names.unet(s, LAYERS, ATTENTION, "control_model."), 340),
 }
 CONVERTERS = {
-    "unet": lambda: stable_diffusion.unet_names(SD15.unet),
-    "text_encoder": lambda: stable_diffusion.text_names,
-    "vae": lambda: stable_diffusion.vae_names(VAEConfig()),
-    "controlnet": lambda: stable_diffusion.controlnet_names(SD15.unet),
+    "unet": lambda: transfer.unet_names(SD15.unet),
+    "text_encoder": lambda: transfer.text_names,
+    "vae": lambda: transfer.vae_names(VAEConfig()),
+    "controlnet": lambda: transfer.controlnet_names(SD15.unet),
 }
 
 
