@@ -78,13 +78,13 @@ def remembered(name: str, size: int, micro: int, checkpointing: bool, changes: d
                     module._parameters[key] = torch.nn.Parameter(p.detach().bfloat16(), requires_grad=False)
         if checkpointing:
             checkpoint_activations(stage)
-        weights = {id(p.untyped_storage()) for p in stage.parameters()}
-        kept: dict[int, object] = {}
+        weights = {p.untyped_storage()._cdata for p in stage.parameters()}
+        kept: dict[int, torch.UntypedStorage] = {}
 
         def pack(tensor):
             storage = tensor.untyped_storage()
-            if id(storage) not in weights:
-                kept[id(storage)] = storage
+            if storage._cdata not in weights:
+                kept[storage._cdata] = storage
             return tensor
 
         with saved_tensors_hooks(pack, lambda tensor: tensor), autocast_without_a_gpu():
@@ -108,7 +108,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--micro-batch", type=int, default=8)
     parser.add_argument("--stages", nargs="*", default=list(STEPS))
     parser.add_argument("--optimizer", choices=("adamw", "adamw8bit"), default="adamw")
-    parser.add_argument("--utilisation", type=float, default=0.35, help="share of the GPUs' peak (default: 0.35)")
+    parser.add_argument("--utilisation", type=float, default=0.2, help="share of the GPUs' peak (default: 0.2)")
     options = parser.parse_args(arguments)
     changes = {"optimizer": options.optimizer}
     total = dict.fromkeys(GPUS, 0.0)

@@ -1,5 +1,6 @@
 """Two processes train as one does, resume each other's checkpoints, and build a cache together."""
 
+import importlib.util
 import json
 import shutil
 from pathlib import Path
@@ -110,20 +111,27 @@ def test_two_processes_build_a_cache_of_disjoint_shares(pictures, tmp_path):
     assert checkpoints.load_part(tmp_path / "out" / "parts" / "unet.safetensors", "unet")
 
 
-def test_sharded_parameters_train_validate_and_export_as_whole_ones(runs, tmp_path):
-    """FSDP: the same losses, a checkpoint that resumes, and whole weights out."""
-    cache, out = str(runs / "cache"), tmp_path / "fsdp"
+FSDP = {
+    "ACCELERATE_USE_FSDP": "true",
+    "FSDP_VERSION": "2",
+    "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
+    "FSDP_TRANSFORMER_CLS_TO_WRAP": "ResnetBlock2D,Transformer2DModel,RCA,CLIPEncoderLayer,TokenBlock",
+    "FSDP_STATE_DICT_TYPE": "SHARDED_STATE_DICT",
+    "FSDP_RESHARD_AFTER_FORWARD": "true",
+}
+DEEPSPEED = {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "2", "DS_ACCELERATOR": "cpu"}
+
+
+@pytest.mark.parametrize("settings", [FSDP, DEEPSPEED], ids=["fsdp", "deepspeed"])
+def test_sharded_states_train_validate_resume_and_export_whole(runs, tmp_path, settings):
+    """The same losses as one process, a checkpoint that resumes, and whole weights out."""
+    fsdp = settings is FSDP
+    if not fsdp and importlib.util.find_spec("deepspeed") is None:
+        pytest.skip("deepspeed is not installed")
+    cache, out = str(runs / "cache"), tmp_path / "out"
     plan = [
-        {"stage": "joint", "cache": cache, "out": str(out), "steps": n, "fsdp": True, "validate": True} for n in (2, 4)
+        {"stage": "joint", "cache": cache, "out": str(out), "steps": n, "fsdp": fsdp, "validate": True} for n in (2, 4)
     ]
-    settings = {
-        "ACCELERATE_USE_FSDP": "true",
-        "FSDP_VERSION": "2",
-        "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
-        "FSDP_TRANSFORMER_CLS_TO_WRAP": "ResnetBlock2D,Transformer2DModel,RCA,CLIPEncoderLayer,TokenBlock",
-        "FSDP_STATE_DICT_TYPE": "SHARDED_STATE_DICT",
-        "FSDP_RESHARD_AFTER_FORWARD": "true",
-    }
     pair(tmp_path, plan, **settings)
     one, found = losses(runs / "one" / "joint"), losses(out)
     assert sorted(found) == [0, 1, 2, 3]
