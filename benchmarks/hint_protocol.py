@@ -19,13 +19,15 @@ from torch import Tensor
 from benchmarks.embedded_model import batches_of, gray_of, keys_of, read_shard, to_8bit
 from seada_core import metrics
 from seada_core.color import merge_chroma, rgb_to_ycbcr
-from seada_core.hints import spread_hints
+from seada_core.hints import CORRECTION_PRIOR, propagate, spread_hints
 from seada_core.pipeline import Colorizer
 from seada_core.presets import HINT_METHODS
 
 PATCH = 2
 METHODS = {"propagation alone": None, "guidance alone": ["guidance"], "modulation alone": ["modulation"]}
+METHODS |= {"modulation and guidance": ["modulation", "guidance"]}
 METHODS |= {"all together": list(HINT_METHODS)}
+RIVALS = ("blended", "confidence not squared")  # other last steps than `apply_hints` for all together
 
 
 def reveal(rgb: Tensor, count: int, seed: int) -> Tensor:
@@ -41,12 +43,26 @@ def reveal(rgb: Tensor, count: int, seed: int) -> Tensor:
     return F.pad(hints, (0, width - hints.shape[-1], 0, height - hints.shape[-2]))
 
 
-def colored(colorizer: Colorizer, gray: Tensor, hints: Tensor, method: list[str] | None) -> Tensor:
-    """Grey pictures (B, 3, H, W) with hint maps (B, 3, H, W), coloured by a method of `METHODS`."""
+def colored(colorizer: Colorizer, gray: Tensor, hints: Tensor, name: str) -> Tensor:
+    """Grey pictures (B, 3, H, W) with hint maps (B, 3, H, W), coloured by a method of `METHODS` or `RIVALS`."""
+    if name in RIVALS:
+        before = colored(colorizer, gray, hints, "modulation and guidance")
+        return merge_chroma(rival(rgb_to_ycbcr(before)[:, 1:], gray[:, :1], hints, name), gray[:, :1])
+    method = METHODS[name]
     if method is None:
         spread = spread_hints(gray[:, :1], hints)
         return merge_chroma(spread[:, :2] * spread[:, 2:], gray[:, :1])
     return colorizer(gray, hints=hints if hints[:, 2].any() else (), hint_methods=method)
+
+
+def rival(chroma: Tensor, gray: Tensor, hints: Tensor, name: str) -> Tensor:
+    """What `apply_hints` might be: the propagated chroma over what is there, or its correction times the confidence."""
+    if name == "blended":
+        spread = spread_hints(gray, hints)
+        return torch.lerp(chroma, spread[:, :2], spread[:, 2:])
+    missing = torch.where(hints[:, 2:] > 0, hints[:, :2] - chroma, 0)
+    correction, confidence = propagate(gray, torch.cat([missing, hints[:, 2:]], dim=1), prior=CORRECTION_PRIOR)
+    return chroma + confidence * correction
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -55,7 +71,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--model", default="mini")
     parser.add_argument("--pictures", type=int, default=100, help="how many, spread evenly over the shard")
     parser.add_argument("--counts", type=int, nargs="+", default=[0, 1, 2, 5, 10, 20, 50, 100])
-    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--methods", nargs="+", choices=[*METHODS, *RIVALS], default=list(METHODS))
     parser.add_argument("--batch", type=int, default=10)
     parser.add_argument("--json", type=Path, help="write the table there, too")
     options = parser.parse_args(arguments)
@@ -71,7 +87,7 @@ def main(arguments: list[str] | None = None) -> int:
             seeds = [1234 + done + i for i in range(len(batch))]
             hints = torch.cat([reveal(rgb, count, seed) for rgb, seed in zip(truth, seeds)])
             for name in options.methods:
-                result = to_8bit(colored(colorizer, gray, hints, METHODS[name]))
+                result = to_8bit(colored(colorizer, gray, hints, name))
                 scores.setdefault((name, count), []).extend(metrics.psnr(result, truth).tolist())
         done += len(batch)
         print(f"{done} of {len(keys)} pictures", file=sys.stderr)

@@ -60,7 +60,7 @@ def load_gray(file: Path | io.BytesIO) -> Tensor:
     return torch.from_numpy(np.asarray(image, np.float32) / 255)[None, None]
 
 
-def labelled(tar_file: str, each: int = 3) -> list[Query]:
+def labelled(tar_file: Path, each: int = 3) -> list[Query]:
     """The shard's first photos of each label of `palettes.json`."""
     seen: Counter[str] = Counter()
     queries = []
@@ -74,7 +74,7 @@ def labelled(tar_file: str, each: int = 3) -> list[Query]:
     return queries
 
 
-def embedding_ranks(schemes: dict[str, palettes.Scheme], colorizer: Colorizer) -> dict[str, Callable]:
+def embedding_ranks(schemes: dict[str, palettes.Scheme], colorizer: Colorizer) -> dict[str, dict[str, Callable]]:
     """The rivals: nearest phrase by the captioner's contrastive heads, and by the semantic encoder's mean token."""
     captioner, encoder = colorizer.part("captioner"), colorizer.part("semantic_encoder")
     owners = [(name, phrase) for name, scheme in schemes.items() for phrase in scheme.phrases]
@@ -190,7 +190,7 @@ def sheet(args: argparse.Namespace) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.palettes")
     parser.add_argument("what", choices=("retrieval", "strength", "sheet"))
-    parser.add_argument("--val", help="a webdataset shard whose labels palettes.json knows")
+    parser.add_argument("--val", type=Path, help="a webdataset shard whose labels palettes.json knows")
     parser.add_argument("--historical", type=Path, help="the folder of the photos that palettes.json names")
     parser.add_argument("--out", type=Path, default=Path("docs/palettes.jpg"))
     args = parser.parse_args()

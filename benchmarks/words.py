@@ -3,13 +3,18 @@
 Ten colour words on five photos with one clear thing, whose outlines are drawn by hand. "a red rooster" is compared with
 "a rooster": the mean chroma of the thing should have the word's hue, within 30 degrees, and the mean chroma of the rest
 should move less than a third as far as the thing's.
+
+`--names 40`: how often the thing that a photo's label names is found at all, and how often those of the other photos'
+labels are, of which some may be there too; photos of 40 labels, names that the model's classifier has.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import sys
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +26,8 @@ from benchmarks.embedded_model import gray_of, read_shard, to_8bit
 from seada_core.color import luminance, rgb_to_ycbcr
 from seada_core.hints import parse_color
 from seada_core.pipeline import Colorizer
-from seada_core.steering import word_hints
+from seada_core.recognizer import class_words
+from seada_core.steering import find_regions, word_hints
 from seada_core.words import COLORS, without_colors
 
 WORDS = ("red", "orange", "brown", "yellow", "green", "turquoise", "blue", "purple", "magenta", "pink")
@@ -92,14 +98,45 @@ def mean_chroma(rgb: Tensor, where: Tensor) -> Tensor:
     return rgb_to_ycbcr(to_8bit(rgb))[0, 1:, where].mean(1)
 
 
+def labels_of(shard: Path, count: int) -> dict[str, str]:
+    """Keys of the first pictures of `count` labels, spread evenly over those that are names of ImageNet's classes."""
+    known = [set(names.lower().replace(",", " ").split()) for names in class_words()]
+    first: dict[str, str] = {}
+    with tarfile.open(shard) as tar:
+        for name in tar.getnames():
+            if name.endswith(".json"):
+                label = (json.load(tar.extractfile(name)).get("label") or "").lower()
+                if label and any(set(label.split()) <= words for words in known):
+                    first.setdefault(label, name.removesuffix(".json"))
+    labels = list(first)
+    return {first[label]: label for label in labels[:: max(1, len(labels) // count)][:count]}
+
+
+def print_names(colorizer: Colorizer, shard: Path, count: int, source: str) -> None:
+    """How often labels' things are found, in their own photos and in those of the others."""
+    labels = labels_of(shard, count)
+    things, own, others = list(labels.values()), [], []
+    for pair in read_shard(shard, labels):
+        scores = find_regions(colorizer, gray_of(pair.truth)[None, :1], ", ".join(things), things, source, 0)
+        found = (scores.amax((0, 2, 3)) > 0).tolist()
+        for thing, yes in zip(things, found):
+            (own if thing == labels[pair.key] else others).append(yes)
+        print(f"{labels[pair.key]:20} found: {', '.join(t for t, yes in zip(things, found) if yes)}")
+    print(f"found in their own photos: {sum(own)} of {len(own)}; in others': {sum(others)} of {len(others)}")
+
+
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--model", default="mini")
     parser.add_argument("--regions", default="auto", help="see word_hints")
+    parser.add_argument("--names", type=int, metavar="N", help="only how often names are found, on photos of N labels")
     parser.add_argument("--sheet", type=Path, help="write the pictures there")
     options = parser.parse_args(arguments)
     colorizer = Colorizer.from_pretrained(options.model)
+    if options.names:
+        print_names(colorizer, options.data, options.names, options.regions)
+        return 0
     rows, met = [], []
     print("thing      word        hue off   thing moved   rest moved   share")
     for pair in read_shard(options.data, THINGS):

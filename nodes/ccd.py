@@ -136,7 +136,7 @@ def guide(model, gray, hint_map, spread, colors, seada, weights, scale, start, e
             palette = None if colors is None else colors.to(x0.device)
 
             def of_cells(z: Tensor) -> Tensor:
-                return ccd.weighted(ccd.chroma_losses(codec.cell_chroma(z, features), light, target, palette), weights)
+                return ccd.weighted(ccd.chroma_losses(seada.cell_chroma(z, features), light, target, palette), weights)
 
             def of_pixels(z: Tensor) -> Tensor:
                 rgb = ycbcr_to_rgb(torch.cat([photo, codec.chroma(z, photo, features)], dim=1))

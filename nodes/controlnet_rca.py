@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+import torch
 from comfy_api.latest import io
 
 from . import bridge, inputs, unet
@@ -49,10 +50,14 @@ class SeAdaApplyControlNetRCA(io.ComfyNode):
             return io.NodeOutput(model)
         at_size = unet.sized(pictures)
         network = control.patcher.model.module
+        last: list[Tensor] = []  # what a call was shown, and what the mapper made of it
 
         def enter(x, timesteps, context, options):
-            condition = unet.condition(at_size, x, options).expand(-1, 3, -1, -1)
-            features = network.encode(x, timesteps, context, condition, strength)
+            condition = unet.condition(at_size, x, options)
+            same = last and (last[0].device, last[0].dtype) == (condition.device, condition.dtype)
+            if not same or not torch.equal(last[0], condition):
+                last[:] = condition, network.mapper(condition.expand(-1, 3, -1, -1))
+            features = network.encode(x, timesteps, context, condition.expand(-1, 3, -1, -1), strength, c_f=last[1])
             return features.residuals, lambda i, h: network.attend(i, h, features)
 
         return io.NodeOutput(unet.wrap_unet(model, enter, [control.patcher], start, end))

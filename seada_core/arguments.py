@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .hint_format import load_hints, parse_hint, parse_palette
 from .presets import HINT_METHODS, SCHEDULERS
 
 if TYPE_CHECKING:
@@ -37,14 +38,12 @@ def _number(kind: type, low: float, high: float, what: str, multiple: int = 1) -
     return parse
 
 
-def _from_hints(name: str) -> Callable[[str], object]:
-    """A function of `hints` as an argument's type: its message becomes the usage error."""
+def _checked(function: Callable[[str], object]) -> Callable[[str], object]:
+    """An argument's type of a function: its message becomes the usage error."""
 
     def parse(text: str):
-        from . import hints
-
         try:
-            return getattr(hints, name)(text)
+            return function(text)
         except ValueError as error:
             raise argparse.ArgumentTypeError(str(error)) from None
 
@@ -56,7 +55,7 @@ def _palette(text: str) -> list[str] | dict[str, Scheme]:
     from . import palettes
 
     if "#" in text:
-        return _from_hints("parse_palette")(text)
+        return _checked(parse_palette)(text)
     try:
         return palettes.parse_choice(text)
     except ValueError as error:
@@ -133,14 +132,14 @@ def build_parser() -> argparse.ArgumentParser:
         dest="hint",
         action="append",
         default=[],
-        type=_from_hints("parse_hint"),
+        type=_checked(parse_hint),
         help="a colour at a pixel of the photo, or in a disc around it; may be repeated",
     )
     add(
         "--hints",
         metavar="FILE",
         default=[],
-        type=_from_hints("load_hints"),
+        type=_checked(load_hints),
         help="a JSON file of hints, as the painter saves it",
     )
     add(

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 # Weights of `losses` for guidance. Constancy stays small: grey world desaturates.
 WEIGHTS = {"exposure": 0.2, "constancy": 0.01, "smoothness": 0.01, "hint": 1.0, "luminance": 0.2, "palette": 0.3}
 
-SCHEME_WEIGHT = 0.6  # of `scheme_distance` for guidance at strength 1
+SCHEME_WEIGHT = 0.65  # of `scheme_distance` for guidance at strength 1
 LIGHTNESS = 0.2  # weight of squared lightness beside squared chroma
 SOFTNESS = 0.003  # squared chroma over which colours blend
 

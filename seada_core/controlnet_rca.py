@@ -68,7 +68,7 @@ class RecognizingMapper(nn.Module):
         self._last: tuple[Tensor, list[Tensor]] | None = None  # a picture and its maps
 
     def _recognize(self, picture: Tensor) -> list[Tensor]:
-        """`recognize`, once for all the sampling steps that show the same picture."""
+        """`recognize`, once for as long as the same picture is shown."""
         if self.training:
             return recognize(self.classifier, picture)
         seen = self._last

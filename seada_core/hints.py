@@ -5,16 +5,9 @@ A hint map is a float tensor (B, 3, H, W): (Cb, Cr, mask). The mask is in [0, 1]
 
 from __future__ import annotations
 
-import json
 import math
-import re
-import reprlib
-import sys
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
 from functools import partial
-from numbers import Real
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -22,6 +15,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .color import rgb_to_ycbcr
+from .hint_format import (
+    Hint,
+    Stroke,
+    load_hints,
+    parse_color,
+    parse_hint,
+    parse_hints,
+    parse_hints_text,
+    parse_palette,
+)
 from .propagation import propagate
 from .superpixels import quantize, slic
 
@@ -55,159 +58,6 @@ PATCH = 2  # side of a sampled point hint, px
 SUPERPIXELS = 100  # per training picture
 QUANTIZED_COLORS = 32
 CORRECTION_PRIOR = 2.0  # see `propagate`
-MAX_HINTS = 10_000  # entries of one list
-MAX_STROKE_POINTS = 10_000  # of one stroke
-MAX_POINTS = 100_000  # of all entries of one list
-MAX_COORDINATE = 1_000_000  # of a stroke's points, px: their squares stay exact
-
-
-def parse_color(text: str) -> tuple[float, float, float]:
-    """ "#rrggbb" as (r, g, b) in [0, 1]. Raises ValueError for anything else."""
-    if not isinstance(text, str) or not re.fullmatch(r"#[0-9a-fA-F]{6}", text):
-        raise ValueError(f"bad colour {text!r}: expected #rrggbb, such as #d0a070")
-    return tuple(int(text[i : i + 2], 16) / 255 for i in (1, 3, 5))
-
-
-@dataclass(frozen=True)
-class Hint:
-    """A colour at pixel (x, y) of the input photo, or in a disc of `radius` pixels around that pixel's centre.
-
-    Coordinates count from the top left pixel, (0, 0). Raises ValueError for a colour that is not #rrggbb, a coordinate
-    that is not a finite number, and a radius that is negative or not finite.
-    """
-
-    x: float
-    y: float
-    color: str
-    radius: float = 0
-
-    def __post_init__(self):
-        for name in ("x", "y"):
-            _check_pixels(getattr(self, name), f"hint {name}")
-        _check_radius(self.radius)
-        parse_color(self.color)
-
-
-@dataclass(frozen=True)
-class Stroke:
-    """A colour within `radius` pixels of a line through pixels of the input photo, (x, y) as in `Hint`.
-
-    With a radius of 0 it is the line alone, with one point a `Hint`. Points may lie outside the photo.
-    Raises ValueError where `Hint` does, and for points that are none, more than MAX_STROKE_POINTS, not pairs, or
-    further than MAX_COORDINATE from 0.
-    """
-
-    points: tuple[tuple[float, float], ...]
-    color: str
-    radius: float = 0
-
-    def __post_init__(self):
-        if not isinstance(self.points, Sequence) or isinstance(self.points, str):
-            raise ValueError(f"stroke points are {reprlib.repr(self.points)}: expected [[x, y], ...]")
-        if not 0 < len(self.points) <= MAX_STROKE_POINTS:
-            raise ValueError(f"a stroke of {len(self.points)} points: expected 1 to {MAX_STROKE_POINTS}")
-        for number, point in enumerate(self.points, 1):
-            if not isinstance(point, list | tuple) or len(point) != 2:
-                raise ValueError(f"stroke point {number} is {reprlib.repr(point)}: expected [x, y]")
-            for name, value in zip("xy", point):
-                _check_pixels(value, f"stroke point {number}'s {name}", MAX_COORDINATE)
-        _check_radius(self.radius)
-        parse_color(self.color)
-        object.__setattr__(self, "points", tuple((x, y) for x, y in self.points))
-
-
-def _check_pixels(value: object, name: str, limit: float = sys.float_info.max) -> None:
-    if isinstance(value, bool) or not isinstance(value, Real) or not abs(value) <= sys.float_info.max:
-        raise ValueError(f"{name} is {reprlib.repr(value)}: expected a finite number of pixels")
-    if abs(value) > limit:
-        raise ValueError(f"{name} is {value}: expected at most {limit} pixels")
-
-
-def _check_radius(value: object) -> None:
-    _check_pixels(value, "hint radius")
-    if value < 0:
-        raise ValueError(f"hint radius is {value}: expected 0 or more pixels")
-
-
-def parse_hint(text: str) -> Hint:
-    """ "X,Y,#RRGGBB" or "X,Y,#RRGGBB,RADIUS" as a Hint. Raises ValueError naming the text."""
-    parts = [part.strip() for part in text.split(",")]
-    if len(parts) not in (3, 4):
-        raise ValueError(f"bad hint {text!r}: expected X,Y,#RRGGBB or X,Y,#RRGGBB,RADIUS")
-    try:
-        x, y, *radius = (float(part) for part in (*parts[:2], *parts[3:]))
-    except ValueError:
-        raise ValueError(f"bad hint {text!r}: X, Y and RADIUS must be numbers, as in 120,80,#d0a070,12") from None
-    try:
-        return Hint(x, y, parts[2], *radius)
-    except ValueError as error:
-        raise ValueError(f"bad hint {text!r}: {error}") from None
-
-
-def load_hints(path: str | Path) -> list[Hint | Stroke]:
-    """Hints and strokes of a JSON file, as the painter writes it; see `parse_hints` for what it may hold.
-
-    Raises ValueError naming the file, and the entry (counted from 1) that is wrong.
-    """
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except OSError as error:
-        raise ValueError(f"cannot read hints from {path}: {error.strerror or error}") from error
-    except ValueError as error:
-        raise ValueError(f"{path} is not a JSON file: {error}") from error
-    return parse_hints_text(text, str(path), "a JSON file")
-
-
-def parse_hints_text(text: str, source: str = "hints", kind: str = "JSON") -> list[Hint | Stroke]:
-    """Hints and strokes of JSON text, see `parse_hints`. Raises ValueError naming `source`, not `kind` if not JSON."""
-    try:
-        data = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{source} is not {kind}: {error}") from error
-    return parse_hints(data, source)
-
-
-def parse_hints(data: object, source: str = "hints") -> list[Hint | Stroke]:
-    """Hints and strokes of parsed JSON: a list of entries, or {"hints": that list}.
-
-    An entry is {"x": 12, "y": 30, "color": "#d0a070", "radius": 4} or {"points": [[12, 30], [40, 35]], "color": ...,
-    "radius": ...}; `radius` may be left out. Raises ValueError naming `source` and the entry (counted from 1) that is
-    wrong, and for more than MAX_HINTS entries or MAX_POINTS points of all of them.
-    """
-    entries = data.get("hints") if isinstance(data, dict) else data
-    if not isinstance(entries, list):
-        raise ValueError(f'{source}: expected {{"hints": [...]}} or a list of hints')
-    if len(entries) > MAX_HINTS:
-        raise ValueError(f"{source}: {len(entries)} hints; at most {MAX_HINTS} are taken")
-    hints, points = [], 0
-    for number, entry in enumerate(entries, 1):
-        where = f"{source}, hint {number}"
-        if not isinstance(entry, dict):
-            raise ValueError(f'{where}: expected {{"x": .., "y": .., "color": "#rrggbb"}}, got {reprlib.repr(entry)}')
-        kind, place = (Stroke, ["points"]) if "points" in entry else (Hint, ["x", "y"])
-        missing = {*place, "color"} - entry.keys()
-        unknown = entry.keys() - {*place, "color", "radius"}
-        if missing or unknown:
-            problem = f"has no {min(missing)}" if missing else f"has an unknown field {reprlib.repr(min(unknown))}"
-            raise ValueError(f"{where} {problem}; fields are {', '.join(place)}, color and, optionally, radius")
-        try:
-            hints.append(kind(**entry))
-        except ValueError as error:
-            raise ValueError(f"{where}: {error}") from None
-        points += len(hints[-1].points) if kind is Stroke else 1
-        if points > MAX_POINTS:
-            raise ValueError(f"{where}: more than {MAX_POINTS} points in all")
-    return hints
-
-
-def parse_palette(text: str) -> list[str]:
-    """ "#aabbcc,#ddeeff" as a list of "#rrggbb" in lower case. Raises ValueError if it is empty or a colour is bad."""
-    colors = [part.strip().lower() for part in text.split(",")] if text.strip() else []
-    if not colors:
-        raise ValueError("the palette is empty: expected colours such as #aabbcc,#ddeeff")
-    for color in colors:
-        parse_color(color)
-    return colors
 
 
 def _chroma(color: str) -> Tensor:
@@ -435,7 +285,8 @@ def apply_hints(chroma: Tensor, gray: Tensor, hint_map: Tensor) -> Tensor:
 
     What the hints ask for beyond what is there is propagated, and added as far as it is certain: a hint has its colour,
     what is like it moves with it and keeps its own variation, and what is far from it stays. The confidence is squared:
-    for random points of the truth that costs 0.1 dB, but a person's click then tints less of what it was not meant for.
+    a person's click then tints less of what it was not meant for, and points of the truth help as much
+    (`benchmarks.hint_protocol --methods "all together" "confidence not squared"`).
     """
     mask = hint_map[:, 2:]
     missing = torch.where(mask > 0, hint_map[:, :2] - chroma, 0)

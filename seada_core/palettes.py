@@ -1,7 +1,7 @@
 """The palette bank: historical colour schemes, and which of them suit a photo or its caption.
 
-The colours in `palettes.json` are our own sRGB approximations of named pigments, dyes and materials. Of a scheme only
-the chroma of its colours is used, as a palette of `Colorizer`: a soft hint.
+The colours in `palettes.json` are our own sRGB approximations of named pigments, dyes and materials. A scheme is a
+palette of `Colorizer` with a strength: its colours draw what is about as light, in chroma alone.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from .hint_format import parse_color
 
 if TYPE_CHECKING:  # names and colours are listed without waiting for torch
     from PIL import Image
@@ -139,10 +141,11 @@ def _parse(entry: object, where: str) -> Scheme:
     for number, color in enumerate(colors, 1):
         at = f"{where}, colour {number}"
         _check_fields(color, at, {"color", "name"}, set())
-        value = color["color"]
-        if not isinstance(value, str) or not re.fullmatch("#[0-9a-fA-F]{6}", value):
-            raise ValueError(f"{at} is {_short(value)}; expected #rrggbb, such as #d0a070")
-        values.append(value.lower())
+        try:
+            parse_color(color["color"])
+        except ValueError as error:
+            raise ValueError(f"{at}: {error}") from None
+        values.append(color["color"].lower())
         materials.append(_text(color["name"], f"{at}: name", LENGTHS["name"]))
     return Scheme(**texts, colors=tuple(values), materials=tuple(materials))
 

@@ -36,6 +36,7 @@ DECODE_SIZE = 512  # longest short side at which hints meet decoded chroma, px; 
 LONGEST = 4  # long side over short side beyond which a photo is squeezed for diffusion
 HINT_SCALE = 6.0  # step length of hint guidance
 HINT_MOVES = 4  # moves of hint guidance at each sampling step
+PROBE_GAIN = 1.14  # chroma of the decoder over what `VQDecoder.cell_chroma` says, where guidance has moved a latent
 # parts that are at work together: what is in no phase with the part that is asked for, `offload` sends away
 PHASES = (
     {"captioner"},
@@ -117,7 +118,6 @@ class Colorizer:
         # nn.Module's own `to`: diffusers' warns of a cast that is meant
         return nn.Module.to(module, self.device, dtype, memory_format=torch.channels_last)
 
-    @torch.no_grad()  # not inference mode: guidance differentiates through the decoder
     def __call__(self, image: Image.Image | Tensor, **options) -> Image.Image | Tensor:
         """Colour a photo, or a batch of them; each picture's result depends on itself and the seed alone.
 
@@ -209,12 +209,10 @@ class Colorizer:
         guidance = sampling.guidance if guidance is None else guidance
         size = sampling.size if size is None else size
         saturation = sampling.saturation if saturation is None else saturation
-        unknown = set(hint_methods) - set(HINT_METHODS)
-        if unknown:
-            raise ValueError(f"unknown hint method {sorted(unknown)[0]!r}; choose among {', '.join(HINT_METHODS)}")
-        _check(steps, self.preset.diffusion.train_steps, guidance, strength, size, saturation, token_steps, temperature)
-        if palette_strength is not None and not 0 <= palette_strength <= 10:
-            raise ValueError(f"palette_strength must be 0 to 10, not {palette_strength}")
+        most = self.preset.diffusion.train_steps
+        _check(
+            steps, most, guidance, strength, size, saturation, token_steps, temperature, hint_methods, palette_strength
+        )
         photo_size = tuple(gray.shape[-2:])
         small = decoded = resize(gray, diffusion_size(photo_size, size)).to(self.device)
 
@@ -383,6 +381,13 @@ class Colorizer:
 
         return modulate
 
+    def cell_chroma(self, z: Tensor, features: list[Tensor]) -> Tensor:
+        """About the mean chroma (B, 2, h, w) that each latent cell gets in the result, at the model's own saturation.
+
+        features: the decoder's of the grey photo at the latents' size, see `VQDecoder.cell_chroma`.
+        """
+        return PROBE_GAIN * self.preset.sampling.saturation * self.part("vq_decoder").cell_chroma(z, features)
+
     def _correction(
         self,
         gray: Tensor,
@@ -407,14 +412,16 @@ class Colorizer:
 
         def loss(x0: Tensor) -> Tensor:
             # the grey photo is the luminance already: only chroma can be wrong
-            return ccd.weighted(ccd.chroma_losses(decoder.cell_chroma(x0, features), cells, target, colors), weights)
+            return ccd.weighted(ccd.chroma_losses(self.cell_chroma(x0, features), cells, target, colors), weights)
 
         return lambda x0: ccd.guide(x0, loss, HINT_SCALE, HINT_MOVES)
 
 
-def _check(steps, train_steps, guidance, strength, size, saturation, token_steps, temperature) -> None:
-    if not 1 <= steps <= train_steps:
-        raise ValueError(f"steps must be 1 to {train_steps}, not {steps}")
+def _check(
+    steps, most, guidance, strength, size, saturation, token_steps, temperature, hint_methods, palette_strength
+) -> None:
+    if not 1 <= steps <= most:
+        raise ValueError(f"steps must be 1 to {most}, not {steps}")
     if not 0 <= guidance <= 100:
         raise ValueError(f"guidance must be 0 to 100, not {guidance}")
     if not 0 <= strength <= 10:
@@ -427,6 +434,11 @@ def _check(steps, train_steps, guidance, strength, size, saturation, token_steps
         raise ValueError(f"token_steps must not be negative, not {token_steps}")
     if temperature <= 0:
         raise ValueError(f"temperature must be above 0, not {temperature}")
+    unknown = set(hint_methods) - set(HINT_METHODS)
+    if unknown:
+        raise ValueError(f"unknown hint method {sorted(unknown)[0]!r}; choose among {', '.join(HINT_METHODS)}")
+    if palette_strength is not None and not 0 <= palette_strength <= 10:
+        raise ValueError(f"palette_strength must be 0 to 10, not {palette_strength}")
 
 
 def diffusion_size(photo: tuple[int, int], size: int) -> tuple[int, int]:

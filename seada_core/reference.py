@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .color import luminance, rgb_to_ycbcr
-from .efficientnet import EfficientNetLite0
+from .efficientnet import CHANNELS, EfficientNetLite0
 from .propagation import propagate
 from .regions import refined_size
 
@@ -52,10 +52,9 @@ def reference_hints(classifier: EfficientNetLite0, gray: Tensor, reference: Tens
         chroma = F.interpolate(rgb_to_ycbcr(picture)[:, 1:], reference_grid, mode="bilinear", antialias=True)
         similarity = -LIGHTNESS * (seen[:, -1:] - shown[:, -1]).abs()
         mean = torch.cat([seen, shown]).mean(0)  # what all cells have in common tells none from another
-        split = [(0, 112), (112, seen.shape[1] - 1)]
-        for start, end in split:
-            a, b = (F.normalize(x[:, start:end] - mean[start:end], dim=1) for x in (seen, shown))
-            similarity += a @ b.T / len(split)
+        maps_of_both = ((x - mean).split((*CHANNELS, 1), dim=1)[: len(CHANNELS)] for x in (seen, shown))
+        for a, b in zip(*maps_of_both):
+            similarity += F.normalize(a, dim=1) @ F.normalize(b, dim=1).T / len(CHANNELS)
         best = similarity.amax(1)
         weights = (similarity / TEMPERATURE).softmax(1)
         found = (weights @ chroma[0].flatten(1).T).T.view(1, 2, *grid)

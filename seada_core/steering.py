@@ -48,7 +48,7 @@ def word_hints(
     phrases = [phrase for phrase, yes in zip(phrases, known) if yes]
     if not phrases:
         return None, [], missing
-    masks = regions.refine(gray, scores[:, known].cpu())
+    masks = regions.refine(gray.cpu(), scores[:, known].cpu())
     masks = (2.2 * masks - 0.4).clamp(0, 1)  # what is likelier than not is it; of what is in doubt less
     # where several things claim a pixel, the strongest has it
     masks = masks * (masks / masks.sum(1, keepdim=True).clamp_min(1)) * WORD_WEIGHT

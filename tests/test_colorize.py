@@ -650,31 +650,39 @@ def test_progress_only_on_a_terminal(run, photo, tmp_path, monkeypatch):
 # --- as a process -----------------------------------------------------------------------------------------------------
 
 
-def test_help_imports_nothing_heavy():
+def lightly(*argv: str) -> subprocess.CompletedProcess:
+    """The command in a process that fails where it has imported anything heavy."""
     code = (
-        "import sys; from seada_core.colorize import main; status = main(['--help']); "
+        "import sys; from seada_core.colorize import main; status = main(sys.argv[1:]); "
         "heavy = {'torch', 'numpy', 'PIL', 'diffusers', 'transformers', 'tqdm'} & set(sys.modules); "
         "sys.exit(f'imported {heavy}' if heavy else status)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    return subprocess.run([sys.executable, "-c", code, *argv], capture_output=True, text=True, cwd=ROOT)
+
+
+def test_help_imports_nothing_heavy():
+    done = lightly("--help")
     assert (done.returncode, done.stderr) == (0, "")
     for option in ("--hint", "--palette", "--variants", "--json", "--overwrite", "--token-steps"):
         assert option in done.stdout
 
 
 def test_palettes_are_listed_without_anything_heavy():
-    code = (
-        "import sys; from seada_core.colorize import main; status = main(['--list-palettes']); "
-        "heavy = {'torch', 'numpy', 'PIL', 'diffusers', 'transformers', 'tqdm'} & set(sys.modules); "
-        "sys.exit(f'imported {heavy}' if heavy else status)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    done = lightly("--list-palettes")
     assert (done.returncode, done.stderr) == (0, "")
     bank = json.loads((ROOT / "seada_core" / "palettes.json").read_text())["schemes"]
     lines = done.stdout.splitlines()
     assert [line.split(" (")[0] for line in lines] == [scheme["name"] for scheme in bank]
     for line, scheme in zip(lines, bank):
         assert scheme["era"] in line and all(f"{c['color']} {c['name']}" in line for c in scheme["colors"])
+
+
+def test_hints_and_palettes_are_read_without_anything_heavy(tmp_path):
+    (tmp_path / "hints.json").write_text('[{"x": 1, "y": 2, "color": "#aabbcc"}]')
+    good = ["in.png", "--hint", "1,2,#aabbcc", "--hints", str(tmp_path / "hints.json"), "--palette", "#112233"]
+    done = lightly(*good, "--hint", "1,2,red")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "bad colour 'red'" in done.stderr
 
 
 def test_as_a_process(tiny_model, photo, tmp_path):

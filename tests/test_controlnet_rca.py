@@ -82,6 +82,18 @@ def test_sites(unet, tiny_preset):
 
 
 @torch.no_grad()
+def test_a_known_condition_needs_no_mapper(unet, tiny_preset):
+    control = ControlNetRCA(unet, tiny_preset.control)
+    given = torch.randn(2, 4, 8, 8), torch.tensor([3, 700]), torch.randn(2, 16, 32), torch.rand(2, 3, 64, 64)
+    torch.nn.init.normal_(control.encoder.conv_in.weight[:, 4:])
+    features = control.encode(*given)
+    mapper, control.mapper = control.mapper, None
+    again = control.encode(*given, c_f=features.condition)
+    assert all(torch.equal(a, b) for a, b in zip(features.maps, again.maps, strict=True))
+    assert not torch.equal(control.encode(*given, c_f=mapper(1 - given[3])).maps[0], features.maps[0])
+
+
+@torch.no_grad()
 def test_odd_latents_and_wrong_condition(unet, tiny_preset):
     control = ControlNetRCA(unet, tiny_preset.control)
     assert run(unet, control, size=(9, 5))[0].shape == (2, 4, 9, 5)

@@ -117,7 +117,7 @@ def test_hints_through_ccd_equal_hints_in_the_pipeline(comfy):
     nodes["decode"]["inputs"]["hints"] = ["spread", 0]
     nodes["sample 2"] = node("KSampler", **nodes["sample"]["inputs"] | {"model": ["control", 0]})
     mean, _ = probe_difference(comfy, nodes, "decode", "color")
-    assert mean < 0.02
+    assert mean < 0.05
     guided, free = latents(comfy, nodes, "sample", "sample 2")
     assert (guided - free).abs().mean() > 1e-3
 
@@ -246,6 +246,28 @@ def test_two_windows_make_the_whole(comfy):
     whole, both, half = latents(comfy, nodes, "sample", "sample 2", "sample 3")
     assert torch.equal(whole, both)
     assert not torch.equal(whole, half)
+
+
+def test_the_controller_maps_the_photo_once_a_sampling(comfy):
+    """And again where the size is another; the picture is what it is without that."""
+    code = """
+mapper, out = a.patcher.model.module.mapper, a
+mapper.calls, forward = 0, mapper.forward
+def count(*given):
+    mapper.calls += 1
+    return forward(*given)
+mapper.forward = count
+"""
+    nodes = full_graph(cfg=2.0, steps=3)
+    nodes["counted"] = node("Probe", code=code, a=["load_control", 0])
+    nodes["control"]["inputs"]["control"] = ["counted", 0]
+    nodes["large"] = node("SeAdaEmptyLatent", **nodes["latent"]["inputs"] | {"size": 128})
+    for name, latent in (("sample 2", "large"), ("sample 3", "latent")):
+        nodes[name] = node("KSampler", **nodes["sample"]["inputs"] | {"latent_image": [latent, 0]})
+    nodes["sample 3"]["inputs"]["seed"] = 2
+    end = "mapper = a.patcher.model.module.mapper; result = mapper.calls; del mapper.forward, mapper.calls"
+    wires = {letter: [name, 0] for letter, name in zip("bcd", ("sample", "sample 2", "sample 3"))}
+    assert comfy.probe(end, nodes, a=["counted", 0], **wires) in (2, 3)  # as the order of the samplers is
 
 
 def test_batches_see_their_own_pictures(comfy):

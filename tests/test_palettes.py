@@ -90,7 +90,7 @@ def test_a_users_scheme_replaces_the_banks_and_others_join(tmp_path):
         ({"colors": {"a": 1}}, "colors is no list"),
         ({"colors": GOOD["colors"] * 20}, "colors is 40"),
         ({"colors": ["#ffffff"]}, "colour 1: expected an object"),
-        ({"colors": [{"color": "red", "name": "red"}]}, "'red'; expected #rrggbb"),
+        ({"colors": [{"color": "red", "name": "red"}]}, "'red': expected #rrggbb"),
         ({"colors": [{"color": "#fffffg", "name": "w"}]}, "expected #rrggbb"),
         ({"colors": [{"color": ["#ffffff"], "name": "w"}]}, "expected #rrggbb"),
         ({"colors": [{"color": "#ffffff"}]}, "has no 'name'"),
@@ -295,13 +295,13 @@ def test_a_scheme_moves_the_embedded_models_colours_softly_and_keeps_luminance(d
         assert (y - gray[:, 0]).abs().max() < 0.01
         return rgb_to_ycbcr(result)[:, 1:]
 
-    plain, half, full = chroma(0), chroma(0.5), chroma(1)
+    plain, half, full, double = chroma(0), chroma(0.5), chroma(1), chroma(2)
     unsteered = rgb_to_ycbcr(colorizer(gray, prompt="a pyramid"))[:, 1:]
     assert torch.equal(plain, unsteered)
-    moved = [float((c - plain).norm(dim=1).mean()) for c in (half, full)]
-    assert 0.004 < moved[0] < moved[1] < 0.06
-    near = [float(ccd.scheme_distance(c, gray, H.scheme_colors(colors))) for c in (plain, half, full)]
-    assert max(near[1:]) < 0.95 * near[0]
+    moved = [float((c - plain).norm(dim=1).mean()) for c in (half, full, double)]
+    assert 0.004 < moved[0] < moved[1] < moved[2] < 0.06
+    near = [float(ccd.scheme_distance(c, gray, H.scheme_colors(colors))) for c in (plain, half, full, double)]
+    assert near == sorted(near, reverse=True)
     for bad in (-1, 11, math.nan):
         with pytest.raises(ValueError, match="palette_strength"):
             colorizer(gray, palette=colors, palette_strength=bad)

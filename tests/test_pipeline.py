@@ -73,6 +73,16 @@ def test_strength_0_is_bit_identical_to_no_control(colorizer, monkeypatch):
     assert not torch.equal(off, colorizer(image))
 
 
+def test_the_controller_maps_the_photo_once(colorizer, monkeypatch):
+    shown = []
+    mapper = colorizer.part("controlnet_rca").mapper
+    forward = mapper.forward
+    monkeypatch.setattr(mapper, "forward", lambda picture: (shown.append(picture), forward(picture))[1])
+    for image in (photo(seed=1), photo(seed=2)):
+        colorizer(image, prompt="a dog", steps=3)
+    assert len(shown) == 2 and not torch.equal(*shown)
+
+
 def test_sampler_equals_diffusers_ddim(colorizer):
     """Our loop against diffusers' DDIM step by step, with guidance and control."""
     gray = luminance(tensor(photo(64, 64)))[None]

@@ -1,6 +1,6 @@
 // Which colour is painted: picker, hex text, recent colours; and the reference picture that colours are taken from.
 
-import { button, make } from "./dom.js";
+import { button, copyOf, make } from "./dom.js";
 import { isColor } from "./model.js";
 
 const STORE = "SeAda.recentColors";
@@ -9,7 +9,7 @@ const FIRST = ["#d9a282", "#7a5238", "#a8503c", "#5f8f4f", "#6f9fd8", "#3d5a8c",
 const RECENT = 16; // kept; as many are shown as fit
 const REFERENCE_SIDE = 1024; // longest side of the kept copy, px
 
-export const hex = (r, g, b) => `#${[r, g, b].map((n) => n.toString(16).padStart(2, "0")).join("")}`;
+const hex = (r, g, b) => `#${[r, g, b].map((n) => n.toString(16).padStart(2, "0")).join("")}`;
 
 /** The mean colour of the 3 x 3 pixels around (x, y) of a canvas. */
 export function colorAt(canvas, x, y) {
@@ -134,10 +134,6 @@ export class Reference {
     );
   }
 
-  get isOpen() {
-    return !this.element.hidden;
-  }
-
   /** Shows a picture file. Rejects with an Error for people if it is none. */
   async open(file) {
     let bitmap;
@@ -146,10 +142,7 @@ export class Reference {
     } catch {
       throw new Error("the reference is not a picture that this browser reads");
     }
-    const scale = Math.min(1, REFERENCE_SIDE / Math.max(bitmap.width, bitmap.height));
-    this.#canvas.width = Math.max(1, Math.round(bitmap.width * scale));
-    this.#canvas.height = Math.max(1, Math.round(bitmap.height * scale));
-    this.#canvas.getContext("2d", { willReadFrequently: true }).drawImage(bitmap, 0, 0, this.#canvas.width, this.#canvas.height);
+    copyOf(bitmap, REFERENCE_SIDE, this.#canvas);
     this.element.hidden = false;
   }
 

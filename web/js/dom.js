@@ -9,6 +9,19 @@ export function make(tag, { className = "", attributes = {}, ...properties } = {
   return element;
 }
 
+/** Draws a picture on a canvas, which takes its size, or that of at most `longest` px a side; gives the canvas. */
+export function copyOf(picture, longest = Infinity, canvas = document.createElement("canvas")) {
+  const width = picture.naturalWidth ?? picture.width;
+  const height = picture.naturalHeight ?? picture.height;
+  const scale = Math.min(1, longest / Math.max(width, height));
+  canvas.width = Math.max(1, Math.round(width * scale));
+  canvas.height = Math.max(1, Math.round(height * scale));
+  const context = canvas.getContext("2d", { willReadFrequently: true });
+  context.imageSmoothingQuality = "high";
+  context.drawImage(picture, 0, 0, canvas.width, canvas.height);
+  return canvas;
+}
+
 const PATHS = {
   brush: "M14 3l7 7-8 8-5-1-1-5zM7 17l-4 4M12 8l4 4",
   eraser: "M8 20h13M4 14l9-10 7 7-9 9H8z M9 9l7 7",
@@ -18,7 +31,6 @@ const PATHS = {
   fit: "M4 9V4h5M15 4h5v5M20 15v5h-5M9 20H4v-5",
   eye: "M2 12s4-7 10-7 10 7 10 7-4 7-10 7S2 12 2 12zM12 9a3 3 0 1 0 0 6 3 3 0 0 0 0-6z",
   dots: "M7 7a2 2 0 1 0 .1 0M17 6a2 2 0 1 0 .1 0M12 15a2 2 0 1 0 .1 0",
-  picture: "M3 5h18v14H3zM3 16l5-5 5 5 3-3 5 5M15 8.5a1 1 0 1 0 .1 0",
   more: "M4 7h16M4 12h16M4 17h16",
   trash: "M4 7h16M9 7V4h6v3M6 7l1 13h10l1-13",
   close: "M6 6l12 12M18 6L6 18",

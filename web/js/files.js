@@ -38,7 +38,7 @@ export async function take(painter, file) {
     else if (file.size > MAX_FILE) throw new Error("the file is too large for hints");
     else painter.importText(await file.text());
   } catch (error) {
-    painter.say(`${error.message}`);
+    painter.say(error.message);
   }
 }
 

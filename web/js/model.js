@@ -1,8 +1,8 @@
-// Hints as data: strict parsing of the node's text, editing, undo. The twin of parse_hints in seada_core/hints.py.
+// Hints as data: strict parsing of the node's text, editing, undo. The twin of parse_hints in seada_core/hint_format.py.
 
-export const MAX_HINTS = 10_000;
+const MAX_HINTS = 10_000;
 export const MAX_STROKE_POINTS = 10_000;
-export const MAX_POINTS = 100_000; // of all hints
+const MAX_POINTS = 100_000; // of all hints
 const MAX_COORDINATE = 1_000_000; // of a stroke's points
 const MAX_UNDO = 200;
 
@@ -69,15 +69,13 @@ export function parse(text) {
   });
 }
 
-export const write = (hints) => JSON.stringify(hints);
-
 /** The hints with their history. `error` is why the text cannot be read; the text is kept as it is then. */
 export class Model {
   #past = [];
   #future = [];
   #state;
 
-  /** onChange(model) is called after each change made here, not after `load`. */
+  /** onChange() is called after each change made here, not after `load`. */
   constructor(text, onChange) {
     this.onChange = onChange;
     this.load(text, true);
@@ -123,8 +121,8 @@ export class Model {
 
   #set(hints) {
     this.#remember(this.#state);
-    this.#state = { text: write(hints), hints, error: null };
-    this.onChange(this);
+    this.#state = { text: JSON.stringify(hints), hints, error: null };
+    this.onChange();
   }
 
   /** Whether the hint could be added. */
@@ -160,6 +158,6 @@ export class Model {
     if (!from.length) return;
     to.push(this.#state);
     this.#state = from.pop();
-    this.onChange(this);
+    this.onChange();
   }
 }

@@ -1,5 +1,7 @@
 // The live preview: hints and a small grey picture go to the server, the coloured small picture comes back.
 
+import { copyOf } from "./dom.js";
+
 const LONG_SIDE = 256; // px, as much as the server takes
 const RETRY_MS = 150; // after another painter's request has gone first
 
@@ -27,14 +29,7 @@ export class Preview {
     this.#photo = null;
     this.#onResult(null, null);
     if (!grey) return;
-    const scale = Math.min(1, LONG_SIDE / Math.max(grey.width, grey.height));
-    const small = document.createElement("canvas");
-    small.width = Math.max(1, Math.round(grey.width * scale));
-    small.height = Math.max(1, Math.round(grey.height * scale));
-    const context = small.getContext("2d");
-    context.imageSmoothingQuality = "high";
-    context.drawImage(grey, 0, 0, small.width, small.height);
-    this.#photo = { picture: small.toDataURL("image/png").split(",")[1], size: [width, height] };
+    this.#photo = { picture: copyOf(grey, LONG_SIDE).toDataURL("image/png").split(",")[1], size: [width, height] };
   }
 
   update(hints) {
@@ -89,11 +84,6 @@ export class Preview {
       const { error } = await answer.json().catch(() => ({}));
       return [null, `no preview: ${typeof error === "string" ? error.slice(0, 300) : `status ${answer.status}`}`];
     }
-    const bitmap = await createImageBitmap(await answer.blob());
-    const canvas = document.createElement("canvas");
-    canvas.width = bitmap.width;
-    canvas.height = bitmap.height;
-    canvas.getContext("2d", { willReadFrequently: true }).drawImage(bitmap, 0, 0);
-    return [canvas, null];
+    return [copyOf(await createImageBitmap(await answer.blob())), null];
   }
 }

@@ -77,7 +77,7 @@ function attach(node) {
     }
     if (painter.view.resize()) painter.draw();
     const photo = findPhoto(node);
-    const key = photo && photo.url;
+    const key = photo?.url ?? null;
     if (key === shown) return;
     shown = key;
     if (!photo) return painter.setPhoto(null);

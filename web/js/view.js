@@ -1,21 +1,19 @@
 // The photo on its canvas: where it lies, how it is drawn, and what lies under the pointer.
 
+import { copyOf } from "./dom.js";
+
 const MAX_GREY_SIDE = 4096; // longest side of the grey copy, px
 const MAX_SCALE = 64; // display pixels to a pixel of the photo
 const HIT = 9; // display pixels around a hint that count as on it
 const TAU = 2 * Math.PI;
+const OUTLINE = [[3, "rgba(0,0,0,.6)"], [1.5, "#fff"]]; // width and style of lines that are seen on any photo
 
 /** The luminance (BT.601, as the server's) of an image as a canvas. */
 export function greyOf(image) {
-  const width = image.naturalWidth ?? image.width;
-  const height = image.naturalHeight ?? image.height;
-  const scale = Math.min(1, MAX_GREY_SIDE / Math.max(width, height));
-  const canvas = document.createElement("canvas");
-  canvas.width = Math.max(1, Math.round(width * scale));
-  canvas.height = Math.max(1, Math.round(height * scale));
-  const context = canvas.getContext("2d", { willReadFrequently: true });
+  const canvas = copyOf(image, MAX_GREY_SIDE);
+  const context = canvas.getContext("2d");
+  context.globalCompositeOperation = "destination-over"; // what is transparent is black
   context.fillRect(0, 0, canvas.width, canvas.height);
-  context.drawImage(image, 0, 0, canvas.width, canvas.height);
   const pixels = context.getImageData(0, 0, canvas.width, canvas.height);
   const { data } = pixels;
   for (let i = 0; i < data.length; i += 4) {
@@ -220,42 +218,39 @@ export class View {
     context.globalAlpha = 1;
   }
 
-  #ring(context, x, y, radius) {
-    for (const [width, style] of [[3, "rgba(0,0,0,.6)"], [1.5, "#fff"]]) {
+  #outline(context, path) {
+    for (const [width, style] of OUTLINE) {
       context.lineWidth = width;
       context.strokeStyle = style;
-      context.beginPath();
-      context.arc(x, y, radius, 0, TAU);
-      context.stroke();
+      context.stroke(path);
     }
   }
 
+  #brushSize(radius) {
+    return Math.max(4, (radius + 0.5) * this.scale);
+  }
+
   #drawBrush(context, [x, y], { color, radius, tool }) {
-    const size = Math.max(4, (radius + 0.5) * this.scale);
+    const path = new Path2D();
+    path.arc(x, y, tool === "paint" ? this.#brushSize(radius) : HIT, 0, TAU);
     if (tool === "paint") {
       context.fillStyle = color;
       context.globalAlpha = 0.45;
-      context.beginPath();
-      context.arc(x, y, size, 0, TAU);
-      context.fill();
+      context.fill(path);
       context.globalAlpha = 1;
     }
-    this.#ring(context, x, y, tool === "paint" ? size : HIT);
+    this.#outline(context, path);
   }
 
   #drawCursor(context, place, { radius }) {
     const [x, y] = this.toDisplay(...place);
-    const size = Math.max(4, (radius + 0.5) * this.scale);
-    this.#ring(context, x, y, size);
-    for (const [width, style] of [[3, "rgba(0,0,0,.6)"], [1.5, "#fff"]]) {
-      context.lineWidth = width;
-      context.strokeStyle = style;
-      context.beginPath();
-      for (const [dx, dy] of [[1, 0], [-1, 0], [0, 1], [0, -1]]) {
-        context.moveTo(x + dx * size, y + dy * size);
-        context.lineTo(x + dx * (size + 8), y + dy * (size + 8));
-      }
-      context.stroke();
+    const size = this.#brushSize(radius);
+    const path = new Path2D();
+    path.arc(x, y, size, 0, TAU);
+    for (const [dx, dy] of [[1, 0], [-1, 0], [0, 1], [0, -1]]) {
+      path.moveTo(x + dx * size, y + dy * size);
+      path.lineTo(x + dx * (size + 8), y + dy * (size + 8));
     }
+    this.#outline(context, path);
   }
 }
