@@ -113,14 +113,6 @@ def test_a_shared_controller_runs_once_with_the_prompt(colorizer):
     torch.testing.assert_close(shared[2:], expected)
 
 
-def test_the_mapper_runs_once_a_photo(colorizer):
-    calls = []
-    hook = colorizer.part("controlnet_rca").mapper.register_forward_hook(lambda *_: calls.append(1))
-    colorizer.chroma(torch.rand(1, 1, 64, 64), prompt="a dog", steps=3, guidance=3.0)
-    hook.remove()
-    assert calls == [1]
-
-
 def test_a_step_is_one_graph_with_hooks_and_all(colorizer):
     """What is compiled has no break, does not start again for other photos' hooks, and computes the same."""
     from seada_core.hints import Hint
