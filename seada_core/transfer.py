@@ -145,8 +145,10 @@ class Weights:
         for path in dict.fromkeys(self.places.values()):
             with safe_open(path, "pt") as file:
                 state |= {name: file.get_tensor(name) for name, place in self.places.items() if place == path}
-        result = {}
-        for name, tensor in self.convert(state).items():
+        result, converted = {}, self.convert(state)
+        del state
+        for name in list(converted):
+            tensor = converted.pop(name)  # each is freed once it is copied
             if tensor is None:
                 continue
             if tensor.is_floating_point() and not torch.isfinite(tensor).all():

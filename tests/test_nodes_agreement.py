@@ -176,7 +176,7 @@ def full_size(tmp_path):
             if parameter.abs().max() == 0:
                 torch.nn.init.normal_(parameter, std=0.03)
         checkpoints.save_part(files["parts"] / f"{part}.safetensors", part, SD15, module)
-    del stock, module
+    del stock, module, parameter, modules, unet, text, vae, control, tensors
     yield files
     shutil.rmtree(tmp_path)
 
@@ -209,12 +209,14 @@ def test_a_full_size_checkpoint_goes_every_way_and_agrees(full_size, start_comfy
     colorizer = Colorizer.from_pretrained(str(full_size["parts"]), base=checkpoint)
     picture = colorizer(Image.linear_gradient("L").resize((90, 64)), prompt="a dog", steps=1, size=64)
     assert picture.size == (90, 64) and np.asarray(picture).std(axis=-1).max() > 0
-    gray = write_photo(tmp_path / "photo.png", (72, 128))
-    given = inputs((9, 16), 768)
+    gray = write_photo(tmp_path / "photo.png", (104, 128))
+    given = inputs((13, 16), 768)
     ours = here(colorizer, given, gray)
+    del colorizer
+    gc.collect()
     stock = Colorizer.from_pretrained(base=folder, control=full_size["control"])
     assert stock(Image.linear_gradient("L").resize((64, 64)), prompt="a dog", steps=1, size=64).size == (64, 64)
-    del colorizer, stock
+    del stock
     gc.collect()
 
     with start_comfy() as comfy:
@@ -223,8 +225,8 @@ def test_a_full_size_checkpoint_goes_every_way_and_agrees(full_size, start_comfy
         for file in ("unet.safetensors", "semantic_encoder.safetensors"):
             (tmp_path / "from-file" / file).rename(tmp_path / "from-folder" / file)
         shutil.copytree(full_size["parts"], comfy.base / "models" / "seada" / "beside")
-        (tmp_path / "photo.png").rename(comfy.base / "input" / "photo72.png")
-        nodes = patched(["checkpoint", 0], "beside", "photo72.png")
+        (tmp_path / "photo.png").rename(comfy.base / "input" / "photo104.png")
+        nodes = patched(["checkpoint", 0], "beside", "photo104.png")
         nodes["checkpoint"] = node("CheckpointLoaderSimple", ckpt_name="sd15.safetensors")
         agree(comfy, nodes, given, ours)
         comfy.post("/free", {"unload_models": True, "free_memory": True})
