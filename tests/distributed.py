@@ -92,7 +92,7 @@ def pair(folder: Path, plan: list[dict], **environment: str) -> None:
         environment |= {
             "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2",
             "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1",
-            "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}",
+            "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")]),
         }  # fmt: skip
         log = open(folder / f"rank-{rank}.log", "w")  # noqa: SIM115
         command = [sys.executable, __file__, str(path)]

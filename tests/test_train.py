@@ -22,7 +22,7 @@ from seada_core.checkpoints import CheckpointError
 from seada_core.color import luminance, rgb_to_ycbcr, ycbcr_to_rgb
 from seada_core.controlnet_rca import ControlNetRCA
 from seada_core.tokenizer import Tokenizer
-from seada_core.train import data, diffusion
+from seada_core.train import data, diffusion, lora
 from seada_core.train.__main__ import STAGES, _stage, main
 from seada_core.train.checks import TrainingError, check_same_run
 from seada_core.train.data import Batches, DataError, build_cache
@@ -498,6 +498,31 @@ def test_all_runs_every_stage_and_its_parts_load(pictures, encoder_file, tmp_pat
 
     result = Colorizer.from_pretrained(str(tmp_path / "parts"))(Image.new("L", (70, 50)), steps=1, token_steps=2)
     assert result.size == (70, 50)
+
+    # going on from these parts with a LoRA, cached texts and frozen parts in bf16, and once more
+    again = tmp_path / "again"
+    options = [f"--init={tmp_path / 'parts'}", "--train-unet=False", "--lora=2", "--cache-text=True", "--steps=2"]
+    options += ["--frozen=bf16", "--precision=bf16", "--batch=4", "--micro-batch=2"]
+    assert main([*command("stage2", pictures, encoder_file, again), *options]) == 0
+    files = {
+        path.relative_to(again).as_posix() for path in again.rglob("*.safetensors") if "checkpoint" not in path.name
+    }
+    assert {"lora/unet.safetensors", "lora/unet_lora.safetensors", "parts/unet.safetensors"} <= files
+    assert list(again.glob("texts-*/embeddings.npy"))
+    before, after = (
+        checkpoints.read_part(folder / "unet.safetensors", "unet")[2]
+        for folder in (tmp_path / "parts", again / "parts")
+    )
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed and all(name.startswith("up_blocks") and ".to_" in name for name in changed)
+    merged, left = lora.merge(before, load_file(again / "lora" / "unet_lora.safetensors"))
+    assert not left
+    for name, tensor in merged.items():
+        torch.testing.assert_close(after[name], tensor)
+    assert main([*command("stage3", pictures, encoder_file, again), *options]) == 0
+    assert (
+        main([*command("joint", pictures, encoder_file, again, "--tokens.context-dim=32"), *options, "--lora=3"]) == 1
+    )
 
 
 def test_a_stage_needs_its_parts(tmp_path):

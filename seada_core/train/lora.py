@@ -74,20 +74,6 @@ def lora_tensors(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return tensors
 
 
-def without_lora(state: dict[str, Tensor], merge: bool = True) -> dict[str, Tensor]:
-    """A UNet's state dict under its own names, with W + B A in the place of W, or W itself."""
-    plain = {}
-    for name, tensor in state.items():
-        if ".lora_" in name:
-            continue
-        if merge and name.endswith(".base_layer.weight"):
-            layer = name.removesuffix(".base_layer.weight")
-            down, up = state[f"{layer}.lora_A.default.weight"], state[f"{layer}.lora_B.default.weight"]
-            tensor = tensor.float() + (up.detach().float() @ down.detach().float()).to(tensor.device)
-        plain[name.replace(".base_layer.", ".")] = tensor
-    return plain
-
-
 def merge(tensors: dict[str, Tensor], lora: dict[str, Tensor], strength: float = 1.0) -> tuple[dict, list[str]]:
     """A UNet's tensors (diffusers' names) with a LoRA (kohya's names) added; and the LoRA's layers that have no place.
 

@@ -84,14 +84,21 @@ def checkpoint_activations(stage: Stage) -> int:
 def freeze_in_bf16(stage: Stage) -> list[str]:
     """Keep the big parts that a stage does not train in bfloat16, half of their memory. Returns their names.
 
-    The codec stays in float32: its codes lie closer than bfloat16's steps.
+    Of a UNet with a LoRA, all but that. The codec stays in float32: its codes lie closer than bfloat16's steps.
     """
     names = ("unet", "semantic_encoder", "color_encoder", "semantic_adapter", "controlnet_rca")
     cast = []
     for module in stage.modules():
         for name in names:
             part = module._modules.get(name)
-            if part is not None and not any(p.requires_grad for p in part.parameters()):
+            if part is None:
+                continue
+            if not any(p.requires_grad for p in part.parameters()):
                 nn.Module.to(part, torch.bfloat16)  # diffusers' own `to` warns of a cast that is meant
+                cast.append(name)
+            elif getattr(part, "peft_config", None):
+                for parameter in part.parameters():
+                    if not parameter.requires_grad:
+                        parameter.data = parameter.data.bfloat16()
                 cast.append(name)
     return cast

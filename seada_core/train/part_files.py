@@ -12,7 +12,7 @@ from torch import nn
 
 from .. import checkpoints
 from ..presets import Preset, to_dict
-from .lora import lora_tensors, without_lora
+from .lora import lora_tensors, merge
 from .stages import Stage
 
 
@@ -69,11 +69,12 @@ def export(
     else:
         prefix = next(name for name, found in stage.named_modules() if found is module) + "."
         state = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
-    lora = lora_tensors(state)
+    lora = lora_tensors(state) if part == "unet" else {}
     if lora:
         temporary = lora_folder / ".unet_lora.safetensors.part"
         save_file(lora, temporary, {"format": "pt", "ss_network_module": "networks.lora"})
         temporary.rename(lora_folder / "unet_lora.safetensors")
-        state = without_lora(state)
+        # onto the weights of the file: those here may be in bf16
+        state = merge(checkpoints.read_part(lora_folder / "unet.safetensors", "unet")[2], lora)[0]
     whole = SimpleNamespace(state_dict=lambda: state, tokenizer=getattr(module, "tokenizer", None))
     checkpoints.save_part(out / f"{part}.safetensors", part, preset, whole)
