@@ -140,6 +140,7 @@ def test_without_residuals_the_controller_learns_and_acts_through_rca_from_the_s
     """SeAda's literal preset: bypassed RCA would leave nothing between E_con and the UNet."""
     torch.manual_seed(0)
     control = ControlNetRCA(parts["unet"], replace(tiny_preset.control, additive=False))
+    torch.nn.init.normal_(control.encoder.conv_in.weight, std=0.05)  # as if it had learned to look at c_f
     for block in control.rca.values():
         torch.nn.init.normal_(block.to_out.weight, std=0.1)
     stage = _stage(name, {**parts, "controlnet_rca": control}, tiny_preset, config())
