@@ -1,9 +1,13 @@
 """Shared fixtures. Photos and TAESD's weights lie beside the checkout; tests that need them skip without."""
 
+import os
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # one thread a worker: more of them wait for each other
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 

@@ -89,6 +89,7 @@ def test_a_second_run_does_what_is_missing(run, tmp_path):
     assert run(folder, "-o", out, "--overwrite")[2][0].startswith("5 coloured in ")
 
 
+@pytest.mark.slow
 def test_killed_and_gone_on_with(tiny_model, tmp_path):
     """A run that is killed leaves whole pictures; the next makes the rest; all are as if never interrupted."""
     folder = album(tmp_path / "in", 8)

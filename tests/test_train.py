@@ -23,7 +23,7 @@ from seada_core.color import luminance, rgb_to_ycbcr, ycbcr_to_rgb
 from seada_core.controlnet_rca import ControlNetRCA
 from seada_core.tokenizer import Tokenizer
 from seada_core.train import data, diffusion, lora
-from seada_core.train.__main__ import STAGES, _stage, main
+from seada_core.train.__main__ import STAGES, _parse, _stage, main
 from seada_core.train.checks import TrainingError, check_same_run
 from seada_core.train.data import Batches, DataError, build_cache
 from seada_core.train.draws import Draws
@@ -523,6 +523,13 @@ def test_all_runs_every_stage_and_its_parts_load(pictures, encoder_file, tmp_pat
     assert (
         main([*command("joint", pictures, encoder_file, again, "--tokens.context-dim=32"), *options, "--lora=3"]) == 1
     )
+
+
+@pytest.mark.parametrize("preset", [["--preset=sd15"], ["--preset", "sd15"], []])
+def test_sizes_are_the_named_presets(preset):
+    arguments = _parse(["base", "--data=sd15", "--out=x", *preset])
+    assert arguments.sizes.unet == (presets.SD15 if preset else presets.MINI).unet
+    assert arguments.preset == ("sd15" if preset else "mini")
 
 
 def test_a_stage_needs_its_parts(tmp_path):

@@ -122,6 +122,7 @@ FSDP = {
 DEEPSPEED = {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "2", "DS_ACCELERATOR": "cpu"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", [FSDP, DEEPSPEED], ids=["fsdp", "deepspeed"])
 def test_sharded_states_train_validate_resume_and_export_whole(runs, tmp_path, settings):
     """The same losses as one process, a checkpoint that resumes, and whole weights out."""

@@ -1,5 +1,6 @@
 """Train a part of the model: `python -m seada_core.train STAGE --data SOURCE --out DIR`."""
 
+import argparse
 import dataclasses
 import gc
 import sys
@@ -41,7 +42,9 @@ def _parse(argv: list[str]):
     """The command line as a dataclass: own options, every field of the stage's recipe, every size of the preset."""
     import tyro
 
-    preset = PRESETS["sd15" if "sd15" in argv else "mini"]
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)  # the preset's values are the others' defaults
+    first.add_argument("--preset", default="mini")
+    preset = PRESETS.get(first.parse_known_args(argv)[0].preset, PRESETS["mini"])
     hints = get_type_hints(TrainConfig)
     Recipe = make_dataclass("Recipe", [(name, hints[name] | None, field(default=None)) for name in hints], frozen=True)
     own = ("name", "training", "recipe")
