@@ -25,6 +25,26 @@ def tiny_preset():
     return make_tiny_preset()
 
 
+def make_tiny_parts(captions):
+    """Random parts of all kinds but the captioner, of which no weight is zero; and their preset."""
+    from dataclasses import replace
+
+    import torch
+
+    from seada_core import checkpoints, presets
+    from seada_core.tokenizer import Tokenizer
+
+    torch.manual_seed(0)
+    preset = replace(make_tiny_preset(), tokens=presets.TokenConfig(width=32, layers=1, heads=2, context_dim=32))
+    tokenizer = Tokenizer.from_captions(captions, 16, 64)
+    parts = {p: checkpoints.build(p, preset, tokenizer) for p in checkpoints.SECTIONS if p != "captioner"}
+    for module in parts.values():
+        for parameter in module.parameters():
+            if parameter.abs().max() == 0:
+                torch.nn.init.normal_(parameter, std=0.02)
+    return parts, preset
+
+
 def make_tiny_preset():
     """`mini`'s classes at the smallest useful sizes."""
     from dataclasses import replace

@@ -20,10 +20,9 @@ CAPTIONS = ["a photo of a dog", "a photo of green grass by the sea", "a photo of
 def run(stage: str, cache: str, out: str, steps: int, fsdp: bool = False, validate: bool = False, **changes) -> None:
     """`fit` of a stage with tiny random parts, the same in every process; resumes where `out` holds a checkpoint."""
     import torch
-    from conftest import make_tiny_preset
+    from conftest import make_tiny_parts
 
-    from seada_core import checkpoints, presets
-    from seada_core.tokenizer import Tokenizer
+    from seada_core import presets
     from seada_core.train.__main__ import _stage
     from seada_core.train.data import Cache
     from seada_core.train.loop import fit
@@ -31,14 +30,7 @@ def run(stage: str, cache: str, out: str, steps: int, fsdp: bool = False, valida
     if fsdp:
         _let_accelerate_shard_on_the_cpu()
     torch.set_num_threads(1)
-    torch.manual_seed(0)
-    preset = replace(make_tiny_preset(), tokens=presets.TokenConfig(width=32, layers=1, heads=2, context_dim=32))
-    tokenizer = Tokenizer.from_captions(CAPTIONS, 16, 64)
-    parts = {p: checkpoints.build(p, preset, tokenizer) for p in checkpoints.SECTIONS if p != "captioner"}
-    for module in parts.values():
-        for parameter in module.parameters():
-            if parameter.abs().max() == 0:
-                torch.nn.init.normal_(parameter, std=0.02)
+    parts, preset = make_tiny_parts(CAPTIONS)
     config = replace(
         presets.TrainConfig(), steps=steps, batch=4, resolution=64, crop=64, lr=1e-3, precision="no", ema=0.9,
         checkpoint_every=2, validate_every=2,

@@ -97,19 +97,6 @@ def test_known_maps_give_the_same_as_the_picture():
     assert (mapper(picture, [torch.zeros_like(m) for m in maps]) - c_f).abs().max() > 1e-3
 
 
-def test_the_classifier_looks_once_at_a_picture_that_every_step_shows(monkeypatch):
-    torch.manual_seed(0)
-    mapper, calls = RecognizingMapper(CONTROL).eval(), []
-    monkeypatch.setattr(mapper.classifier, "forward", lambda x, f=mapper.classifier.forward: calls.append(1) or f(x))
-    first, second = torch.rand(2, 3, 32, 32), torch.rand(2, 3, 32, 32)
-    a, again, b = mapper(first), mapper(first.clone()), mapper(second)
-    assert len(calls) == 2 and torch.equal(a, again) and not torch.equal(a, b)
-    assert torch.equal(mapper(first), a)
-    mapper.train()(second)
-    mapper(second)
-    assert len(calls) == 5
-
-
 def test_the_classifier_follows_its_inputs_precision():
     maps = efficientnet.EfficientNetLite0()(torch.rand(1, 3, 64, 64, dtype=torch.bfloat16))
     assert [m.dtype for m in maps] == [torch.bfloat16] * 2

@@ -7,13 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import make_tiny_preset
+from conftest import make_tiny_parts, make_tiny_preset
 from torch.autograd.graph import saved_tensors_hooks
 
 from seada_core import checkpoints, presets
 from seada_core.backbone import build_unet
 from seada_core.checkpoints import CheckpointError
-from seada_core.tokenizer import Tokenizer
 from seada_core.train import lora
 from seada_core.train.__main__ import _stage
 from seada_core.train.averages import Averages, averaged
@@ -29,15 +28,7 @@ def config(**changes):
 
 @pytest.fixture
 def parts():
-    torch.manual_seed(0)
-    preset = replace(make_tiny_preset(), tokens=presets.TokenConfig(width=32, layers=1, heads=2, context_dim=32))
-    tokenizer = Tokenizer.from_captions(CAPTIONS, 16, 64)
-    modules = {p: checkpoints.build(p, preset, tokenizer) for p in checkpoints.SECTIONS if p != "captioner"}
-    for module in modules.values():
-        for parameter in module.parameters():
-            if parameter.abs().max() == 0:
-                torch.nn.init.normal_(parameter, std=0.02)
-    return modules, preset
+    return make_tiny_parts(CAPTIONS)
 
 
 def batch(size=64):
