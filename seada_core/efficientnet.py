@@ -63,8 +63,8 @@ class _Block(nn.Module):
         self.skip = stride == 1 and before == after
 
     def forward(self, x: Tensor) -> Tensor:
-        h = x if self.expand is None else F.relu6(self.expand(x))
-        h = self.project(F.relu6(self.depthwise(h)))
+        h = x if self.expand is None else F.relu6(self.expand(x), inplace=True)
+        h = self.project(F.relu6(self.depthwise(h), inplace=True))
         return x + h if self.skip else h
 
 
@@ -97,7 +97,7 @@ class EfficientNetLite(nn.Module):
     def levels(self, picture: Tensor) -> list[Tensor]:
         """What each of the seven groups makes of (B, 3, H, W) in [0, 1], at least 1x1: maps at 1/2 (the first), 1/4,
         1/8, 1/16 (the fourth and fifth) and 1/32, sizes rounded up."""
-        x = F.relu6(self.stem((picture * 255 - 127) / 128))
+        x = F.relu6(self.stem((picture * 255 - 127) / 128), inplace=True)
         maps = []
         for group in self.groups:
             x = group(x)

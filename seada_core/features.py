@@ -160,7 +160,7 @@ class _Lite0(nn.Module):
 
     def forward(self, picture: Tensor) -> Tensor:
         last = self.trunk(picture)[-1] * DEVIATIONS[-1]
-        return F.relu6(F.conv2d(last, self.head, self.head_bias)).mean((-2, -1))
+        return F.relu6(F.conv2d(last, self.head, self.head_bias), inplace=True).mean((-2, -1))
 
 
 # --- Inception --------------------------------------------------------------------------------------------------------

@@ -98,7 +98,7 @@ def _against_truth(
 
 def _histogram(lab: Tensor) -> Tensor:
     """Counts (B, CHROMA_BINS) of C*ab."""
-    chroma = torch.linalg.vector_norm(lab[:, 1:], dim=1).flatten(1)
+    chroma = torch.hypot(lab[:, 1], lab[:, 2]).flatten(1)
     bins = (chroma * (CHROMA_BINS / CHROMA_TOP)).long().clamp(max=CHROMA_BINS - 1)
     offsets = torch.arange(len(bins))[:, None] * CHROMA_BINS
     return torch.bincount((bins + offsets).flatten(), minlength=len(bins) * CHROMA_BINS).view(len(bins), -1)
