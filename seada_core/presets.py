@@ -182,6 +182,7 @@ class TrainConfig:
     representation_weight: float = 1.0  # of L_r in stage I (SeAda Eq. 5, 6)
     chroma_weight: float = 0.0  # weight of the error in the colour that x0 shows, see `DiffusionStage.errors`
     perceptual_weight: float = 0.0  # weight of what a classifier makes of that colour, see `DiffusionStage.errors`
+    recognition_dropout: float = 0.0  # share of the classifier's channels that a picture's mapper does not see
     seed: int = 0
     checkpoint_every: int = 1000
     validate_every: int = 1000

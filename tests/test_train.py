@@ -232,6 +232,25 @@ def test_the_probe_is_the_best_linear_reading_of_the_decoders_coarse_levels(prob
     assert torch.equal(again.linear.weight, probe.linear.weight)
 
 
+def test_a_picture_misses_channels_by_its_own_seed_and_only_in_training(parts, tiny_preset, cache):
+    maps = [torch.rand(3, 40, 2, 2) + 0.1, torch.rand(3, 50, 1, 1) + 0.1]
+    dropped = diffusion.drop_channels(maps, 0.25, Draws([5, 6, 7]))
+    for x, y in zip(maps, dropped):
+        whole = (y == 0).flatten(2).all(2)
+        assert torch.equal(whole, (y == 0).flatten(2).any(2)) and 0.1 < whole.float().mean() < 0.45
+        torch.testing.assert_close(y[~whole], x[~whole] * 4 / 3)
+    alone = diffusion.drop_channels([x[1:2] for x in maps], 0.25, Draws([6]))
+    assert all(torch.equal(a, d[1:2]) for a, d in zip(alone, dropped))
+
+    stage = _stage("control", parts, tiny_preset, config(recognition_dropout=0.5))
+    batch = {**Batches(cache, 4, 64, seed=0)[0], "recognized": [torch.ones(4, 8, 1, 1)]}
+    seen = []
+    stage.predict = lambda z_t, t, context, condition, recognized: (seen.append(recognized), z_t)[1]
+    stage.train()(batch)
+    stage.eval()(batch)
+    assert (seen[0][0] == 0).any() and (seen[1][0] == 1).all()
+
+
 def test_the_chroma_term_is_the_probes_error_of_x0(parts, tiny_preset, cache, probe):
     stage = _stage("base", parts, tiny_preset, config(chroma_weight=2.0), probe)
     batch = Batches(cache, 4, 64, seed=0)[0]

@@ -60,6 +60,17 @@ def pick_texts(batch: dict, config: TrainConfig, draws: Draws) -> list[str]:
     return texts
 
 
+def drop_channels(maps: Sequence[Tensor], share: float, draws: Draws) -> list[Tensor]:
+    """Maps (B, C, h, w) without a random `share` of each picture's channels, the others made up for it.
+
+    A classifier's maps are the same whenever a photo is seen again, and what is learnt of them is soon learnt by heart.
+    """
+    if not share:
+        return list(maps)
+    kept = [draws.uniform(x.shape[1], 1, 1, device=x.device) >= share for x in maps]
+    return [x * k.to(x.dtype) / (1 - share) for x, k in zip(maps, kept)]
+
+
 class DiffusionStage(Stage):
     """One of base, control, stage1, stage2, stage3.
 
@@ -126,7 +137,10 @@ class DiffusionStage(Stage):
         if self.name == "stage1":
             output = self.predict(z_t, t, context, rgb).float()
         else:
-            output = self.predict(z_t, t, context, luminance(rgb).expand_as(rgb), batch.get("recognized")).float()
+            recognized = batch.get("recognized")
+            if recognized is not None and self.training:
+                recognized = drop_channels(recognized, self.config.recognition_dropout, draws)
+            output = self.predict(z_t, t, context, luminance(rgb).expand_as(rgb), recognized).float()
         terms |= self.errors(output, z, noise, z_t, t, rgb)
         if self.name == "stage1":
             # Eq. 6, as printed
