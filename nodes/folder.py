@@ -97,5 +97,6 @@ def _files(folder: str, first: int, count: int) -> tuple[list[Path], int]:
 def _image(picture: pictures.Picture) -> Tensor:
     """A photo as IMAGE (1, H, W, 3); alpha is dropped, as Load Image does."""
     pixels = torch.tensor(picture.pixels)
-    pixels = pixels.float() / 255 if pixels.dtype == torch.uint8 else pixels
+    if not pixels.is_floating_point():
+        pixels = pixels.float() / (255 if pixels.dtype == torch.uint8 else 65535)
     return bridge.image((pixels[..., None] if pixels.ndim == 2 else pixels).movedim(-1, 0)[None].expand(-1, 3, -1, -1))
