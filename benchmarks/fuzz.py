@@ -1,9 +1,9 @@
-"""Damaged and hostile files for every reader: nothing but the reader's own error may come out, soon and in little memory.
+"""Damaged and hostile files for every reader: only the reader's own error may come out, soon and in little memory.
 
 `python -m benchmarks.fuzz picture|hint|palette|preset|checkpoint|shard [--inputs 100000] [--seed 0] [--keep FOLDER]`
 
 Inputs are made by `fuzz_inputs` from real files, each from the seed and its number alone. A forked worker reads them; a
-finding is another exception, more than `SECONDS` of processor time, more memory than the reader's limit, or the worker's
+finding is another exception, more than `SECONDS` of processor time, more memory than the reader's limit, or a worker's
 death. What was found is written to FOLDER, `NUMBER-REASON.bin`, and `--replay FILE` reads it again, with the traceback.
 The exit status is 1 where something was found.
 """

@@ -1,7 +1,7 @@
 """Hostile inputs for `benchmarks.fuzz`: real files of every kind that is read, and ways to damage them.
 
-Damage knows what it damages: PNG chunks get true checksums again, TIFF directories, JPEG segments, headers of safetensors
-files and JSON values are changed where it hurts. Everything follows from a `random.Random`.
+Damage knows what it damages: PNG chunks get true checksums again; TIFF directories, JPEG segments, safetensors headers
+and JSON values are changed where it hurts. Everything follows from a `random.Random`.
 """
 
 from __future__ import annotations

@@ -94,7 +94,8 @@ def parse_hint(text: str) -> Hint:
     try:
         x, y, *radius = (float(part) for part in (*parts[:2], *parts[3:]))
     except ValueError:
-        raise ValueError(f"bad hint {reprlib.repr(text)}: X, Y and RADIUS must be numbers, as in 120,80,#d0a070,12") from None
+        problem = "X, Y and RADIUS must be numbers, as in 120,80,#d0a070,12"
+        raise ValueError(f"bad hint {reprlib.repr(text)}: {problem}") from None
     try:
         return Hint(x, y, parts[2], *radius)
     except ValueError as error:

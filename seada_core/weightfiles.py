@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 PICKLES = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
-# bytes: parsing takes some 30 times as much memory, and a checkpoint's header has 0.3 MB, the most talkative LoRA's a few
+# bytes: parsing takes some 30 times as much memory; a checkpoint's header has 0.3 MB, the most talkative LoRA's a few
 _LARGEST_HEADER = 16_000_000
 _BITS = {"BOOL": 8, "C64": 64, "F64": 64, "F32": 32, "F16": 16, "BF16": 16, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8}
 _BITS |= {f"{sign}{bits}": bits for sign in "IU" for bits in (8, 16, 32, 64)} | {"F4": 4, "F6_E2M3": 6, "F6_E3M2": 6}
@@ -215,9 +215,8 @@ def kind(header: Header) -> Kind:
     for name, pattern, text in _KINDS:
         if header.has(pattern):
             return _with_width(header, Kind(name, text))
-    return Kind(
-        "unknown", f"of no model that is known here (its first tensor is {reprlib.repr(next(iter(header.shapes), 'none'))})"
-    )
+    first = reprlib.repr(next(iter(header.shapes), "none"))
+    return Kind("unknown", f"of no model that is known here (its first tensor is {first})")
 
 
 def _with_width(header: Header, found: Kind) -> Kind:

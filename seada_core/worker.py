@@ -337,7 +337,7 @@ def colorize(
 
 
 def _merged(chroma: Tensor, picture: Picture, target: Path) -> np.ndarray:
-    """A photo with (Cb, Cr) maps (2, h, w), RGB (H, W, 3) of 16 bits where it has more than 8 and `target` holds them."""
+    """A photo with (Cb, Cr) maps (2, h, w) as RGB (H, W, 3): uint16 where it has more than 8 bits and `target` too."""
     import numpy as np
 
     from . import pictures

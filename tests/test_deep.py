@@ -157,7 +157,7 @@ def test_bombs_are_refused_with_their_size_and_the_option_that_allows_more(kind,
     assert pictures.read_bytes(encoded, "bomb").size == (2000, 2000)
     for text in ("many", "-3", "nan", "inf"):
         monkeypatch.setenv("SEADA_MAX_MEGAPIXELS", text)
-        with pytest.raises(PictureError, match="SEADA_MAX_MEGAPIXELS is .* expected a number of megapixels"):
+        with pytest.raises(PictureError, match=r"SEADA_MAX_MEGAPIXELS is .* expected a number of megapixels"):
             pictures.read_bytes(encoded, "bomb")
 
 
