@@ -53,8 +53,9 @@ def hostile(bait, comfy) -> list[str]:
         *(f"{start}{bait}{rest}" for start, rest in product(("", up[:-1], "file://"), ("", "/photo.png", "/model"))),
         f"tiny/{up[:-1]}{bait}/model/unet.safetensors", f"embedded/../..{bait}", "../../../custom_nodes", "..", "~root",
         f"{bait}/model/controlnet_rca.safetensors", f"{bait}/palette.json", "http://127.0.0.1:9/x.safetensors",
-        "https://example.org/model", "openai/clip-vit-large-patch14", r"\\host\share\x", r"..\..\x", "C:\\Windows", "a\0b",
-        "\ud800", "x" * 50_000, '<img src=x onerror="window.pwned=1">', "%(seed)s{0}${HOME}`id`$(id)", "[" * 3000, "NaN",
+        "https://example.org/model", "openai/clip-vit-large-patch14", r"\\host\share\x", r"..\..\x", "C:\\Windows",
+        "a\0b", "\ud800", "x" * 50_000, '<img src=x onerror="window.pwned=1">', "%(seed)s{0}${HOME}`id`$(id)",
+        "[" * 3000, "NaN",
     ]  # fmt: skip
 
 
