@@ -167,7 +167,9 @@ def _open(source: Path | io.BytesIO, name: object, length: int, limit: int | Non
         def opened() -> Image.Image:
             if isinstance(source, io.BytesIO):
                 source.seek(0)
-            return stack.enter_context(Image.open(source, formats=formats()))
+                return stack.enter_context(Image.open(source, formats=formats()))
+            file = stack.enter_context(_Bounded(io.FileIO(source)))
+            return stack.enter_context(Image.open(file, formats=formats()))
 
         image = opened()
         _check_size(image.size, limit)
@@ -178,6 +180,14 @@ def _open(source: Path | io.BytesIO, name: object, length: int, limit: int | Non
         if not is_deep:
             return from_pil(image, limit)
         return _deep_picture(*deep.load(opened))
+
+
+class _Bounded(io.BufferedReader):
+    """A file that sets no memory aside for more than it holds, whatever length a damaged file names (JPEG 2000)."""
+
+    def read(self, size: int | None = -1) -> bytes:
+        left = max(0, os.fstat(self.fileno()).st_size - self.tell())
+        return super().read(left if size is None or size < 0 else min(size, left))
 
 
 @contextlib.contextmanager

@@ -263,3 +263,13 @@ def test_the_command_fuzzes(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, cwd=root, check=False)
     assert done.returncode == 0 and "hint: 20 inputs" in done.stdout and "0 findings" in done.stdout
     assert Random("hint 0 3").random() == Random("hint 0 3").random()
+
+
+def test_a_length_in_a_picture_sets_no_memory_aside(tmp_path):
+    """JPEG 2000's boxes name their lengths; of a file Python's `read` would take that much memory first."""
+    file = tmp_path / "x.jp2"
+    file.write_bytes(b"\0\0\0\x0cjP  \r\n\x87\n" + b"\0\0\0\x14ftypjp2 \0\0\0\0jp2 " + b"\xff\0\0\x2djp2h" + bytes(99))
+    with pictures._Bounded(file.open("rb", buffering=0)) as stream:
+        assert len(stream.read(2**62)) == file.stat().st_size and stream.read(2**62) == b""
+    with pytest.raises(pictures.PictureError, match="damaged or cut short"):
+        pictures.read(file)
