@@ -5,7 +5,6 @@ from __future__ import annotations
 from comfy_api.latest import ComfyExtension, io
 
 from . import (
-    bridge,
     captioner,
     ccd,
     colorize,
@@ -13,6 +12,7 @@ from . import (
     folder,
     hints,
     loaders,
+    model_folders,
     painter,
     palettes,
     reference,
@@ -49,6 +49,6 @@ class SeAdaExtension(ComfyExtension):
 
 
 async def comfy_entrypoint() -> SeAdaExtension:
-    bridge.register_model_folder()
+    model_folders.register_model_folder()
     painter.register()
     return SeAdaExtension()

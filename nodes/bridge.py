@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import logging
 import os
 import uuid
 from collections.abc import Awaitable, Callable
@@ -23,10 +21,11 @@ from comfy_api.latest import io
 from PIL import Image
 from torch import Tensor, nn
 
-from ..seada_core import checkpoints, palettes
+from ..seada_core import checkpoints
 from ..seada_core.checkpoints import CheckpointError
 from ..seada_core.color import luminance
 from ..seada_core.pipeline import Callback, Colorizer, resize
+from . import model_folders
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -36,13 +35,7 @@ Seada = io.Custom("SEADA")
 SeadaHints = io.Custom("SEADA_HINTS")
 SeadaControl = io.Custom("SEADA_CONTROL")
 
-EMBEDDED = "embedded"
-FOLDER = "seada"  # below ComfyUI's models/
-CAPTIONERS = "seada_captioners"  # likewise
-PALETTES = "seada_palettes"  # likewise
-SEGMENTERS = "seada_segmenters"  # likewise
 SHOWN_SIDE = 1024  # longest side of a photo shown on a node, px
-TOP = "models/seada itself"  # part files that lie there, in no folder of their own
 _CASTING = {
     getattr(nn, name): getattr(comfy.ops.manual_cast, name) for name in ("Linear", "Conv2d", "GroupNorm", "LayerNorm")
 }
@@ -105,125 +98,6 @@ def check_shape(cells: tuple[int, int], photo: tuple[int, int]) -> None:
             f"the latent is {w * 8} x {h * 8} pixels and the picture {width} x {height}, which is another shape; make "
             "the latent with SeAda Empty Latent from the same picture"
         )
-
-
-# --- model folders ----------------------------------------------------------------------------------------------------
-
-
-def register_model_folder() -> None:
-    """Adds the pack's folders of models/ to ComfyUI's; extra_model_paths.yaml may add more."""
-    for name in (FOLDER, CAPTIONERS, PALETTES, SEGMENTERS):
-        folder_paths.add_model_folder_path(name, os.path.join(folder_paths.models_dir, name))
-
-
-def part_files() -> list[str]:
-    """The safetensors files below models/seada, "embedded" first."""
-    names = folder_paths.get_filename_list(FOLDER)
-    return [EMBEDDED, *(name for name in names if name.endswith(".safetensors"))]
-
-
-def models() -> list[str]:
-    """The folders of models/seada that hold part files, "embedded" first."""
-    folders = {os.path.dirname(name) for name in part_files()[1:] if Path(name).stem in checkpoints.SECTIONS}
-    return [EMBEDDED, *(folder or TOP for folder in sorted(folders))]
-
-
-def part_file(name: str, part: str) -> Path:
-    """The file behind an entry of `part_files`."""
-    if name == EMBEDDED:
-        return checkpoints.EMBEDDED / f"{part}.safetensors"
-    path = folder_paths.get_full_path(FOLDER, name)
-    if path is None:
-        raise CheckpointError(f"no file {name} in {_folders()}; put it there, or choose {EMBEDDED!r}")
-    return Path(path)
-
-
-def model_folder(name: str) -> Path:
-    """The folder behind an entry of `models`."""
-    if name == EMBEDDED:
-        return checkpoints.EMBEDDED
-    for root in folder_paths.get_folder_paths(FOLDER):
-        folder = Path(root) / ("" if name == TOP else name)
-        if folder.is_dir():
-            return folder
-    raise CheckpointError(f"no folder {name} in {_folders()}; put part files there, or choose {EMBEDDED!r}")
-
-
-def captioners() -> list[str]:
-    """The safetensors files and the folders that lie in models/seada_captioners."""
-    names = folder_paths.get_filename_list(CAPTIONERS)
-    return sorted({name.replace(os.sep, "/").split("/")[0] for name in names if name.endswith(".safetensors")})
-
-
-def captioner_path(name: str) -> Path:
-    """The file or folder behind an entry of `captioners`."""
-    for root in folder_paths.get_folder_paths(CAPTIONERS):
-        if (Path(root) / name).exists():
-            return Path(root) / name
-    raise CheckpointError(f"no captioner {name} in {_folders(CAPTIONERS)}; put it there, or choose another")
-
-
-def segmenters() -> list[str]:
-    """The folders of models/seada_segmenters that hold a CLIPSeg model."""
-    configs = (file for root in folder_paths.get_folder_paths(SEGMENTERS) for file in Path(root).glob("*/config.json"))
-    return sorted({file.parent.name for file in configs if _is_clipseg(file)})
-
-
-def _is_clipseg(config: Path) -> bool:
-    try:
-        content = json.loads(config.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return False
-    return isinstance(content, dict) and content.get("model_type") == "clipseg"
-
-
-def segmenter_path(name: str) -> Path:
-    """The folder behind an entry of `segmenters`."""
-    for root in folder_paths.get_folder_paths(SEGMENTERS):
-        if (Path(root) / name).is_dir():
-            return Path(root) / name
-    raise CheckpointError(f"no CLIPSeg folder {name} in {_folders(SEGMENTERS)}; put it there, or choose another source")
-
-
-def palette_files() -> list[Path]:
-    """The .json files of models/seada_palettes, in order of name."""
-    folders = (Path(root) for root in folder_paths.get_folder_paths(PALETTES))
-    return [file for folder in folders for file in sorted(folder.glob("*.json"))]
-
-
-def schemes() -> tuple[dict[str, palettes.Scheme], list[str]]:
-    """The colour schemes by name, the user's among them, and what is wrong with files that are left out."""
-    return _schemes(tuple(palette_files()), palette_fingerprint())
-
-
-def palette_fingerprint() -> str:
-    """Changes when the user's palette files do."""
-    stats = ((file, file.stat()) for file in palette_files())
-    return ",".join(f"{file}:{stat.st_mtime_ns}:{stat.st_size}" for file, stat in stats)
-
-
-@lru_cache(maxsize=1)
-def _schemes(files: tuple[Path, ...], stamp: str) -> tuple[dict[str, palettes.Scheme], list[str]]:
-    good, faults = [], []
-    for file in files:
-        try:
-            palettes.read_schemes(file)
-            good.append(file)
-        except ValueError as error:
-            logging.warning("SeAda Palette Bank leaves out a file: %s", error)
-            faults.append(str(error))
-    return palettes.load_schemes(*good), faults
-
-
-def _folders(name: str = FOLDER) -> str:
-    return " or ".join(folder_paths.get_folder_paths(name))
-
-
-def fingerprint(name: str) -> str:
-    """Changes when a file of the model does, so that ComfyUI loads it anew."""
-    path = model_folder(name) if name in models() else part_file(name, "")
-    files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
-    return ",".join(f"{file.name}:{file.stat().st_mtime_ns}" for file in files)
 
 
 # --- parts under ComfyUI's memory management --------------------------------------------------------------------------
@@ -305,9 +179,9 @@ def _bundle(folder: Path, stamp: str) -> Bundle:
     return Bundle(folder)
 
 
-def bundle(name: str = EMBEDDED) -> Bundle:
+def bundle(name: str = model_folders.EMBEDDED) -> Bundle:
     """The SEADA of an entry of `models`; the last one is kept, so that it loads once."""
-    return _bundle(model_folder(name), fingerprint(name))
+    return _bundle(model_folders.model_folder(name), model_folders.fingerprint(name))
 
 
 def normal_weights(module: nn.Module) -> None:

@@ -9,7 +9,7 @@ import torch
 from comfy_api.latest import io
 
 from ..seada_core import captioner as core
-from . import bridge
+from . import bridge, model_folders
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,7 +20,7 @@ FROM_MODEL = "the model's own"
 @lru_cache(maxsize=1)
 def _load(name: str, beams: int, max_tokens: int):
     with torch.inference_mode(False):
-        path = bridge.captioner_path(name)
+        path = model_folders.captioner_path(name)
         return bridge.patcher(core.load_captioner(core.captioner_kind(path), path, beams=beams, max_tokens=max_tokens))
 
 
@@ -36,7 +36,7 @@ class SeAdaCaptioner(io.ComfyNode):
                 io.Image.Input("image", tooltip="The photos; only their luminance is used."),
                 io.Combo.Input(
                     "captioner",
-                    options=[FROM_MODEL, *bridge.captioners()],
+                    options=[FROM_MODEL, *model_folders.captioners()],
                     default=FROM_MODEL,
                     tooltip="The model's own, or a CoCa file or a CoCa, BLIP, BLIP-2 or ClipCap folder in "
                     "models/seada_captioners. Nothing is downloaded.",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import reprlib
 from pathlib import Path
 
 import folder_paths
@@ -83,11 +84,12 @@ class SeAdaLoadFolder(io.ComfyNode):
 def _files(folder: str, first: int, count: int) -> tuple[list[Path], int]:
     """The picture files asked for, and how many the folder holds. Raises ValueError where there are none."""
     root = os.path.abspath(folder_paths.get_input_directory())
+    shown = reprlib.repr(folder)  # ComfyUI's prompts all end where a message cannot be printed
     path = os.path.abspath(os.path.join(root, folder.strip()))
     if os.path.splitdrive(path)[0] != os.path.splitdrive(root)[0] or os.path.commonpath([root, path]) != root:
-        raise ValueError(f"{folder} lies outside ComfyUI's input folder, {root}; put the photos into a folder there")
+        raise ValueError(f"{shown} lies outside ComfyUI's input folder, {root}; put the photos into a folder there")
     if not os.path.isdir(path):
-        raise ValueError(f"no folder {folder} in ComfyUI's input folder, {root}; make it and put photos there")
+        raise ValueError(f"no folder {shown} in ComfyUI's input folder, {root}; make it and put photos there")
     found = pictures.find([path])
     if first >= len(found):
         raise ValueError(f"first is {first}, and the folder has {len(found)} photos; set it to 0 to begin again")
@@ -97,5 +99,6 @@ def _files(folder: str, first: int, count: int) -> tuple[list[Path], int]:
 def _image(picture: pictures.Picture) -> Tensor:
     """A photo as IMAGE (1, H, W, 3); alpha is dropped, as Load Image does."""
     pixels = torch.tensor(picture.pixels)
-    pixels = pixels.float() / 255 if pixels.dtype == torch.uint8 else pixels
+    if not pixels.is_floating_point():
+        pixels = pixels.float() / (255 if pixels.dtype == torch.uint8 else 65535)
     return bridge.image((pixels[..., None] if pixels.ndim == 2 else pixels).movedim(-1, 0)[None].expand(-1, 3, -1, -1))

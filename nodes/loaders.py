@@ -7,7 +7,7 @@ from comfy_api.latest import io
 from comfy_execution.graph_utils import ExecutionBlocker
 
 from ..seada_core import checkpoints
-from . import bridge
+from . import bridge, model_folders
 from .controlnet_rca import Control
 from .unet import load_unet
 
@@ -24,8 +24,8 @@ class SeAdaLoadModel(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "model_name",
-                    options=bridge.models(),
-                    default=bridge.EMBEDDED,
+                    options=model_folders.models(),
+                    default=model_folders.EMBEDDED,
                     tooltip="The model that comes with the pack, or a folder of part files in models/seada.",
                 ),
             ],
@@ -37,7 +37,7 @@ class SeAdaLoadModel(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, model_name: str) -> str:
-        return bridge.fingerprint(model_name)
+        return model_folders.fingerprint(model_name)
 
     @classmethod
     def execute(cls, model_name: str) -> io.NodeOutput:
@@ -63,8 +63,8 @@ class SeAdaLoadControlNetRCA(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "control_name",
-                    options=bridge.part_files(),
-                    default=bridge.EMBEDDED,
+                    options=model_folders.part_files(),
+                    default=model_folders.EMBEDDED,
                     tooltip="The one that comes with the pack, or a controlnet_rca part file in models/seada. It must "
                     "have been trained with the MODEL that you apply it to.",
                 ),
@@ -74,11 +74,11 @@ class SeAdaLoadControlNetRCA(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, control_name: str) -> int:
-        return bridge.part_file(control_name, "controlnet_rca").stat().st_mtime_ns
+        return model_folders.part_file(control_name, "controlnet_rca").stat().st_mtime_ns
 
     @classmethod
     def execute(cls, control_name: str) -> io.NodeOutput:
         with torch.inference_mode(False):
-            path = bridge.part_file(control_name, "controlnet_rca")
+            path = model_folders.part_file(control_name, "controlnet_rca")
             module, preset = checkpoints.load_part(path, "controlnet_rca")
             return io.NodeOutput(Control(bridge.patcher(module), preset.unet))

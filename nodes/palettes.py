@@ -11,7 +11,7 @@ import torch
 from comfy_api.latest import io
 
 from ..seada_core import palettes as core
-from . import bridge, inputs
+from . import bridge, inputs, model_folders
 from .hints import Hints
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class SeAdaPaletteBank(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "scheme",
-                    options=[AUTOMATIC, *bridge.schemes()[0]],
+                    options=[AUTOMATIC, *model_folders.schemes()[0]],
                     default=AUTOMATIC,
                     tooltip="A colour scheme, your own files' in models/seada_palettes among them; automatic: the one "
                     "nearest to the caption or the photo.",
@@ -71,7 +71,7 @@ class SeAdaPaletteBank(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, **_) -> str:
-        return bridge.palette_fingerprint()
+        return model_folders.palette_fingerprint()
 
     @classmethod
     def execute(
@@ -97,7 +97,7 @@ class SeAdaPaletteBank(io.ComfyNode):
 
 def find(name: str) -> core.Scheme:
     """The scheme of a name. Raises ValueError that lists names like it, and the files that are left out."""
-    schemes, faults = bridge.schemes()
+    schemes, faults = model_folders.schemes()
     try:
         return core.find_scheme(name, schemes)
     except ValueError as error:
@@ -107,7 +107,7 @@ def find(name: str) -> core.Scheme:
 
 def nearest(photos: Tensor, caption: str, count: int) -> list[core.Scheme]:
     """The schemes nearest to a caption or, where that is near none, to photos (B, 1, H, W) together."""
-    schemes, _ = bridge.schemes()
+    schemes, _ = model_folders.schemes()
     found = [scheme for scheme, _ in core.retrieve(caption, schemes, count=count)]
     if found:
         return found

@@ -95,6 +95,7 @@ def load_unet(path: Path) -> ModelPatcher:
         CheckpointError: see `checkpoints.read_part`; also sizes that ComfyUI's UNet cannot have.
     """
     preset, _, tensors = checkpoints.read_part(path, "unet")
+    _check_widths(path, preset.unet, tensors)
     config = SeAdaUNet(preset)
     names = comfy.utils.unet_to_diffusers(config.unet_config)
     unknown = tensors.keys() - names.keys()
@@ -120,6 +121,21 @@ def load_unet(path: Path) -> ModelPatcher:
     if device.type == "cpu":
         unet.to(memory_format=torch.channels_last)  # convolutions take a quarter of the time
     return comfy.model_patcher.ModelPatcher(model, load_device=device, offload_device=offload)
+
+
+def _check_widths(path: Path, config: UNetConfig, tensors: dict[str, Tensor]) -> None:
+    """Raises CheckpointError where the configuration, of which memory is taken, is not the weights'."""
+    widths = {"conv_in.weight": (config.channels[0], config.in_channels)}
+    for i, channels in enumerate(config.channels):
+        last = config.layers_per_block - 1
+        widths[f"down_blocks.{i}.resnets.{last}.conv2.weight"] = (channels, channels)
+        if i < len(config.attention) and config.attention[i]:
+            attention = f"down_blocks.{i}.attentions.{last}.transformer_blocks.0.attn2.to_k.weight"
+            widths[attention] = (channels, config.context_dim)
+    for name, wanted in widths.items():
+        found = tuple(tensors[name].shape[:2]) if name in tensors else "missing"
+        if found != wanted:
+            raise CheckpointError(f"{path} does not fit its own configuration: {name} is {found}, expected {wanted}")
 
 
 # --- hooks in MODELs --------------------------------------------------------------------------------------------------

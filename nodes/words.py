@@ -11,7 +11,7 @@ from comfy_api.latest import io
 
 from ..seada_core import regions, steering
 from ..seada_core.words import color_phrases, without_colors
-from . import bridge, inputs
+from . import bridge, inputs, model_folders
 from .hints import Hints, preview_all
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class SeAdaHintsFromText(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "source",
-                    options=[*SOURCES, *(name for name in bridge.segmenters() if name not in SOURCES)],
+                    options=[*SOURCES, *(name for name in model_folders.segmenters() if name not in SOURCES)],
                     default="auto",
                     tooltip="Who finds the things: the captioner's classifier, the UNet's attention, or a CLIPSeg "
                     "folder in models/seada_segmenters. auto: the first of these that the model has.",
@@ -101,7 +101,7 @@ def find(photos: Tensor, text: str, source: str, seed: int, bundle: bridge.Bundl
         finder = steering.finder(bundle, source)
         bundle.load(*steering.FINDERS[finder])
     else:
-        finder = regions.load_clipseg(bridge.segmenter_path(source))
+        finder = regions.load_clipseg(model_folders.segmenter_path(source))
         bridge.load([_patcher(finder[0])])
     show, maps, phrases, missing = bridge.progress(len(photos)), [], color_phrases(text), []
     for i, photo in enumerate(photos.split(1), 1):

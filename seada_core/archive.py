@@ -46,18 +46,18 @@ class Job:
     def name(self) -> str:
         return str(self.source) if self.member is None else f"{self.source}:{self.member}"
 
-    def read(self) -> Picture:
-        """Raises PictureError for whatever is not a picture."""
+    def read(self, limit: int | None = None) -> Picture:
+        """The picture, see `pictures.read`. Raises PictureError for whatever is none."""
         from . import pictures
 
         if self.member is None:
-            return pictures.read(self.source)
+            return pictures.read(self.source, limit)
         try:
             with open(self.source, "rb") as file:
                 encoded = read_at(file, self.place)
         except OSError as error:
             raise pictures.PictureError(f"{self.name} cannot be read: {error.strerror}") from error
-        return pictures.read_bytes(encoded, self.name)
+        return pictures.read_bytes(encoded, self.name, limit)
 
 
 @dataclass

@@ -66,17 +66,16 @@ def _reference(path: str) -> Tensor:
     """`--reference`: sRGB (1, 3, h, w) in [0, 1] of a picture file."""
     import numpy as np
     import torch
-    from PIL import Image
 
     from . import pictures
 
     try:
-        pixels = pictures.read(path).pixels
+        picture = pictures.read(path)
     except pictures.PictureError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
-    if pixels.ndim == 2:
+    if picture.pixels.ndim == 2:
         raise argparse.ArgumentTypeError(f"{path} is grey; a reference gives colours")
-    image = Image.fromarray(pixels)
+    image = pictures.to_pil(picture).convert("RGB")
     image.thumbnail((REFERENCE_SIDE, REFERENCE_SIDE))
     return torch.tensor(np.asarray(image)).permute(2, 0, 1)[None] / 255
 
@@ -265,6 +264,13 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add("--device", metavar="D", help="such as cpu or cuda:1 (default: cuda where there is one)")
     add("--dtype", choices=("float32", "bfloat16", "float16"), default="float32", help="default: float32")
+    add(
+        "--max-megapixels",
+        metavar="N",
+        type=_number(float, 1e-6, 1e6, "a number of megapixels above 0"),
+        help="largest photo that is read (default: 200, or SEADA_MAX_MEGAPIXELS of the environment); larger ones are "
+        "refused before they are decoded",
+    )
     add("--overwrite", action="store_true", help="replace existing results (default: of several, only what is missing)")
     add("--json", action="store_true", help="one JSON line a picture on standard output, and nothing else there")
     return parser

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import reprlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from . import presets, weightfiles
 from .presets import Preset
+from .tokenizer import END as CLIP_END
 from .tokenizer import Tokenizer
 from .weightfiles import CheckpointError, Header
 
@@ -110,10 +112,11 @@ def _read_header(path: Path, part: str) -> Header:
             "`python -m seada_core.convert` makes part files of other models' weights"
         )
     if found != part:
-        raise CheckpointError(f"{path} holds the part {found!r}, expected {part!r}")
-    if header.metadata.get("seada.version") != VERSION:
+        raise CheckpointError(f"{path} holds the part {reprlib.repr(found)}, expected {part!r}")
+    version = header.metadata.get("seada.version")
+    if version != VERSION:
         raise CheckpointError(
-            f"{path} has format version {header.metadata.get('seada.version')}, this program reads {VERSION}; "
+            f"{path} has format version {str(version)[:40]}, this program reads {VERSION}; "
             "use the release that wrote it, or convert it there"
         )
     return header
@@ -123,10 +126,21 @@ def _config(header: Header, part: str) -> tuple[Preset, Tokenizer | None]:
     try:
         config = json.loads(header.metadata["seada.config"])
         sections = {name: presets.from_dict(type(getattr(presets.SD15, name)), config[name]) for name in SECTIONS[part]}
-        tokenizer = Tokenizer(config["length"], config["vocabulary"]) if "length" in config else None
-    except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{header.path} has a broken seada.config: {error}") from None
-    return Preset(header.metadata.get("seada.preset", "custom"), **sections), tokenizer
+        tokenizer = _tokenizer(config["length"], config["vocabulary"]) if "length" in config else None
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise CheckpointError(f"{header.path} has a broken seada.config: {reason}") from None
+    return Preset(header.metadata.get("seada.preset", "custom")[:100], **sections), tokenizer
+
+
+def _tokenizer(length: object, vocabulary: object) -> Tokenizer:
+    """Raises ValueError where these are not a length and CLIP's token ids, or None for all of them."""
+    if type(length) is not int or not 3 <= length <= presets.LIMITS["length"][1]:
+        raise ValueError(f"the texts' length is {reprlib.repr(length)}")
+    known = isinstance(vocabulary, list) and all(type(token) is int and 0 <= token <= CLIP_END for token in vocabulary)
+    if vocabulary is not None and not (known and len(set(vocabulary)) == len(vocabulary)):
+        raise ValueError("the vocabulary is no list of different tokens of CLIP's")
+    return Tokenizer(length, vocabulary)
 
 
 def read_preset(path: Path, part: str) -> Preset:
@@ -175,16 +189,26 @@ def plan_part(path: Path, part: str) -> tuple[Header, Preset, nn.Module]:
 
     header = _read_header(Path(path), part)
     preset, tokenizer = _config(header, part)
+    try:
+        # first wholly without memory, as the configuration may ask for any amount of it
+        with torch.device("meta"):
+            expected = build(part, preset, tokenizer).state_dict()
+    except Exception as error:
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise CheckpointError(f"{path} has a seada.config of which no {part} can be built: {reason}") from None
+    shapes = {name: tuple(tensor.shape) for name, tensor in expected.items()}
+    wrong = sorted(name for name in shapes.keys() | header.shapes if shapes.get(name) != header.shapes.get(name))
+    if wrong:
+        found, wanted = header.shapes.get(wrong[0], "missing"), shapes.get(wrong[0], "not there")
+        raise CheckpointError(
+            f"{path} does not fit its own configuration: {len(wrong)} tensors, such as {reprlib.repr(wrong[0])[1:-1]}, "
+            f"which is {found} and should be {wanted}"
+        )
+    for name, tensor in expected.items():
+        if tensor.is_floating_point() != header.dtypes[name].startswith(("F", "BF")):
+            raise CheckpointError(f"{path} holds {name} as {header.dtypes[name]}, which is no {tensor.dtype}")
     with init_empty_weights(include_buffers=False):
         module = build(part, preset, tokenizer)
-    expected = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
-    wrong = sorted(name for name in expected.keys() | header.shapes if expected.get(name) != header.shapes.get(name))
-    if wrong:
-        found, wanted = header.shapes.get(wrong[0], "missing"), expected.get(wrong[0], "not there")
-        raise CheckpointError(
-            f"{path} does not fit its own configuration: {len(wrong)} tensors, such as {wrong[0]}, which is {found} "
-            f"and should be {wanted}"
-        )
     return header, preset, module
 
 

@@ -206,12 +206,14 @@ def merge_chroma(cbcr: Tensor, gray: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def merge_tiled(chroma: Tensor | np.ndarray, gray: np.ndarray, tile: int = TILE) -> np.ndarray:
-    """`merge_chroma` for photos of any size: 8 bits in and out, in tiles, in memory for little more than the result.
+def merge_tiled(
+    chroma: Tensor | np.ndarray, gray: np.ndarray, tile: int = TILE, dtype: type[np.unsignedinteger] = np.uint8
+) -> np.ndarray:
+    """`merge_chroma` for photos of any size: in tiles, in memory for little more than the result.
 
     `gray` is `(H, W)`, uint8 or float in [0, 1]; `chroma` is a float tensor `(2, h, w)` of (Cb, Cr), or a uint8 RGB
-    array `(h, w, 3)`. Returns uint8 RGB `(H, W, 3)`, the same for every `tile` (pixels a side). Raises ValueError for
-    other shapes.
+    array `(h, w, 3)`. Returns RGB `(H, W, 3)` of `dtype`, np.uint8 or np.uint16, the same for every `tile` (pixels a
+    side). The luma of 16 bits, rounded, is `gray`'s, rounded. Raises ValueError for other shapes.
     """
     if gray.ndim != 2 or gray.size == 0:
         raise ValueError(f"expected a (H, W) luminance, got shape {gray.shape}")
@@ -239,15 +241,22 @@ def merge_tiled(chroma: Tensor | np.ndarray, gray: np.ndarray, tile: int = TILE)
         index = (rows[:, None].numpy(), columns.numpy())
         return crop_chroma(*index), low[index][None, None]
 
-    out = np.empty((*size, 3), np.uint8)
+    out = np.empty((*size, 3), dtype)
     for y in range(0, size[0], tile):
         for x in range(0, size[1], tile):
             window = np.s_[y : y + tile, x : x + tile]
             luma = _to_float(gray[window])[None, None]
             cbcr = crop_chroma(*window) if low is None else _guided(crop, luma, (y, x), size, low_size)
-            rgb = _compose(luma, cbcr).mul_(255).add_(0.5).to(torch.uint8)
-            out[window] = rgb[0].permute(1, 2, 0).numpy()
+            rgb = _compose(luma, cbcr)[0].permute(1, 2, 0)
+            out[window] = rgb.mul_(255).add_(0.5).to(torch.uint8).numpy() if dtype == np.uint8 else _words(rgb, luma)
     return out
+
+
+def _words(rgb: Tensor, luma: Tensor) -> np.ndarray:
+    """RGB `(H, W, 3)` in [0, 1] as uint16, of which green makes up for what rounding the others does to the luma."""
+    red, _, blue = rgb.double().mul(65535).round().unbind(-1)
+    green = (luma[0, 0].double() * 65535 - KR * red - KB * blue) / KG
+    return torch.stack([red, green.round().clamp(0, 65535), blue], dim=-1).numpy().astype(np.uint16)
 
 
 def _to_float(values: np.ndarray) -> Tensor:

@@ -343,14 +343,18 @@ def new_folder(path: Path, overwrite: bool = False) -> Iterator[Path]:
     taken = path.is_file() or (path.is_dir() and any(path.iterdir()))
     if taken and not overwrite:
         raise CheckpointError(f"{path} exists; use --overwrite to replace it, or choose another OUT")
-    part = path.with_name(f".{path.name}.part")
+    part, old = (path.with_name(f".{path.name}.{what}") for what in ("part", "old"))
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     try:
         yield part
-        if path.is_dir():
-            shutil.rmtree(path)
+        if path.exists():
+            shutil.rmtree(old, ignore_errors=True)
+            path.replace(old)
         part.replace(path)
+        if old.is_dir():
+            shutil.rmtree(old)
+        old.unlink(missing_ok=True)
     finally:
         shutil.rmtree(part, ignore_errors=True)
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from numbers import Real
 from pathlib import Path
 
+MAX_BYTES = 16_000_000  # of a file
 MAX_HINTS = 10_000  # entries of one list
 MAX_STROKE_POINTS = 10_000  # of one stroke
 MAX_POINTS = 100_000  # of all entries of one list
@@ -89,15 +90,16 @@ def parse_hint(text: str) -> Hint:
     """ "X,Y,#RRGGBB" or "X,Y,#RRGGBB,RADIUS" as a Hint. Raises ValueError naming the text."""
     parts = [part.strip() for part in text.split(",")]
     if len(parts) not in (3, 4):
-        raise ValueError(f"bad hint {text!r}: expected X,Y,#RRGGBB or X,Y,#RRGGBB,RADIUS")
+        raise ValueError(f"bad hint {reprlib.repr(text)}: expected X,Y,#RRGGBB or X,Y,#RRGGBB,RADIUS")
     try:
         x, y, *radius = (float(part) for part in (*parts[:2], *parts[3:]))
     except ValueError:
-        raise ValueError(f"bad hint {text!r}: X, Y and RADIUS must be numbers, as in 120,80,#d0a070,12") from None
+        problem = "X, Y and RADIUS must be numbers, as in 120,80,#d0a070,12"
+        raise ValueError(f"bad hint {reprlib.repr(text)}: {problem}") from None
     try:
         return Hint(x, y, parts[2], *radius)
     except ValueError as error:
-        raise ValueError(f"bad hint {text!r}: {error}") from None
+        raise ValueError(f"bad hint {reprlib.repr(text)}: {error}") from None
 
 
 def load_hints(path: str | Path) -> list[Hint | Stroke]:
@@ -106,11 +108,14 @@ def load_hints(path: str | Path) -> list[Hint | Stroke]:
     Raises ValueError naming the file, and the entry (counted from 1) that is wrong.
     """
     try:
+        size = Path(path).stat().st_size
+        if size > MAX_BYTES:
+            raise ValueError(f"it has {size} bytes; a file of hints has at most {MAX_BYTES}")
         text = Path(path).read_text(encoding="utf-8")
     except OSError as error:
         raise ValueError(f"cannot read hints from {path}: {error.strerror or error}") from error
     except ValueError as error:
-        raise ValueError(f"{path} is not a JSON file: {error}") from error
+        raise ValueError(f"{path} is no file of hints: {error}") from error
     return parse_hints_text(text, str(path), "a JSON file")
 
 

@@ -10,6 +10,7 @@ import difflib
 import json
 import math
 import re
+import reprlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -171,7 +172,7 @@ def _text(value: object, where: str, limit: int) -> str:
 
 
 def _short(value: object) -> str:
-    text = str(value) if isinstance(value, Exception) else repr(value)
+    text = str(value) if isinstance(value, Exception) else reprlib.repr(value)  # a plain repr may be of megabytes
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 

@@ -6,7 +6,9 @@ Nowhere else does the code ask which preset it runs: only these values differ.
 from __future__ import annotations
 
 import dataclasses
+import reprlib
 from dataclasses import dataclass, field, replace
+from typing import get_args, get_origin, get_type_hints
 
 HINT_METHODS = ("modulation", "guidance", "propagation")  # see `Colorizer.chroma`
 SCHEDULERS = ("ddim", "unipc", "dpm++")  # see `sampling.solver`
@@ -296,5 +298,54 @@ def to_dict(config) -> dict:
 
 
 def from_dict(cls, values: dict):
-    """The inverse of `to_dict` for a flat config class: lists become tuples; unknown names raise TypeError."""
-    return cls(**{name: tuple(v) if isinstance(v, list) else v for name, v in values.items()})
+    """The inverse of `to_dict` for a flat config class, of values that nobody vouches for: lists become tuples.
+
+    Raises:
+        TypeError: unknown names, or values of another type.
+        ValueError: values that no model has, see `LIMITS`.
+    """
+    if not isinstance(values, dict):
+        raise TypeError(f"{cls.__name__} is {reprlib.repr(values)}, expected an object")
+    kinds = get_type_hints(cls)
+    unknown = sorted(values.keys() - kinds.keys())
+    if unknown:
+        raise TypeError(f"{cls.__name__} has no field {reprlib.repr(unknown[0])}")
+    return cls(**{name: _checked(name, kinds[name], value) for name, value in values.items()})
+
+
+SEQUENCE = 16  # most entries of a tuple
+LIMIT = 2**16  # of every whole number but these
+LIMITS = {
+    "vocab_size": (1, 2**20),
+    "length": (1, 4096),
+    **dict.fromkeys(("layers", "layers_per_block", "text_layers", "decoder_layers"), (1, 128)),
+    **dict.fromkeys(("blocks", "gray_blocks", "vision_blocks", "recognition_blocks"), (0, 64)),
+    **dict.fromkeys(("heads", "groups", "head_dim", "stem_stride", "mlp_ratio"), (1, 1024)),
+    "train_steps": (1, 100_000),
+    "steps": (1, 100_000),
+    "size": (8, 8192),
+    "guidance": (0, 100),
+    "saturation": (0, 10),
+    **dict.fromkeys(("beta_start", "beta_end", "condition_dropout"), (0, 1)),
+}
+CHOICES = {"prediction": ("epsilon", "v_prediction"), "sites": ("all", "blocks")}
+
+
+def _checked(name: str, kind, value):
+    """A field's value of its type, within its limits."""
+    origin, inner = get_origin(kind), get_args(kind)
+    if origin is tuple:
+        if not isinstance(value, list | tuple) or not 1 <= len(value) <= SEQUENCE:
+            raise TypeError(f"{name} is {reprlib.repr(value)}, expected 1 to {SEQUENCE} values")
+        return tuple(_checked(name, inner[0], entry) for entry in value)
+    if type(None) in inner:
+        return None if value is None else _checked(name, inner[0], value)
+    if isinstance(value, bool) != (kind is bool) or not isinstance(value, int | float if kind is float else kind):
+        raise TypeError(f"{name} is {reprlib.repr(value)}, expected {kind.__name__}")
+    if kind in (int, float):
+        low, high = LIMITS.get(name, (kind is int, LIMIT))
+        if not low <= value <= high:
+            raise ValueError(f"{name} is {reprlib.repr(value)}, expected {low:d} to {high}")
+    if value not in CHOICES.get(name, (value,)):
+        raise ValueError(f"{name} is {reprlib.repr(value)}, expected one of {', '.join(CHOICES[name])}")
+    return value

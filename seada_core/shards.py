@@ -153,7 +153,7 @@ def _grouped(shard: Path) -> Iterator[tuple[str, dict[str, Place]]]:
         with tarfile.open(shard, "r:") as tar:
             for info in tar:
                 tar.members = []  # it would keep them all
-                if info.offset_data + info.size > length:
+                if info.size < 0 or info.offset_data + info.size > length:
                     raise EOFError(f"{info.name} has no end")
                 match = _MEMBER.fullmatch(info.name) if info.isfile() else None
                 if match is None:
@@ -163,7 +163,7 @@ def _grouped(shard: Path) -> Iterator[tuple[str, dict[str, Place]]]:
                     members = {}
                 key = match[1]
                 members[info.name] = (info.offset_data, info.size)
-    except (tarfile.TarError, OSError, EOFError) as error:
+    except (tarfile.TarError, OSError, EOFError, ValueError, OverflowError, MemoryError) as error:  # of wild sizes
         if members:
             yield key, members
         reason = getattr(error, "strerror", None) or error

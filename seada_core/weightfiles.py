@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import math
 import re
+import reprlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 PICKLES = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
-_LARGEST_HEADER = 100_000_000  # bytes, safetensors' own limit
+# bytes: parsing takes some 30 times as much memory; a checkpoint's header has 0.3 MB, the most talkative LoRA's a few
+_LARGEST_HEADER = 16_000_000
+_BITS = {"BOOL": 8, "C64": 64, "F64": 64, "F32": 32, "F16": 16, "BF16": 16, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8}
+_BITS |= {f"{sign}{bits}": bits for sign in "IU" for bits in (8, 16, 32, 64)} | {"F4": 4, "F6_E2M3": 6, "F6_E3M2": 6}
 
 
 class CheckpointError(ValueError):
@@ -18,11 +23,12 @@ class CheckpointError(ValueError):
 
 @dataclass(frozen=True)
 class Header:
-    """Shapes and metadata of a safetensors file."""
+    """Shapes, metadata and data types (safetensors' names) of a safetensors file."""
 
     path: Path
     shapes: dict[str, tuple[int, ...]]
     metadata: dict[str, str] = field(default_factory=dict)
+    dtypes: dict[str, str] = field(default_factory=dict)
 
     def has(self, pattern: str) -> bool:
         """Whether a name matches, from its start."""
@@ -38,11 +44,11 @@ class Kind:
 
 
 def read_header(path: Path | str) -> Header:
-    """The header of a safetensors file, which is known to be whole afterwards.
+    """The header of a safetensors file, which is known to be whole afterwards: its tensors fill it, none overlaps.
 
     Raises:
         CheckpointError: no such file; a pickle; a web page or git-lfs pointer in place of the weights; a download that
-            broke off; something else.
+            broke off; a header that is none, contradicts itself or is larger than any model's; something else.
     """
     path = Path(path)
     if not path.is_file():
@@ -54,26 +60,73 @@ def read_header(path: Path | str) -> Header:
             size, length = path.stat().st_size, int.from_bytes(start, "little")
             if length > size - 8 and length <= _LARGEST_HEADER:
                 raise CheckpointError(_cut_off(path, size, "at least", 8 + length))
+            if length > size - 8:
+                raise ValueError("its header is no safetensors header")
+            if length > _LARGEST_HEADER:
+                raise ValueError(f"its header has {length:,} bytes, more than the {_LARGEST_HEADER:,} that are read")
             file.seek(8)
-            header = json.loads(file.read(length)) if length <= _LARGEST_HEADER else None
-            metadata = header.pop("__metadata__", {})
-            shapes = {name: tuple(tensor["shape"]) for name, tensor in header.items()}
-            end = 8 + length + max((tensor["data_offsets"][1] for tensor in header.values()), default=0)
+            header, end = _parse(path, file.read(length), 8 + length)
     except OSError as error:
         raise CheckpointError(f"{path} is not a readable safetensors file: {error}") from None
     except CheckpointError:
         raise
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError):
-        raise CheckpointError(
-            f"{path} is not a readable safetensors file: its header is no safetensors header; download it again"
-        ) from None
+    except (ValueError, RecursionError) as error:
+        reason = "its header is nested too deeply" if isinstance(error, RecursionError) else str(error)
+        raise CheckpointError(f"{path} is not a readable safetensors file: {reason}; download it again") from None
     if size != end:
         raise CheckpointError(
             _cut_off(path, size, "", end)
             if size < end
             else f"{path} is not a readable safetensors file: {size - end:,} bytes follow its last tensor"
         )
-    return Header(path, shapes, metadata)
+    return header
+
+
+def _parse(path: Path, text: bytes, start: int) -> tuple[Header, int]:
+    """A header's JSON, and where the file must end; `start` is where its tensors begin. Raises ValueError."""
+    try:
+        entries = json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse_constant)
+    except (UnicodeDecodeError, json.JSONDecodeError):
+        entries = None
+    if not isinstance(entries, dict):
+        raise ValueError("its header is no safetensors header")
+    metadata = entries.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise ValueError("its metadata is not text by name")
+    places = []
+    for name, entry in entries.items():
+        if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
+            raise ValueError(f"its header is no safetensors header at {reprlib.repr(name)}")
+        dtype, shape, place = entry["dtype"], entry["shape"], entry["data_offsets"]
+        if not isinstance(dtype, str) or dtype not in _BITS:
+            raise ValueError(f"{reprlib.repr(name)} has the unknown data type {reprlib.repr(dtype)}")
+        if not _are_sizes(shape) or not _are_sizes(place) or len(place) != 2 or len(shape) > 32:
+            raise ValueError(f"{reprlib.repr(name)} has no shape or place that a tensor can have")
+        if 8 * (place[1] - place[0]) != _BITS[dtype] * math.prod(shape):
+            raise ValueError(f"{reprlib.repr(name)} does not have the bytes that its shape and data type need")
+        places.append((place[0], place[1], name))
+    end = 0
+    for first, last, name in sorted(places):
+        if first != end:
+            raise ValueError(f"{reprlib.repr(name)} {'overlaps' if first < end else 'does not follow'} another tensor")
+        end = last
+    shapes = {name: tuple(entry["shape"]) for name, entry in entries.items()}
+    return Header(path, shapes, metadata, {name: entry["dtype"] for name, entry in entries.items()}), start + end
+
+
+def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    result = dict(pairs)
+    if len(result) < len(pairs):
+        raise ValueError("its header names something twice")
+    return result
+
+
+def _refuse_constant(text: str) -> None:
+    raise ValueError(f"its header holds {text}, which is no number")
+
+
+def _are_sizes(values: object) -> bool:
+    return isinstance(values, list) and all(type(value) is int and 0 <= value < 2**63 for value in values)
 
 
 def _cut_off(path: Path, found: int, at_least: str, expected: int) -> str:
@@ -149,7 +202,7 @@ def kind(header: Header) -> Kind:
     """Of which model a file's weights are, by its telling names and shapes; "unknown" where none tells."""
     if "seada.part" in header.metadata:
         part = header.metadata["seada.part"]
-        return Kind(f"part {part}", f"a SeAda part file ({part})")
+        return Kind(f"part {part}", f"a SeAda part file ({reprlib.repr(part)[1:-1]})")
     if header.has(_LORA):
         return Kind("lora", "a LoRA: a change to a model, not a model")
     if header.has(r"emb_params$|string_to_param|clip_[lg]$") and len(header.shapes) < 8:
@@ -162,9 +215,8 @@ def kind(header: Header) -> Kind:
     for name, pattern, text in _KINDS:
         if header.has(pattern):
             return _with_width(header, Kind(name, text))
-    return Kind(
-        "unknown", f"of no model that is known here (its first tensor is {next(iter(header.shapes), 'none')!r})"
-    )
+    first = reprlib.repr(next(iter(header.shapes), "none"))
+    return Kind("unknown", f"of no model that is known here (its first tensor is {first})")
 
 
 def _with_width(header: Header, found: Kind) -> Kind:

@@ -113,8 +113,11 @@ class Worker:
         report.seconds += time.perf_counter() - start
 
     def _prepare(self, report: Report) -> _Ready:
+        from . import pictures
+
         args = self.args
-        picture = report.job.read()
+        most = args.max_megapixels
+        picture = report.job.read(None if most is None else round(most * 1e6))
         # a command line without one good picture need not wait for the model
         self.colorizer = self.colorizer or load_model(args)
         schemes = args.palette if isinstance(args.palette, dict) else None
@@ -138,8 +141,11 @@ class Worker:
             scheme = choose(self.colorizer, picture, schemes, args.prompt)
             report.scheme, options["palette"] = scheme and scheme.name, scheme and scheme.colors
         options["soft_hints"], options["prompt"], unknown = soft_hints(self.colorizer, picture, args)
-        if unknown:
-            report.note = f"{report.job.name}: the model sees no {unknown} in it"
+        notes = [f"the model sees no {unknown} in it"] if unknown else []
+        if picture.is_deep and not pictures.holds_16_bits(report.job.target):
+            notes.append(f"{report.job.target.suffix} holds 8 of its 16 bits; write .png or .tif to keep all")
+        if notes:
+            report.note = f"{report.job.name}: {'; '.join(notes)}"
         return _Ready(report, picture, options)
 
     def _size(self, ready: _Ready) -> tuple | None:
@@ -159,7 +165,6 @@ class Worker:
         """Colour pictures of one diffused size at once. Whether that worked: alone, it is known which one failed."""
         import torch
 
-        from .color import merge_tiled
         from .pipeline import diffusion_size, resize
 
         start, options = time.perf_counter(), group[0].options
@@ -177,7 +182,8 @@ class Worker:
         for ready, prompt, maps in zip(group, prompts, chroma.float().cpu()):
             with self._reporting(ready.report):
                 self._check()
-                write(ready.picture, merge_tiled(maps, ready.picture.luminance), ready.report.job.target)
+                target = ready.report.job.target
+                write(ready.picture, _merged(maps, ready.picture, target), target)
             ready.report.seconds += (time.perf_counter() - start) / len(group)
             if ready.report.prompt is None:
                 ready.report.prompt = prompt
@@ -315,18 +321,34 @@ def colorize(
         try:
             if prompt is None:
                 prompt = caption(colorizer, picture.luminance)
-            rgb = colorizer(luminance, **{**options, "prompt": prompt}, seed=seed, callback=callback)
+            told = {**options, "prompt": prompt, "seed": seed, "callback": callback}
+            if picture.is_deep:
+                rgb = _merged(colorizer.chroma(_gray(picture.luminance), **told)[0], picture, target)
+            else:
+                rgb = np.asarray(colorizer(luminance, **told))
         except CheckpointError as error:  # parts are loaded at first use
             raise CommandError(one_line(error)) from None
-        write(picture, np.asarray(rgb), target if len(seeds) == 1 else variant(target, seed))
-        small.append((f"seed {seed}", _thumbnail(rgb)))
+        write(picture, rgb, target if len(seeds) == 1 else variant(target, seed))
+        if len(seeds) > 1:
+            small.append((f"seed {seed}", _thumbnail(pictures.to_pil(pictures.Picture(rgb)))))
     if len(seeds) > 1:
         pictures.write(pictures.from_pil(contact_sheet(small)), target)
     return prompt
 
 
+def _merged(chroma: Tensor, picture: Picture, target: Path) -> np.ndarray:
+    """A photo with (Cb, Cr) maps (2, h, w) as RGB (H, W, 3): uint16 where it has more than 8 bits and `target` too."""
+    import numpy as np
+
+    from . import pictures
+    from .color import merge_tiled
+
+    deep = picture.is_deep and pictures.holds_16_bits(target)
+    return merge_tiled(chroma.float().cpu(), picture.luminance, dtype=np.uint16 if deep else np.uint8)
+
+
 def write(picture: Picture, rgb: np.ndarray, target: Path) -> None:
-    """Write a photo in colours, uint8 (H, W, 3). Raises PictureError where that cannot be done."""
+    """Write a photo in colours, uint8 or uint16 (H, W, 3). Raises PictureError where that cannot be done."""
     from . import pictures
 
     target.parent.mkdir(parents=True, exist_ok=True)

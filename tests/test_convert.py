@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from small_sd15 import SIZES, same
 
 from seada_core import checkpoints
-from seada_core.convert import main
+from seada_core.convert import main, new_folder
 from seada_core.pipeline import Colorizer
 
 
@@ -249,3 +249,22 @@ def test_help_is_quick():
     code += "pass\nprint([m for m in ('torch', 'diffusers', 'transformers') if m in sys.modules], file=sys.stderr)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stderr.strip() == "[]" and "SOURCE" in done.stdout
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_what_was_there_stays_until_all_is_written(tmp_path, kind):
+    out = tmp_path / "out"
+    if kind == "file":
+        out.write_text("old")
+    else:
+        out.mkdir()
+        (out / "old").write_text("old")
+    with pytest.raises(checkpoints.CheckpointError, match="exists; use --overwrite"), new_folder(out):
+        pass
+    with pytest.raises(KeyError), new_folder(out, overwrite=True) as part:
+        (part / "new").write_text("half")
+        raise KeyError
+    assert out.read_text() == "old" if kind == "file" else (out / "old").read_text() == "old"
+    with new_folder(out, overwrite=True) as part:
+        (part / "new").write_text("new")
+    assert [path.relative_to(tmp_path).as_posix() for path in sorted(tmp_path.rglob("*"))] == ["out", "out/new"]

@@ -282,7 +282,7 @@ def test_a_large_folder_is_read_in_parts(comfy, folder):
     [
         ({"folder": "../models"}, "lies outside ComfyUI's input folder"),
         ({"folder": "/"}, "lies outside ComfyUI's input folder"),
-        ({"folder": "nowhere"}, "no folder nowhere in ComfyUI's input folder.*make it and put photos there"),
+        ({"folder": "nowhere"}, "no folder 'nowhere' in ComfyUI's input folder.*make it and put photos there"),
         ({"folder": "folder", "first": 9}, "first is 9, and the folder has 4 photos"),
         ({"folder": "folder", "count": 1}, "none of the files could be read:\n.*a.jpg is not a picture"),
     ],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import tarfile
 from collections.abc import Callable, Sequence
@@ -124,10 +123,7 @@ def _of_shard(path: Path) -> list[Entry]:
             with open(path, "rb") as stream:
                 stream.seek(place[0])
                 encoded = stream.read(place[1])
-            try:
-                return _rgb(pictures.from_pil(Image.open(io.BytesIO(encoded))))
-            except Exception as error:  # decoders of damaged files raise nearly anything
-                raise pictures.PictureError(f"{path}: {names[key]} is damaged or no picture: {error}") from error
+            return _rgb(pictures.read_bytes(encoded, f"{path}: {names[key]}"))
 
         return read
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ..color import luminance
+from ..pictures import formats
 from . import film
 from .sources import DataError, Tally, samples
 
@@ -217,7 +218,7 @@ def check_source(cache: Cache, meta: dict) -> None:
 
 
 def _square(encoded: bytes, resolution: int) -> Image.Image:
-    picture = ImageOps.exif_transpose(Image.open(io.BytesIO(encoded))).convert("RGB")
+    picture = ImageOps.exif_transpose(Image.open(io.BytesIO(encoded), formats=formats())).convert("RGB")
     return ImageOps.fit(picture, (resolution, resolution), Image.Resampling.LANCZOS)
 
 

@@ -1,0 +1,150 @@
+"""16 bits a channel in colour, which Pillow reads as 8 and does not write: PNG and TIFF.
+
+Values are uint16 `(H, W, C)`, 0..65535. Pillow decodes everything here: a file is decoded once for the high bytes and
+once for the low ones, and its own directory writes the TIFF's tags.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+import sys
+import zlib
+from itertools import accumulate
+from typing import TYPE_CHECKING, BinaryIO
+
+import numpy as np
+from PIL import Image, ImageFile, TiffImagePlugin, TiffTags
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+WRITABLE = ("PNG", "TIFF")
+_ROWS = 64  # that are filtered and compressed at a time
+_LEVEL = 4  # of zlib
+_RAW = re.compile(r"(RGB|RGBA|RGBX|LA);16[BLN]")
+
+
+def is_deep(image: Image.Image) -> bool:
+    """Whether an opened, not yet loaded file holds 16 bits a channel of colour, or of grey with alpha.
+
+    Raises ValueError where it does in a way that cannot be read.
+    """
+    return _raw(image) is not None
+
+
+def _raw(image: Image.Image) -> str | None:
+    """How the file's samples lie, in Pillow's terms; None for whatever is not read here.
+
+    Raises ValueError for a TIFF of 16-bit planes, which Pillow mistakes for 8 bits.
+    """
+    if not image.tile or image.format not in WRITABLE:
+        return None
+    if image.format == "TIFF" and image.tag_v2.get(284) == 2 and 16 in image.tag_v2.get(258, ()):
+        raise ValueError("its channels of 16 bits lie in separate planes, which is not read; save it interleaved")
+    args = image.tile[0][3]
+    raw = args if isinstance(args, str) else args[0]
+    return raw if _RAW.fullmatch(raw) else None
+
+
+def load(reopen: Callable[[], Image.Image]) -> list[Image.Image]:
+    """The two images, of high and of low bytes, of a file that `is_deep`; `reopen` opens it anew.
+
+    Grey with alpha has mode LA, the rest RGB or RGBA.
+    """
+    first = reopen()
+    raw = _raw(first)
+    if raw == "LA;16B":  # its four bytes a pixel, as if they were four channels
+        return list(_split_gray(_decoded(first, "RGBA")))
+    order = {"B": "BL", "L": "LB", "N": "LB" if sys.byteorder == "little" else "BL"}[raw[-1]]
+    return [_decoded(reopen(), f"{raw[:-1]}{end}") for end in order]
+
+
+def _decoded(image: Image.Image, raw: str) -> Image.Image:
+    make = getattr(ImageFile, "_Tile", lambda *fields: fields)
+    image.tile = [
+        make(name, box, offset, raw if isinstance(args, str) else (raw, *args[1:]))
+        for name, box, offset, args in image.tile
+    ]
+    image._mode = {"RGBX": "RGB"}.get(raw.split(";")[0], raw.split(";")[0])
+    image.load()
+    return image
+
+
+def _split_gray(image: Image.Image) -> Iterator[Image.Image]:
+    bands = image.split()
+    for gray, alpha in (bands[0::2], bands[1::2]):
+        half = Image.merge("LA", (gray, alpha))
+        half.info = dict(image.info)
+        yield half
+
+
+def join(high: Image.Image, low: Image.Image) -> np.ndarray:
+    """uint16 `(H, W, C)` of the images of high and low bytes."""
+    values = np.asarray(high).astype(np.uint16)
+    values <<= 8
+    values |= np.asarray(low)
+    return values
+
+
+def write_png(file: BinaryIO, values: np.ndarray, exif: bytes | None, icc: bytes | None, dpi: tuple | None) -> None:
+    """A PNG of uint16 RGB or RGBA `(H, W, 3 or 4)`."""
+    height, width, channels = values.shape
+
+    def chunk(kind: bytes, data: bytes) -> None:
+        file.write(struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)))
+
+    file.write(b"\x89PNG\r\n\x1a\n")
+    chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 16, {3: 2, 4: 6}[channels], 0, 0, 0))
+    if icc:
+        chunk(b"iCCP", b"ICC Profile\0\0" + zlib.compress(icc))
+    if dpi:
+        chunk(b"pHYs", struct.pack(">IIB", *(round(value / 0.0254) for value in dpi), 1))
+    if exif:
+        chunk(b"eXIf", exif.removeprefix(b"Exif\0\0"))
+    compress = zlib.compressobj(_LEVEL)
+    before = np.zeros((1, width * channels * 2), np.uint8)
+    for start in range(0, height, _ROWS):
+        rows = values[start : start + _ROWS].astype(">u2")
+        rows = rows.view(np.uint8).reshape(len(rows), -1)
+        filtered = np.empty((len(rows), 1 + rows.shape[1]), np.uint8)
+        filtered[:, 0] = 2  # "up": a row less the one above
+        filtered[:, 1:] = rows - np.concatenate([before, rows[:-1]])
+        before = rows[-1:]
+        if data := compress.compress(filtered.tobytes()):
+            chunk(b"IDAT", data)
+    chunk(b"IDAT", compress.flush())
+    chunk(b"IEND", b"")
+
+
+def write_tiff(file: BinaryIO, values: np.ndarray, exif: bytes | None, icc: bytes | None, dpi: tuple | None) -> None:
+    """A TIFF of uint16 RGB or RGBA `(H, W, 3 or 4)`, deflated."""
+    height, width, channels = values.shape
+    tags = TiffImagePlugin.ImageFileDirectory_v2(ifh=b"II*\0\0\0\0\0")
+    if exif:
+        block = Image.Exif()
+        block.load(exif)
+        for tag in block:
+            tags[tag] = block.get_ifd(tag) if tag in TiffTags.TAGS_V2_GROUPS else block[tag]
+    if icc:
+        tags.tagtype[34675] = TiffTags.UNDEFINED
+        tags[34675] = icc
+    if dpi:
+        tags[282], tags[283], tags[296] = *dpi, 2  # pixels an inch
+    strips = []
+    for start in range(0, height, _ROWS):
+        rows = values[start : start + _ROWS].astype("<u2")
+        rows[:, 1:] -= rows[:, :-1].copy()  # predictor 2
+        strips.append(zlib.compress(rows.tobytes(), _LEVEL))
+    lengths = [len(strip) for strip in strips]
+    layout = {
+        256: width, 257: height, 258: (16,) * channels, 259: 8, 262: 2, 277: channels, 278: _ROWS, 279: tuple(lengths),
+        273: tuple(accumulate(lengths[:-1], initial=0)), 284: 1, 317: 2,
+    }  # fmt: skip
+    if channels == 4:
+        layout[338] = 2  # alpha that the colours are not multiplied by
+    for tag, value in layout.items():
+        tags[tag] = value
+    tags.tagtype[273] = tags.tagtype[279] = TiffTags.LONG
+    tags.save(file)  # counts the strips' offsets from its own end
+    file.writelines(strips)
