@@ -18,6 +18,8 @@ ROOT = Path(__file__).resolve().parents[1]
 GUARD = """
 import socket, sys
 def refuse(event, arguments):
+    if event == "socket.connect" and isinstance(arguments[1], (str, bytes)):
+        return  # a file: between processes of this machine
     if event in ("socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "socket.sendto"):
         print("NETWORK", event, arguments[1:], file=sys.stderr)
         raise OSError(101, "the network is cut off")
@@ -96,11 +98,11 @@ def test_training_and_evaluation(run, tmp_path):
     state = AutoencoderTiny().encoder.state_dict()
     encoder = tmp_path / "taesd_encoder.safetensors"
     save_file({name.removeprefix("layers."): tensor.clone() for name, tensor in state.items()}, encoder)
-    quick = ["--steps=2", "--batch=2", "--micro-batch=2", "--resolution=64", "--crop=64", "--precision=no"]
+    quick = ["--steps=2", "--batch=2", "--micro-batch=2", "--resolution=64", "--crop=64", "--precision=no", "--chroma-weight=0"]
     where = ["--data", tmp_path / "photos", "--encoder", encoder, "--out", tmp_path / "run"]
     done = run("-m", "seada_core.train", "base", "--preset=mini", *where, *quick, *SIZES)
     assert done.returncode == 0, done.stderr[-2000:]
     assert (tmp_path / "run" / "parts" / "unet.safetensors").is_file()
     images = ["--images", tmp_path / "photos", "--out", tmp_path / "report", "--steps", "1", "--features"]
     done = run("-m", "seada_core.evaluate", *images, "--device", "cpu")
-    assert done.returncode == 0 or "--download" in done.stderr, done.stderr[-2000:]
+    assert done.returncode == 0 and (tmp_path / "report" / "report.html").is_file(), done.stderr[-2000:]
