@@ -93,7 +93,7 @@ def _tables() -> dict[str, list[Row]]:
         "seada-control": [
             Row("no RCA, residuals on the skips", {}, _ALL, control=("--control.no-rca", "--control.additive")),
             Row("RCA, no residuals", {}, _ALL, control=("--control.rca", "--control.no-additive")),
-            Row("RCA and residuals", {}, _ALL, control=("--control.rca", "--control.additive")),
+            Row("RCA and residuals (mini's own)", {}, _ALL),
             Row(
                 "RCA after every block alone, residuals",
                 {},
@@ -182,26 +182,31 @@ def steps_of(row: Row, total: int) -> dict[str, int]:
 
 def train(row: Row, seed: int, options: argparse.Namespace) -> Path:
     """Trains a row, and returns its folder of part files; what is trained already is not trained again."""
-    key = hashlib.sha256(" ".join(row.control).encode()).hexdigest()[:6] if row.control else "plain"
+    given = checkpoints.model_folder(options.model)
     first = options.out / "training" / f"base-{seed}"
+    _bring(given, first / "parts", ("vq_decoder",))  # whose colours weigh the loss
     _stage("base", first, [], options.pretrain, seed, options)
-    control = options.out / "training" / f"control-{key}-{seed}"
+    control = options.out / "training" / f"control-{_key(row.control)}-{seed}"
     _stage("control", control, [*row.control, "--init", str(first / "parts")], options.pretrain, seed, options)
-    _bring(first / "parts", control / "parts", ("unet", "semantic_encoder"))
-    folder = options.out / "training" / f"{options.table}-{row.slug}-{seed}"
+    _bring(first / "parts", control / "parts", ("unet", "semantic_encoder", "vq_decoder"))
+    # the same training in another table is the same row
+    folder = options.out / "training" / f"{_key([*row.stages, *row.sizes, *row.control, *row.recipe])}-{seed}"
     parts = folder / "parts"
     if not (parts / "done").is_file():
-        _bring(control / "parts", parts, ("unet", "semantic_encoder", "controlnet_rca"))
+        _bring(control / "parts", parts, ("unet", "semantic_encoder", "controlnet_rca", "vq_decoder"))
         if "stage1" not in row.stages and not (parts / "semantic_adapter.safetensors").is_file():
             _new_adapter(parts, row, options)
         for stage, steps in steps_of(row, options.steps).items():
             more = row.recipe if stage == "stage1" else ()
             _stage(stage, folder, [*row.control, *row.sizes, *more], steps, seed, options)
-        given = checkpoints.model_folder(options.model)
-        others = [part for part in ("vq_decoder", "captioner") if (given / f"{part}.safetensors").is_file()]
-        _bring(given, parts, others)
+        if (given / "captioner.safetensors").is_file():
+            _bring(given, parts, ("captioner",))
         (parts / "done").touch()
     return parts
+
+
+def _key(arguments: Sequence[str]) -> str:
+    return hashlib.sha256(" ".join(arguments).encode()).hexdigest()[:6] if arguments else "plain"
 
 
 def _arguments(options: argparse.Namespace) -> list[str]:

@@ -94,12 +94,16 @@ class Decoder(nn.Module):
 
     def forward(self, z: Tensor, features: list[Tensor]) -> Tensor:
         """z (B, 4, h, w) and grey features, finest first, to (Cb, Cr) (B, 2, 8h, 8w), unbounded."""
+        return self.chroma(self.hidden(z, features))
+
+    def hidden(self, z: Tensor, features: list[Tensor], finest: int = 0) -> Tensor:
+        """What the levels down to `finest` make of z: (B, C_finest, 8h / 2^finest, 8w / 2^finest)."""
         x = F.relu(self.stem(torch.tanh(z / 3) * 3))
-        for level in reversed(range(len(self.levels))):
+        for level in reversed(range(finest, len(self.levels))):
             x = self.levels[level](x + self.maps[level](features[level]))
-            if level:
+            if level > finest:
                 x = self.ups[level - 1](F.interpolate(x, scale_factor=2, mode="nearest"))
-        return self.chroma(x)
+        return x
 
 
 class CellChroma(nn.Module):

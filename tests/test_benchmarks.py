@@ -116,13 +116,12 @@ def test_an_ablation_trains_each_row_once(pictures, tiny_model, tmp_path, monkey
     assert "| stage II |" in printed and "| 3.36 | 24.53 |" in printed.replace("| 1.23 ", "")
     assert (tmp_path / "out" / "seada-stages.md").read_text() == printed[:-1]
     runs = tmp_path / "out" / "training"
-    losses = (runs / "seada-stages-stage-ii-0" / "stage2" / "losses.jsonl").read_text().splitlines()
+    folders = [runs / f"{ablations._key([*row.stages, *row.sizes])}-0" for row in (rows[0], rows[-1])]
+    losses = (folders[0] / "stage2" / "losses.jsonl").read_text().splitlines()
     assert len(losses) == 8
     adapters = [
-        checkpoints.load_part(
-            runs / f"seada-stages-{name}-0" / "parts" / "semantic_adapter.safetensors", "semantic_adapter"
-        )
-        for name in ("stage-ii", "stages-i--ii--iii")
+        checkpoints.load_part(folder / "parts" / "semantic_adapter.safetensors", "semantic_adapter")
+        for folder in folders
     ]
     assert adapters[0][0].query is None and adapters[1][0].query is not None
     assert all((runs / f"{kind}-0").is_dir() for kind in ("base", "control-plain"))

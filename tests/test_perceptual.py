@@ -63,7 +63,7 @@ def test_the_stage_weighs_the_noisiest_third(loss, tiny_preset):
     torch.manual_seed(0)
     parts = {"unet": checkpoints.build("unet", tiny_preset), "semantic_encoder": torch.nn.Identity()}
     config = replace(presets.TrainConfig(), perceptual_weight=3.0, chroma_weight=2.0, train_unet=True, precision="no")
-    probe = ChromaProbe().requires_grad_(False)
+    probe = ChromaProbe(checkpoints.build("vq_decoder", tiny_preset))
     stage = diffusion.DiffusionStage("base", parts, tiny_preset, config, probe)
     assert not any("classifier" in name for name, p in stage.named_parameters())
     rgb, t = torch.rand(6, 3, 64, 64), torch.tensor([5, 900, 300, 100, 950, 20])

@@ -28,7 +28,7 @@ from seada_core.train.checks import TrainingError, check_same_run
 from seada_core.train.data import Batches, DataError, build_cache
 from seada_core.train.draws import Draws
 from seada_core.train.loop import fit, learning_rate
-from seada_core.train.probe import load_probe
+from seada_core.train.probe import ChromaProbe
 
 CAPTIONS = ["a photo of a dog", "a photo of green grass", "a photo of the sea"]
 SIZES = [
@@ -194,9 +194,45 @@ def test_velocity_target_and_x0_of_an_output():
         torch.testing.assert_close(diffusion.predict_x0(scheduler, z_t, wanted, t), z, rtol=1e-2, atol=1e-2)
 
 
-def test_the_chroma_term_is_the_probes_error_of_x0(parts, tiny_preset, cache):
-    probe = load_probe(cache, steps=5, batch=4)
-    assert torch.equal(load_probe(cache).deviation, probe.deviation)  # kept beside the latents
+@pytest.fixture(scope="module")
+def probe(tiny_preset, cache):
+    torch.manual_seed(0)
+    probe = ChromaProbe(checkpoints.build("vq_decoder", tiny_preset))
+    probe.fit(cache, steps=3, batch=4)
+    return probe
+
+
+def test_the_probe_is_the_best_linear_reading_of_the_decoders_coarse_levels(probe, cache):
+    from sklearn.linear_model import Ridge
+
+    batches = Batches(cache, 4, 64, seed=0)
+    x, y = [], []
+    for step in range(3):
+        rgb, z = batches[step]["rgb"], batches[step]["latent"]
+        codec = probe.codec
+        features = codec.gray_features(luminance(rgb))
+        hidden = codec.decoder.levels[3](
+            F.relu(codec.decoder.stem(3 * torch.tanh(z / 3))) + codec.decoder.maps[3](features[3])
+        )
+        up = codec.decoder.ups[2](hidden.repeat_interleave(2, 2).repeat_interleave(2, 3))
+        hidden = codec.decoder.levels[2](up + codec.decoder.maps[2](features[2]))
+        x.append(hidden.unfold(2, 2, 2).unfold(3, 2, 2).permute(0, 2, 3, 1, 4, 5).flatten(3).flatten(0, 2))
+        y.append(F.avg_pool2d(rgb_to_ycbcr(rgb)[:, 1:], 8).permute(0, 2, 3, 1).flatten(0, 2))
+    x, y = torch.cat(x).detach().double().numpy(), torch.cat(y).double().numpy()
+    np.testing.assert_allclose(probe.deviation.flatten(), y.std(0, ddof=1), rtol=1e-4)
+    scaled = y / y.std(0, ddof=1)
+    alpha = 1e-6 * ((x - x.mean(0)) ** 2).sum(0).mean()
+    best = Ridge(alpha=alpha, solver="svd").fit(x, scaled).predict(x)
+    rgb = torch.cat([batches[step]["rgb"] for step in range(3)])
+    shown = probe(torch.cat([batches[step]["latent"] for step in range(3)]), luminance(rgb))
+    np.testing.assert_allclose(shown.permute(0, 2, 3, 1).flatten(0, 2), best, atol=2e-2)
+    explained = 1 - ((best - scaled) ** 2).sum() / ((scaled - scaled.mean(0)) ** 2).sum()
+    again = ChromaProbe(codec)
+    assert again.fit(cache, steps=3, batch=4) == pytest.approx(explained, abs=1e-3)
+    assert torch.equal(again.linear.weight, probe.linear.weight)
+
+
+def test_the_chroma_term_is_the_probes_error_of_x0(parts, tiny_preset, cache, probe):
     stage = _stage("base", parts, tiny_preset, config(chroma_weight=2.0), probe)
     batch = Batches(cache, 4, 64, seed=0)[0]
     z, rgb, t = batch["latent"], batch["rgb"], torch.tensor([0, 100, 500, 999])
@@ -214,14 +250,14 @@ def test_the_chroma_term_is_the_probes_error_of_x0(parts, tiny_preset, cache):
     assert rgb_to_ycbcr(shown)[:, 1:].abs().max() > 0.01
 
 
-def test_c_f_is_drawn_towards_the_latent_and_the_colour(parts, tiny_preset, cache):
+def test_c_f_is_drawn_towards_the_latent_and_the_colour(parts, tiny_preset, cache, probe):
     control = ControlNetRCA(parts["unet"], replace(tiny_preset.control, condition_latent=6))
     stage = _stage(
         "control",
         {**parts, "controlnet_rca": control},
         tiny_preset,
         config(condition_weight=0.5),
-        load_probe(cache, steps=5, batch=4),
+        probe,
     )
     batch = Batches(cache, 4, 64, seed=0)[0]
     torch.manual_seed(0)

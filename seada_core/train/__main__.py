@@ -158,6 +158,8 @@ def check(name: str, arguments) -> None:
         file = part_files.find(part, _folders(name, arguments, config))
         if file is not None:
             part_files.check_sizes(file, part, preset)
+    if arguments.stage == name and _needs_probe(name, config):
+        _decoder_of_probe(name, _folders(name, arguments, config))
 
 
 def train(name: str, arguments) -> None:
@@ -193,12 +195,14 @@ def train(name: str, arguments) -> None:
         file = lora_folder / "unet_lora.safetensors"
         add_lora(parts["unet"], config.lora, file if file.is_file() else None)
     probe = None
-    asks = config.chroma_weight or config.perceptual_weight
-    if asks and name not in ("captioner", "codec", "decoder", "tokens"):
-        from .probe import load_probe
+    if _needs_probe(name, config):
+        from ..checkpoints import load_part
+        from .probe import ChromaProbe
 
-        with state.main_process_first():
-            probe = load_probe(cache)
+        probe = ChromaProbe(load_part(_decoder_of_probe(name, folders), "vq_decoder")[0])
+        explained = probe.fit(cache)
+        if state.is_main_process:
+            print(f"chroma probe: explains {explained:.3f} of the latents' chroma")
     stage = _stage(name, parts, preset, config, probe)
     if name == "codec" and arguments.decoder and part_files.find("vq_decoder", folders) is None:
         from .codec import load_taesd
@@ -225,6 +229,29 @@ def train(name: str, arguments) -> None:
             part_files.export(out, part, module, preset, tensors, stage, lora_folder)
 
     fit(stage, config, cache, folder, validation, arguments.resume, export, arguments.workers, preset)
+
+
+def _needs_probe(name: str, config: TrainConfig) -> bool:
+    diffuses = name not in ("captioner", "codec", "decoder", "tokens")
+    return diffuses and bool(config.chroma_weight or config.perceptual_weight)
+
+
+def _decoder_of_probe(name: str, folders: list[Path]) -> Path:
+    """The file of the decoder that says which colour a latent shows.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    from ..checkpoints import CheckpointError
+    from .part_files import find
+
+    file = find("vq_decoder", folders)
+    if file is None:
+        raise CheckpointError(
+            f"stage {name} weighs its loss by the colours that vq_decoder.safetensors paints, and there is none in "
+            f"{' or '.join(map(str, folders))}: train stage codec first, give --init, or --chroma-weight 0"
+        )
+    return file
 
 
 def _folders(name: str, arguments, config: TrainConfig) -> list[Path]:

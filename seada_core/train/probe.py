@@ -1,73 +1,67 @@
-"""A small differentiable answer to "which colour does this latent show?", for weighing the diffusion loss by colour."""
+"""A differentiable answer to "which colour does this latent show?", for weighing the diffusion loss by colour."""
 
 from __future__ import annotations
-
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..color import luminance, rgb_to_ycbcr
+from ..vq_decoder import VQDecoder
 from .data import Batches, Cache
 
-WIDTH = 64
+LEVEL = 2  # a quarter of the picture's size: the decoder's finer levels take most of its time and draw edges only
 
 
-class ChromaProbe(nn.Sequential):
+class ChromaProbe(nn.Module):
     """Scaled latent (B, 4, h, w) and grey photo (B, 1, 8h, 8w) to the mean (Cb, Cr) of each 8x8 pixels, in units of
-    their standard deviation over the training photos.
+    their standard deviation over the training photos: the decoder's two coarse levels, and a linear map of what they
+    say. Frozen.
 
-    Chroma is not linear in the latent (a linear map explains less than 40 % of it), but given the luminance a few local
-    convolutions read it off.
+    Chroma is not linear in the latent (a linear map explains less than 40 % of it), and a few convolutions of its own
+    see other colours in a latent than the decoder paints.
     """
 
-    def __init__(self):
-        super().__init__(
-            nn.Conv2d(4 + 64, WIDTH, 3, padding=1),
-            nn.SiLU(),
-            nn.Conv2d(WIDTH, WIDTH, 1),
-            nn.SiLU(),
-            nn.Conv2d(WIDTH, 2, 1),
-        )
+    def __init__(self, codec: VQDecoder):
+        super().__init__()
+        self.codec = codec
+        self.linear = nn.Conv2d(codec.config.channels[LEVEL] * 4, 2, 1)
         self.register_buffer("deviation", torch.ones(2, 1, 1))
+        self.requires_grad_(False)
 
     def forward(self, z: Tensor, gray: Tensor) -> Tensor:
-        return super().forward(torch.cat([z, F.pixel_unshuffle(gray * 2 - 1, 8)], dim=1))
+        return self.linear(self._hidden(z, gray))
 
     def wanted(self, rgb: Tensor) -> Tensor:
         """What the probe should say of a photo (B, 3, 8h, 8w)."""
         return F.avg_pool2d(rgb_to_ycbcr(rgb)[:, 1:], 8) / self.deviation
 
+    def _hidden(self, z: Tensor, gray: Tensor) -> Tensor:
+        with torch.no_grad():
+            features = self.codec.gray_features(gray)
+        hidden = self.codec.decoder.hidden(z.to(features[-1].dtype), features, LEVEL)
+        return F.pixel_unshuffle(hidden, 2)
 
-def load_probe(cache: Cache, steps: int = 600, batch: int = 32, log=print) -> ChromaProbe:
-    """The probe of a cache's latents, fitted once and kept beside them; frozen."""
-    from safetensors.torch import load_file, save_file
+    @torch.no_grad()
+    def fit(self, cache: Cache, steps: int = 8, batch: int = 32) -> float:
+        """Deviation and linear map of a cache's photos, by ridge regression: the same in every process and run.
 
-    path = Path(cache.folder) / "chroma_probe.safetensors"
-    probe = ChromaProbe()
-    if path.is_file():
-        probe.load_state_dict(load_file(path))
-        return probe.requires_grad_(False)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        for layer in probe:
-            if isinstance(layer, nn.Conv2d):
-                layer.reset_parameters()
+        Returns the share of the chroma's variance that the probe explains on those photos.
+        """
         batches = Batches(cache, min(batch, len(cache)), cache.meta["resolution"], seed=0)
-        chroma = torch.cat([F.avg_pool2d(rgb_to_ycbcr(batches[k]["rgb"])[:, 1:], 8) for k in range(8)])
-        probe.deviation.copy_(chroma.std((0, 2, 3)).clamp(min=1e-3)[:, None, None])
-        optimizer = torch.optim.Adam(probe.parameters(), 2e-3)
-        errors = []
+        hidden, wanted = [], []
         for step in range(steps):
             example = batches[step]
-            loss = (probe(example["latent"], luminance(example["rgb"])) - probe.wanted(example["rgb"])).pow(2).mean()
-            for group in optimizer.param_groups:
-                group["lr"] = 2e-3 * (1 - step / steps)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            errors.append(loss.item())
-    log(f"chroma probe: explains {1 - sum(errors[-50:]) / len(errors[-50:]):.2f} of the latents' chroma")
-    save_file(probe.state_dict(), path)
-    return probe.requires_grad_(False)
+            hidden.append(self._hidden(example["latent"], luminance(example["rgb"])).movedim(1, -1).flatten(0, 2))
+            wanted.append(F.avg_pool2d(rgb_to_ycbcr(example["rgb"])[:, 1:], 8).movedim(1, -1).flatten(0, 2))
+        x, y = torch.cat(hidden).double(), torch.cat(wanted).double()
+        deviation = y.std(0).clamp(min=1e-3)
+        x_mean, y_mean = x.mean(0), y.mean(0)
+        x, y = x - x_mean, (y - y_mean) / deviation
+        products = x.mT @ x
+        ridge = 1e-6 * products.diagonal().mean() * torch.eye(len(products), dtype=x.dtype)
+        weights = torch.linalg.solve(products + ridge, x.mT @ y)
+        self.deviation.copy_(deviation[:, None, None])
+        self.linear.weight.copy_(weights.mT[..., None, None])
+        self.linear.bias.copy_(y_mean / deviation - x_mean @ weights)
+        return float(1 - (x @ weights - y).square().sum() / y.square().sum())
