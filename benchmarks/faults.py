@@ -1,10 +1,10 @@
 """Training under faults: `python -m benchmarks.faults [--kills 30] [--seed 0] [--keep FOLDER]`.
 
 A tiny stage is trained by the trainer's own command, in processes of its own, and killed with SIGKILL: at random
-moments, and just before each file operation of a step with a checkpoint. Then a full disk (a small tmpfs, where one may
-be mounted), a killed data worker, corrupt shards, and NaN in a gradient. Resumed, each run has to end as one that
-nothing happened to: the same losses step by step, the same weights, averages and part files bit by bit, every picture of
-an epoch once, nothing half written left. Prints a line a fault; exit status 1 where one was not survived.
+moments, and just before each file operation of a run. Then full disks (a small tmpfs, where one may be mounted), a
+killed data worker, a broken shard, and NaN in a gradient. Resumed, each run has to end as one that nothing happened to:
+the same losses step by step, the same weights, averages and part files bit by bit, every picture of an epoch once,
+nothing half written left. Prints a line a fault; exit status 1 where one was not survived.
 """
 
 from __future__ import annotations
@@ -49,17 +49,17 @@ def write_pictures(folder: Path, count: int = PICTURES) -> Path:
     return folder
 
 
-def write_cache(pictures: Path, folder: Path) -> Path:
-    """A cache of pictures whose latents are the cells' mean colours: the trainer does not mind."""
-    import torch
+def average_colors(rgb):
+    """Stands in for a latent encoder: the cells' mean colours; the trainer does not mind."""
     import torch.nn.functional as F
 
+    return F.avg_pool2d(rgb, 8).repeat(1, 2, 1, 1)[:, :4] - 0.5
+
+
+def write_cache(pictures: Path, folder: Path) -> Path:
     from seada_core.train.data import build_cache
 
-    def encode(rgb: torch.Tensor) -> torch.Tensor:
-        return F.avg_pool2d(rgb, 8).repeat(1, 2, 1, 1)[:, :4] - 0.5
-
-    build_cache(str(pictures), folder, 64, encode, log=lambda _: None)
+    build_cache(str(pictures), folder, 64, average_colors, log=lambda _: None)
     return folder
 
 
@@ -67,7 +67,7 @@ def command(pictures: Path, cache: Path, out: Path, steps: int, *more: str) -> l
     return [
         "base", f"--data={pictures}", f"--cache={cache}", f"--out={out}", "--resolution=64", "--crop=64",
         f"--batch={BATCH}", f"--steps={steps}", f"--checkpoint-every={EVERY}", f"--validate-every={EVERY}",
-        "--chroma-weight=0", "--perceptual-weight=0", "--precision=no", "--workers=1", "--resume", *SIZES, *more,
+        "--decay=0", "--chroma-weight=0", "--perceptual-weight=0", "--precision=no", "--workers=1", "--resume", *SIZES, *more,
     ]  # fmt: skip
 
 
@@ -252,19 +252,6 @@ def lines_that_are_whole(path: Path) -> list[str]:
     return [line for line in path.read_text().split("\n")[:-1] if line] if path.is_file() else []
 
 
-def kills_at_operations(trainer: Trainer, argv: list[str], out: Path, numbers: Iterator[int]) -> int:
-    """Kill a run just before the n-th file operation, for each n; it goes on from where that left it."""
-    count = 0
-    for number in numbers:
-        status, said = trainer.run(argv, "kill_at", str(out), number)
-        if status == 0:
-            break
-        assert status == -signal.SIGKILL, said
-        check_newest(out)
-        count += 1
-    return count
-
-
 @contextmanager
 def small_disk(folder: Path, size: int) -> Iterator[bool]:
     """A file system of so many bytes at `folder`; False where none may be mounted."""
@@ -284,3 +271,153 @@ def small_disk(folder: Path, size: int) -> Iterator[bool]:
 def workers(pid: int) -> list[int]:
     """The processes that a process has started."""
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+class Scenes:
+    """The faults one by one; each returns what it came to."""
+
+    def __init__(self, folder: Path, kills: int, seed: int):
+        self.folder, self.kills, self.seed = folder, kills, seed
+        self.trainer = Trainer(folder)
+        self.pictures = write_pictures(folder / "pictures")
+        self.cache = write_cache(self.pictures, folder / "cache")
+        self.straight: dict[int, Path] = {}
+
+    def out(self, name: str) -> Path:
+        out = self.folder / name
+        out.mkdir(parents=True, exist_ok=True)
+        if not (out / "validation-64").exists():
+            (out / "validation-64").symlink_to(self.cache)
+        return out
+
+    def argv(self, out: Path, steps: int, *more: str) -> list[str]:
+        return command(self.pictures, self.cache, out, steps, f"--validation={self.pictures}", *more)
+
+    def check(self, out: Path, steps: int) -> None:
+        """Go on to the end, which has to be the one of a run that nothing happened to."""
+        if steps not in self.straight:
+            self.straight[steps] = self.out(f"straight-{steps}")
+            assert self.trainer.run(self.argv(self.straight[steps], steps))[0] == 0
+        status, said = self.trainer.run(self.argv(out, steps))
+        assert status == 0, said
+        check_same(out, self.straight[steps], self.cache, steps)
+
+    def killed_at_random(self) -> str:
+        out, steps = self.out("random"), EVERY * (4 * self.kills + 10)
+        writing, repeated = random_kills(self.trainer, self.argv(out, steps), out, self.kills, steps, self.seed)
+        newest = check_newest(out)
+        self.check(out, newest + EVERY)
+        written = f"{writing} with a checkpoint half written"
+        return f"{self.kills} kills, {written}; {newest} steps kept, {repeated} done twice"
+
+    def killed_at_operations(self) -> str:
+        counted = self.out("counted")
+        assert self.trainer.run(self.argv(counted, 3 * EVERY), "kill_at", str(counted), 0)[0] == 0
+        total = int(Path(str(counted) + ".count").read_text())
+        for number in range(1, total + 1):
+            out = self.out("operation")
+            status, said = self.trainer.run(self.argv(out, 3 * EVERY), "kill_at", str(out), number)
+            assert status in (-signal.SIGKILL, 0), said
+            check_newest(out)
+            if status == 0:
+                break
+        else:
+            raise AssertionError("it was never through")
+        self.check(out, 3 * EVERY)
+        return f"{number - 1} kills, one before each of the file operations of a run that they leave to do"
+
+    def full_disk(self) -> str:
+        room = sum(file.stat().st_size for file in (self.out("counted") / "base" / "checkpoint-3").iterdir())
+        said = []
+        for share in (0.5, 1.2, 1.9, 2.5, 3.2):
+            out = self.folder / f"disk-{share}"
+            with small_disk(out, int(share * room)) as mounted:
+                if not mounted:
+                    return "not tried: no tmpfs can be mounted here"
+                self.out(out.name)
+                status, output = self.trainer.run(self.argv(out, 4 * EVERY))
+                assert status == 1, (status, output)
+                said.append(error_line(output))
+                assert "cannot write" in said[-1], said
+                kept = check_newest(out)
+                assert kept or share < 1.5, (share, kept)
+                subprocess.run(["mount", "-o", f"remount,size={20 * room}", str(out)], check=True)
+                self.check(out, 4 * EVERY)
+        return f"{len(said)} disks, such as: {said[2]}"
+
+    def dead_worker(self) -> str:
+        out = self.out("worker")
+        process = self.trainer.start(self.argv(out, 1000))
+        while check_newest(out) < EVERY:
+            assert process.is_alive(), self.trainer.log.read_text()
+            time.sleep(0.1)
+        for worker in workers(process.pid):
+            os.kill(worker, signal.SIGKILL)
+        process.join(SECONDS)
+        assert process.exitcode == 1, process.exitcode
+        said = error_line(self.trainer.log.read_text())
+        self.check(out, check_newest(out) + EVERY)
+        return said
+
+    def broken_shard(self) -> str:
+        import tarfile
+
+        from seada_core.train.data import build_cache
+
+        shards, said, hole = self.folder / "shards", [], 0
+        shards.mkdir()
+        for number in range(3):  # four pictures each
+            with tarfile.open(shards / f"data-{number:03}.tar", "w") as tar:
+                for path in sorted(self.pictures.glob("*.png"))[4 * number : 4 * number + 4]:
+                    tar.add(path, path.name)
+                    hole = tar.offset if path.name == "05.png" else hole
+        with open(shards / "data-001.tar", "r+b") as file:
+            file.seek(hole)
+            file.write(bytes(1024))
+        cache = build_cache(str(shards), self.folder / "of-shards", 64, average_colors, log=said.append)
+        keys = [record["key"] for record in cache.records]
+        assert keys == [f"{i:02}" for i in range(PICTURES) if i not in (6, 7)], keys
+        assert "data-001.tar is cut short" in said[0], said
+        return said[0]
+
+    def gradient(self) -> str:
+        out = self.out("nan")
+        status, said = self.trainer.run(self.argv(out, 4 * EVERY), "poison", 4)
+        assert status == 0 and "step 4 left out" in said, said
+        left_out = [entry["step"] for entry in lines(out / "base" / "losses.jsonl") if entry.get("left_out")]
+        assert left_out == [4]
+        lost = self.out("lost")
+        status, said = self.trainer.run(self.argv(lost, 1000), "poison", *range(EVERY, 1000))
+        assert status == 1
+        check_newest(lost)
+        return error_line(said)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--kills", type=int, default=30, help="at random moments")
+    parser.add_argument("--seed", type=int, default=0, help="of those moments")
+    parser.add_argument("--keep", type=Path, help="a folder for the runs, which are deleted otherwise")
+    options = parser.parse_args(arguments)
+    failed = 0
+    with tempfile.TemporaryDirectory() as temporary:
+        scenes = Scenes(options.keep or Path(temporary), options.kills, options.seed)
+        for name in (
+            "killed_at_random",
+            "killed_at_operations",
+            "full_disk",
+            "dead_worker",
+            "broken_shard",
+            "gradient",
+        ):
+            begun = time.monotonic()
+            try:
+                came_to = getattr(scenes, name)()
+            except (AssertionError, TimeoutError) as error:
+                failed, came_to = failed + 1, f"NOT SURVIVED: {error}"
+            print(f"{name.replace('_', ' '):21} {time.monotonic() - begun:5.0f} s  {came_to}", flush=True)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+TORCH_SAVE = ("PytorchStreamWriter", "inline_container.cc", "iostream error")  # in what torch.save raises
 
 
 class DiskError(OSError):
@@ -34,7 +35,7 @@ def writing(what: Path | str, kept: Callable[[], str] = str) -> Iterator[None]:
             raise
         raise DiskError(f"cannot write {what}: {error.strerror}; make room. {kept()}".rstrip()) from error
     except (SafetensorError, RuntimeError) as error:
-        if not isinstance(error, SafetensorError) and "PytorchStreamWriter" not in str(error):
+        if not isinstance(error, SafetensorError) and not any(name in str(error) for name in TORCH_SAVE):
             raise
         reason = str(error).splitlines()[0].rstrip(". ")
         raise DiskError(f"cannot write {what}: {reason}; is the disk full? {kept()}".rstrip()) from error
