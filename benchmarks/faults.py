@@ -1,4 +1,4 @@
-"""Training under faults: `python -m benchmarks.faults [--kills 30] [--seed 0] [--keep FOLDER]`.
+"""Training under faults: `python -m benchmarks.faults [--kills 30] [--seed 0] [--only FAULT] [--keep FOLDER]`.
 
 A tiny stage is trained by the trainer's own command, in processes of its own, and killed with SIGKILL: at random
 moments, and just before each file operation of a run. Then full disks (a small tmpfs, where one may be mounted), a
@@ -67,7 +67,8 @@ def command(pictures: Path, cache: Path, out: Path, steps: int, *more: str) -> l
     return [
         "base", f"--data={pictures}", f"--cache={cache}", f"--out={out}", "--resolution=64", "--crop=64",
         f"--batch={BATCH}", f"--steps={steps}", f"--checkpoint-every={EVERY}", f"--validate-every={EVERY}",
-        "--decay=0", "--chroma-weight=0", "--perceptual-weight=0", "--precision=no", "--workers=1", "--resume", *SIZES, *more,
+        "--decay=0", "--chroma-weight=0", "--perceptual-weight=0", "--precision=no", "--workers=1", "--resume",
+        *SIZES, *more,
     ]  # fmt: skip
 
 
@@ -327,7 +328,9 @@ class Scenes:
         return f"{number - 1} kills, one before each of the file operations of a run that they leave to do"
 
     def full_disk(self) -> str:
-        room = sum(file.stat().st_size for file in (self.out("counted") / "base" / "checkpoint-3").iterdir())
+        out = self.out("measured")
+        assert self.trainer.run(self.argv(out, EVERY))[0] == 0
+        room = sum(file.stat().st_size for file in (out / "base" / f"checkpoint-{EVERY}").iterdir())
         said = []
         for share in (0.5, 1.2, 1.9, 2.5, 3.2):
             out = self.folder / f"disk-{share}"
@@ -393,23 +396,20 @@ class Scenes:
         return error_line(said)
 
 
+SCENES = ("killed_at_random", "killed_at_operations", "full_disk", "dead_worker", "broken_shard", "gradient")
+
+
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--kills", type=int, default=30, help="at random moments")
     parser.add_argument("--seed", type=int, default=0, help="of those moments")
     parser.add_argument("--keep", type=Path, help="a folder for the runs, which are deleted otherwise")
+    parser.add_argument("--only", nargs="+", choices=SCENES, help="these faults alone")
     options = parser.parse_args(arguments)
     failed = 0
     with tempfile.TemporaryDirectory() as temporary:
         scenes = Scenes(options.keep or Path(temporary), options.kills, options.seed)
-        for name in (
-            "killed_at_random",
-            "killed_at_operations",
-            "full_disk",
-            "dead_worker",
-            "broken_shard",
-            "gradient",
-        ):
+        for name in options.only or SCENES:
             begun = time.monotonic()
             try:
                 came_to = getattr(scenes, name)()
