@@ -110,7 +110,8 @@ def poison(*steps: int) -> None:
 
     def poisoned(self, parameters, *arguments):
         if next(counter) in steps:
-            next(p for p in parameters if p.grad is not None).grad.view(-1)[0] = float("nan")
+            gradient = next(p.grad for p in parameters if p.grad is not None)
+            gradient[(0,) * gradient.ndim] = float("nan")
         return clip(self, parameters, *arguments)
 
     Accelerator.clip_grad_norm_ = poisoned
@@ -123,6 +124,7 @@ def _child(argv: list[str], log: Path, fault: str | None, arguments: tuple) -> N
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
+    multiprocessing.set_start_method("fork", force=True)  # of data workers, as in a trainer that was not forked
     import torch
 
     from seada_core.train.__main__ import main
