@@ -226,29 +226,35 @@ def check_same(out: Path, other: Path, cache: Path, steps: int) -> None:
 
 
 def random_kills(trainer: Trainer, argv: list[str], out: Path, count: int, steps: int, seed: int) -> tuple[int, int]:
-    """Kill a run that often, resuming it each time; (kills during a checkpoint's writing, steps done twice)."""
+    """Kill a run that often, resuming it each time; (kills while one was written, steps kept)."""
     rng, losses = random.Random(seed), out / "base" / "losses.jsonl"
-    writing = repeated = done = 0
+    writing = done = 0
     for number in range(count):
-        process, begun = trainer.start(argv), time.monotonic()
-        if number % 3:  # once it trains; else at any moment, that it starts in
-            before = losses.stat().st_mtime_ns if losses.is_file() else 0
-            while process.is_alive() and time.monotonic() < begun + SECONDS:
-                if losses.is_file() and losses.stat().st_size and losses.stat().st_mtime_ns != before:
-                    break
-                time.sleep(0.005)
-            time.sleep(rng.uniform(0, 0.5))
-        else:
+        process, base = trainer.start(argv), losses.parent
+        if number % 3 == 0:  # while it starts
             time.sleep(rng.uniform(0, 3))
+        elif number % 3 == 1:  # while it trains
+            more = rng.randrange(2 * EVERY)
+            wait(process, lambda n=done + more: len(lines_that_are_whole(losses)) > n)
+            time.sleep(rng.uniform(0, 0.3))
+        else:  # while it writes a checkpoint
+            wait(process, lambda base=base: not any(base.glob("checkpoint-*.part")))  # of the kill before
+            wait(process, lambda base=base: any(base.glob("checkpoint-*.part")))
+            time.sleep(rng.uniform(0, 0.1))
         process.kill()
         process.join()
         assert process.exitcode == -signal.SIGKILL, f"it was through after {number} kills: {trainer.log.read_text()}"
         writing += bool(list((out / "base").glob("checkpoint-*.part")))
-        reached = len(lines_that_are_whole(losses))
         newest = check_newest(out)
-        assert newest >= done and newest < steps, (newest, done)
-        repeated, done = repeated + reached - newest, newest
-    return writing, repeated
+        assert done <= newest < steps, (newest, done)
+        done = newest
+    return writing, done
+
+
+def wait(process, until: Callable[[], bool]) -> None:
+    end = time.monotonic() + SECONDS
+    while process.is_alive() and time.monotonic() < end and not until():
+        time.sleep(0.002)
 
 
 def lines_that_are_whole(path: Path) -> list[str]:
@@ -307,11 +313,9 @@ class Scenes:
 
     def killed_at_random(self) -> str:
         out, steps = self.out("random"), EVERY * (4 * self.kills + 10)
-        writing, repeated = random_kills(self.trainer, self.argv(out, steps), out, self.kills, steps, self.seed)
-        newest = check_newest(out)
-        self.check(out, newest + EVERY)
-        written = f"{writing} with a checkpoint half written"
-        return f"{self.kills} kills, {written}; {newest} steps kept, {repeated} done twice"
+        writing, kept = random_kills(self.trainer, self.argv(out, steps), out, self.kills, steps, self.seed)
+        self.check(out, kept + EVERY)
+        return f"{self.kills} kills, {writing} with a checkpoint half written; {kept} steps kept on the way"
 
     def killed_at_operations(self) -> str:
         counted = self.out("counted")
