@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import uuid
 from collections.abc import Awaitable, Callable
@@ -259,7 +260,13 @@ def shown_photo(gray: Tensor) -> dict:
     scale = min(1.0, SHOWN_SIDE / max(height, width))
     small = resize(gray[:1], (max(1, round(height * scale)), max(1, round(width * scale))))
     pixels = (small[0, 0] * 255).round().clamp(0, 255).byte().cpu().numpy()
-    folder, name = folder_paths.get_temp_directory(), f"seada_hints_{uuid.uuid4().hex}.jpg"
-    os.makedirs(folder, exist_ok=True)
-    Image.fromarray(pixels).save(os.path.join(folder, name), quality=92)
+    # the same photo is the same file, or a server that runs for weeks fills its disk
+    key = hashlib.blake2b(pixels.tobytes(), digest_size=16, salt=b"%dx%d" % pixels.shape).hexdigest()
+    folder, name = folder_paths.get_temp_directory(), f"seada_hints_{key}.jpg"
+    path = os.path.join(folder, name)
+    if not os.path.isfile(path):
+        os.makedirs(folder, exist_ok=True)
+        part = f"{path}.{uuid.uuid4().hex}"
+        Image.fromarray(pixels).save(part, "JPEG", quality=92)
+        os.replace(part, path)
     return {"filename": name, "subfolder": "", "type": "temp", "width": width, "height": height}

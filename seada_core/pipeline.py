@@ -237,6 +237,8 @@ class Colorizer:
         _check(
             steps, most, guidance, strength, size, saturation, token_steps, temperature, hint_methods, palette_strength
         )
+        if not torch.isfinite(gray).all():
+            raise ValueError("the photo has values that are not finite: expected 0 to 1")
         photo_size = tuple(gray.shape[-2:])
         small = decoded = resize(gray, diffusion_size(photo_size, size)).to(self.device)
 
@@ -300,6 +302,8 @@ class Colorizer:
         if not isinstance(hints, Tensor):
             sparse = hint_map(hints, size, photo_size)
         elif hints.ndim == 4 and hints.shape[0] in (1, len(gray)) and hints.shape[1] == 3:
+            if not torch.isfinite(hints).all():
+                raise ValueError("the hint map has values that are not finite")
             sparse = resize_hint_map(hints.float(), size, dense)
         else:
             raise ValueError(f"a hint map must be (1 or {len(gray)}, 3, h, w), not {tuple(hints.shape)}")
@@ -456,8 +460,8 @@ def _check(
         raise ValueError(f"saturation must be 0 to 10, not {saturation}")
     if token_steps < 0:
         raise ValueError(f"token_steps must not be negative, not {token_steps}")
-    if temperature <= 0:
-        raise ValueError(f"temperature must be above 0, not {temperature}")
+    if not 0 < temperature < float("inf"):
+        raise ValueError(f"temperature must be a number above 0, not {temperature}")
     unknown = set(hint_methods) - set(HINT_METHODS)
     if unknown:
         raise ValueError(f"unknown hint method {sorted(unknown)[0]!r}; choose among {', '.join(HINT_METHODS)}")

@@ -455,22 +455,6 @@ def test_options_that_save_memory_validate_and_resume(name, parts, tiny_preset, 
         fit(stage, c, cache, folder, resume=True, preset=other)
 
 
-def test_a_gradient_that_is_not_finite_stops_before_the_weights_are_touched(parts, tiny_preset, cache, tmp_path):
-    c = replace(config(), steps=6)
-    stage = _stage("base", parts, tiny_preset, c)
-    forward, calls = stage.forward, []
-
-    def poisoned(batch):
-        calls.append(None)
-        terms = forward(batch)
-        return {**terms, "loss": terms["loss"] * (float("nan") if len(calls) == 4 else 1.0)}
-
-    stage.forward = poisoned
-    with pytest.raises(TrainingError, match=r"step 3: loss nan.*checkpoint-2"):
-        fit(stage, c, cache, tmp_path, workers=0)
-    assert all(torch.isfinite(p).all() for p in stage.parameters())
-
-
 def command(stage, pictures, encoder_file, out, *more):
     return [
         stage, f"--data={pictures}", f"--out={out}", f"--encoder={encoder_file}", "--resolution=64", "--crop=64",

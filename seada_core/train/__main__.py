@@ -131,8 +131,9 @@ def _recipe(name: str, arguments) -> tuple[Preset, TrainConfig]:
 
 
 def _is_done(name: str, arguments, config: TrainConfig) -> bool:
-    finished = arguments.out / name / f"checkpoint-{config.steps}"
-    return arguments.stage == "all" and arguments.resume and finished.is_dir()
+    from .saving import is_finished
+
+    return arguments.stage == "all" and arguments.resume and is_finished(arguments.out / name, config.steps)
 
 
 def check(name: str, arguments) -> None:

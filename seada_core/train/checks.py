@@ -96,7 +96,7 @@ def describe(config: TrainConfig, preset: Preset | None) -> dict:
 
 
 def check_same_run(checkpoint: Path, config: TrainConfig, preset: Preset | None) -> None:
-    """A resumed run goes on with the recipe and the sizes that it began with, but for `FREE`.
+    """A resumed run goes on with the recipe and the sizes that it began with, but for `FREE` and `_more_careful`.
 
     Raises:
         TrainingError: names each field that changed, with both values.
@@ -107,7 +107,9 @@ def check_same_run(checkpoint: Path, config: TrainConfig, preset: Preset | None)
     changes = [
         f"{name} was {then.get(name, defaults[name])}, now {now[name]}"
         for name in now
-        if name not in FREE and then.get(name, defaults[name]) != now[name]
+        if name not in FREE
+        and then.get(name, defaults[name]) != now[name]
+        and not _more_careful(name, then.get(name, defaults[name]), now[name])
     ]
     for section, old in old_sizes.items():
         changes += [
@@ -122,7 +124,13 @@ def check_same_run(checkpoint: Path, config: TrainConfig, preset: Preset | None)
         )
 
 
+def _more_careful(name: str, then, now) -> bool:
+    """Whether a changed field is the way out of a loss that is not finite: a lower rate or norm, or full precision."""
+    if name in ("lr", "clip"):
+        return 0 < now < then
+    return (name, now) in (("precision", "no"), ("frozen", "fp32"))
+
+
 def latest_checkpoint(folder: Path) -> Path | None:
     """The checkpoint of the highest step in `folder`, or None."""
-    found = [p for p in folder.glob("checkpoint-*") if p.suffix != ".part"]
-    return max(found, key=lambda p: int(p.name.split("-")[1]), default=None)
+    return max(folder.glob("checkpoint-*[0-9]"), key=lambda p: int(p.name.split("-")[1]), default=None)

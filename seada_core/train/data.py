@@ -17,6 +17,7 @@ from torch.utils.data import Dataset
 from ..color import luminance
 from ..pictures import formats
 from . import film
+from .disk import create_array, put, writing
 from .sources import DataError, Tally, samples
 
 Encoder = Callable[[Tensor], Tensor]  # (B, 3, H, W) in [0, 1] -> scaled latents (B, 4, H/8, W/8)
@@ -186,28 +187,32 @@ def build_cache(
         raise DataError(f"the resolution must be a multiple of 8 px (a latent cell), not {resolution}")
     part = folder.with_name(folder.name + ".part")
     part.mkdir(parents=True, exist_ok=True)
-    offsets, tally = [0], Tally(source, log)
-    with open(part / "pictures.bin", "wb") as pictures, open(part / "records.jsonl", "w", encoding="utf-8") as lines:
-        for key, encoded, record in tqdm(samples(source, *share, tally), desc="pictures", unit="pic"):
-            try:
-                picture = _square(encoded, resolution)
-            except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-                tally.leave_out(key, error)
-                continue
-            buffer = io.BytesIO()
-            picture.save(buffer, "JPEG", quality=95, subsampling=0)
-            pictures.write(buffer.getvalue())
-            offsets.append(offsets[-1] + buffer.tell())
-            lines.write(json.dumps({"key": key, **record}) + "\n")
-            tally.add(record)
-    tally.finish()
-    if missing_captions == "error" and tally.without_captions:
-        raise DataError(f"{tally.without_captions} of {tally.read} pictures of {source} have no caption")
-    np.save(part / "offsets.npy", np.array(offsets, np.int64))
-    _encode_all(part, meta, encoder)
-    (part / "report.json").write_text(json.dumps(tally.to_dict()))
-    (part / "cache.json").write_text(json.dumps(meta))
-    part.rename(folder)
+    with writing(folder):
+        offsets, tally = [0], Tally(source, log)
+        with (
+            open(part / "pictures.bin", "wb") as pictures,
+            open(part / "records.jsonl", "w", encoding="utf-8") as lines,
+        ):
+            for key, encoded, record in tqdm(samples(source, *share, tally), desc="pictures", unit="pic"):
+                try:
+                    picture = _square(encoded, resolution)
+                except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+                    tally.leave_out(key, error)
+                    continue
+                buffer = io.BytesIO()
+                picture.save(buffer, "JPEG", quality=95, subsampling=0)
+                pictures.write(buffer.getvalue())
+                offsets.append(offsets[-1] + buffer.tell())
+                lines.write(json.dumps({"key": key, **record}) + "\n")
+                tally.add(record)
+        tally.finish()
+        if missing_captions == "error" and tally.without_captions:
+            raise DataError(f"{tally.without_captions} of {tally.read} pictures of {source} have no caption")
+        np.save(part / "offsets.npy", np.array(offsets, np.int64))
+        _encode_all(part, meta, encoder)
+        (part / "report.json").write_text(json.dumps(tally.to_dict()))
+        (part / "cache.json").write_text(json.dumps(meta))
+        put(part, folder)
     return Cache(folder)
 
 
@@ -229,7 +234,7 @@ def _encode_all(folder: Path, meta: dict, encoder: Encoder, batch: int = 32):
     offsets = np.load(folder / "offsets.npy")
     encoded = np.memmap(folder / "pictures.bin", np.uint8, "r")
     count, views, side = len(offsets) - 1, 1 + meta["mirror"], meta["resolution"] // 8
-    latents = np.lib.format.open_memmap(folder / "latents.npy", "w+", np.float16, (count, views, 4, side, side))
+    latents = create_array(folder / "latents.npy", np.float16, (count, views, 4, side, side))
     for start in tqdm(range(0, count, batch), desc="latents", unit_scale=batch, unit="pic"):
         indices = range(start, min(start + batch, count))
         pictures = [_to_tensor(Image.open(io.BytesIO(encoded[offsets[i] : offsets[i + 1]]))) for i in indices]
@@ -265,16 +270,14 @@ def cache_recognized(
             maps = recognize(gray)
             if not arrays:
                 arrays = [
-                    np.lib.format.open_memmap(
-                        cache.folder / f"recognized-{k}.part", "w+", np.float16, (count, views, *m.shape[1:])
-                    )
+                    create_array(cache.folder / f"recognized-{k}.part", np.float16, (count, views, *m.shape[1:]))
                     for k, m in enumerate(maps)
                 ]
             for array, m in zip(arrays, maps):
                 array[indices.start : indices.stop, view] = m.float().cpu().numpy()
     for k, array in enumerate(arrays):
         array.flush()
-        (cache.folder / f"recognized-{k}.part").rename(cache.folder / f"recognized-{k}.npy")
+        put(cache.folder / f"recognized-{k}.part", cache.folder / f"recognized-{k}.npy")
     return Cache(cache.folder)
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import math
-import shutil
+import sys
 import time
 from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
 
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from ..presets import Preset, TrainConfig
+from . import disk, saving
 from .averages import Averages, averaged
 from .checks import (
     TrainingError,
@@ -28,7 +29,9 @@ from .data import Batches, Cache, rows
 from .memory import MemoryOptionError, build_optimizer, checkpoint_activations, freeze_in_bf16
 from .stages import Stage
 
-MOST_SKIPPED = 30  # steps in a row that fp16's loss scaling may leave out while it looks for its scale
+# steps in a row whose loss or gradient may be not finite: one bad batch is no reason to stop, a model that is lost is.
+# fp16's loss scaling starts with steps that overflow
+MOST_LEFT_OUT, MOST_LEFT_OUT_FP16 = 10, 30
 Export = Callable[[dict[str, Tensor] | None], None]
 
 
@@ -44,6 +47,26 @@ def step_seed(seed: int, step: int) -> int:
     return (seed * 1_000_003 + step * 4099) % 2**63
 
 
+def _said_in_one_line(fit: Callable) -> Callable:
+    """A process that died and a disk that is full are no faults of the program."""
+
+    @wraps(fit)
+    def wrapped(stage: Stage, config: TrainConfig, cache: Cache, folder: Path, *args, **options) -> None:
+        try:
+            with disk.writing(folder, lambda: saving.last_good(folder)):
+                fit(stage, config, cache, folder, *args, **options)
+        except RuntimeError as error:
+            if "DataLoader worker (pid" not in str(error):
+                raise
+            raise TrainingError(
+                f"a process that decodes pictures died ({str(error).splitlines()[0].rstrip('. ')}), perhaps for want "
+                f"of memory: fewer --workers take less. {saving.last_good(folder)}"
+            ) from error
+
+    return wrapped
+
+
+@_said_in_one_line
 def fit(
     stage: Stage,
     config: TrainConfig,
@@ -63,9 +86,14 @@ def fit(
     with the averaged (EMA) weights in place, on the main process; its argument is the stage's state dict where the
     modules hold only shards of it, else None. `preset` is recorded, so that a run does not resume with other sizes.
 
+    A step whose loss or gradient is not finite is left out: weights, buffers, optimiser and averages stay as they are,
+    a line on standard error says so, and `losses.jsonl` marks it (`left_out`).
+
     Raises:
-        TrainingError: the recipe cannot work here; the loss or a gradient is not finite; `folder` holds another run and
-            `resume` is False.
+        TrainingError: the recipe cannot work here; the loss or a gradient is not finite for `MOST_LEFT_OUT` steps in a
+            row; a process that decodes pictures died; `folder` holds another run and `resume` is False, or its newest
+            checkpoint cannot be read.
+        OSError: something could not be written.
     """
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
@@ -90,6 +118,8 @@ def fit(
     if newest:
         check_same_run(newest, config, preset)
 
+    if main:
+        saving.clean(folder)
     if config.frozen == "bf16":
         freeze_in_bf16(stage)
     fsdp = accelerator.distributed_type == DistributedType.FSDP
@@ -97,7 +127,7 @@ def fit(
     nn.Module.to(stage, accelerator.device, memory_format=layout)
     if config.gradient_checkpointing:
         checkpoint_activations(stage)
-    frozen = {_plain(name) for name, p in stage.named_parameters() if not p.requires_grad}
+    frozen = {saving.plain(name) for name, p in stage.named_parameters() if not p.requires_grad}
     try:
         optimizer = build_optimizer([p for p in stage.parameters() if p.requires_grad], config)
     except MemoryOptionError as error:
@@ -108,7 +138,7 @@ def fit(
     trainable = [p for p in stage.parameters() if p.requires_grad]  # FSDP puts others in their place
     averages = Averages(trainable, config.ema)
     accelerator.register_for_checkpointing(averages)
-    _keep_only_what_is_trained(accelerator, stage, frozen)
+    saving.keep_only_what_is_trained(accelerator, stage, frozen)
     sharded = fsdp or accelerator.distributed_type == DistributedType.DEEPSPEED
     if fsdp:
         from torch.distributed.fsdp import register_fsdp_forward_method
@@ -116,7 +146,7 @@ def fit(
         register_fsdp_forward_method(stage, "preview")
     first = 0
     if newest:
-        accelerator.load_state(str(newest))
+        saving.load(accelerator, newest)
         accelerator.step = 0  # of accumulation, which may have changed
         first = int(newest.name.split("-")[1])
 
@@ -131,16 +161,32 @@ def fit(
         num_workers=workers,
         pin_memory=accelerator.device.type == "cuda",
     )
+
+    def leave_parts(checkpoint: Path) -> None:
+        if export is None:
+            return
+        with averaged(averages, trainable), disk.writing("the part files", lambda: saving.last_good(folder)):
+            tensors = accelerator.get_state_dict(model) if sharded else None
+            if main:
+                export(tensors)
+                (checkpoint / saving.EXPORTED).touch()
+
+    if newest and not (newest / saving.EXPORTED).is_file():  # the run was broken off in between
+        leave_parts(newest)
     writer = SummaryWriter(folder) if main else None
-    losses = _LossLog(folder / "losses.jsonl", first) if main else None
+    losses = disk.StepLog(folder / "losses.jsonl", first - 1) if main else None
+    validations = disk.StepLog(folder / "validation.jsonl", first) if main and validation is not None else None
     bar = tqdm(loader, initial=first, total=config.steps, desc=stage.name, unit="step", disable=not main)
-    started, seen, skipped = time.monotonic(), 0, 0
+    started, seen, in_a_row, left_out = time.monotonic(), 0, 0, 0
+    most = MOST_LEFT_OUT if accelerator.scaler is None else MOST_LEFT_OUT_FP16
+    steps_by_itself = accelerator.distributed_type == DistributedType.DEEPSPEED  # in `backward`: nothing to leave out
     for step, batch in enumerate(bar, first):
         torch.manual_seed(step_seed(config.seed, step))
         rate = learning_rate(config, step)
         for group in optimizer.param_groups:
             group["lr"] = rate
         sums: dict[str, Tensor] = {}
+        finite, buffers = True, [(buffer, buffer.clone()) for buffer in stage.buffers()]
         for k in range(times):
             part = _to_device(rows(batch, k * micro, (k + 1) * micro), accelerator.device)
             with accelerator.accumulate(model):
@@ -154,18 +200,26 @@ def fit(
                     means = accelerator.reduce(torch.stack(list(sums.values())), "mean").tolist()
                     terms = dict(zip(sums, means))
                     finite = math.isfinite(terms["loss"]) and math.isfinite(norm)
-                    skipped = 0 if finite else skipped + 1
-                    may_skip = accelerator.scaler is not None and math.isfinite(terms["loss"])
-                    if not finite and not (may_skip and skipped <= MOST_SKIPPED):
-                        raise TrainingError(_not_finite(step, terms["loss"], norm, folder))
-                optimizer.step()
+                if finite or accelerator.scaler is not None:  # which leaves the step out itself, and has to know of it
+                    optimizer.step()
                 optimizer.zero_grad()
-        averages.step(trainable)
+        in_a_row = 0 if finite else in_a_row + 1
+        if finite:
+            averages.step(trainable)
+        else:
+            left_out += 1
+            if in_a_row > most or steps_by_itself:
+                raise TrainingError(_not_finite(stage.name, step, in_a_row, terms["loss"], norm, folder))
+            for buffer, value in buffers:
+                buffer.copy_(value)
+            if main and (accelerator.scaler is None or not math.isfinite(terms["loss"])):
+                bar.write(f"step {step} left out: loss {terms['loss']:g}, gradient norm {norm:g}", file=sys.stderr)
         seen += config.batch
         done = step + 1
         last = done == config.steps
         if main:
-            losses.write(step, terms)
+            marked = {} if finite else {"left_out": True}
+            losses.write(step, **{n: v if math.isfinite(v) else None for n, v in terms.items()}, **marked)
             speed = seen / (time.monotonic() - started)
             bar.set_postfix(loss=f"{terms['loss']:.4f}", pictures=f"{speed:.1f}/s", refresh=False)
             if step % 10 == 0:
@@ -174,30 +228,24 @@ def fit(
                 writer.add_scalar("train/pictures_per_second", speed, step)
         if validation is not None and (done % config.validate_every == 0 or last):
             with averaged(averages, trainable):
-                validate(stage, config, validation, writer, done)
+                validate(stage, config, validation, writer, validations, done)
         if done % config.checkpoint_every == 0 or last:
-            _checkpoint(accelerator, folder, done, describe(config, preset))
-            if export is not None:
-                with averaged(averages, trainable):
-                    tensors = accelerator.get_state_dict(model) if sharded else None
-                    if main:
-                        export(tensors)
+            leave_parts(saving.save(accelerator, folder, done, describe(config, preset)))
     accelerator.wait_for_everyone()
     if main:
         writer.close()
-        losses.close()
+        for log in filter(None, (losses, validations)):
+            log.close()
+        if left_out:
+            print(f"{left_out} of {config.steps - first} steps were left out: not finite", file=sys.stderr)
 
 
-def _not_finite(step: int, loss: float, norm: float, folder: Path) -> str:
-    kept = latest_checkpoint(folder)
-    return f"step {step}: loss {loss:g}, gradient norm {norm:g}; the weights were not touched. " + (
-        f"The last good state is {kept.name}; resume with a lower --lr" if kept else "Try a lower --lr"
+def _not_finite(name: str, step: int, count: int, loss: float, norm: float, folder: Path) -> str:
+    row = f" for {count} steps in a row" if count > 1 else ""
+    return (
+        f"stage {name}, step {step}: loss {loss:g}, gradient norm {norm:g}{row}; these steps were left out. "
+        f"{saving.last_good(folder)}; a lower --lr or --clip, or --precision no, may help"
     )
-
-
-def _plain(name: str) -> str:
-    """A parameter's name without what DDP and checkpointing put into it."""
-    return name.removeprefix("module.").replace("_checkpoint_wrapped_module.", "")
 
 
 def _prepare_deepspeed(accelerator, micro: int, config: TrainConfig) -> None:
@@ -209,34 +257,13 @@ def _prepare_deepspeed(accelerator, micro: int, config: TrainConfig) -> None:
     settings["gradient_clipping"] = config.clip
 
 
-def _keep_only_what_is_trained(accelerator, stage: Stage, frozen: set[str]) -> None:
-    """Leave frozen weights out of checkpoints: they are in their part files. FSDP and DeepSpeed write their own."""
-
-    def before_saving(models: list, weights: list, folder: str) -> None:
-        for state in weights:
-            for name in list(state):
-                if _plain(name) in frozen:
-                    del state[name]
-
-    def before_loading(models: list, folder: str) -> None:
-        from safetensors.torch import load_file
-
-        if models:
-            missing, unexpected = stage.load_state_dict(load_file(Path(folder) / "model.safetensors"), strict=False)
-            strange = [*unexpected, *({_plain(name) for name in missing} - frozen)]
-            if strange:
-                raise TrainingError(f"{folder} is of another model: {strange[0]} differs")
-            models.clear()
-
-    accelerator.register_save_state_pre_hook(before_saving)
-    accelerator.register_load_state_pre_hook(before_loading)
-
-
 @torch.no_grad()
-def validate(stage: Stage, config: TrainConfig, cache: Cache, writer, step: int, batches: int = 4) -> dict[str, float]:
+def validate(
+    stage: Stage, config: TrainConfig, cache: Cache, writer, log: disk.StepLog | None, step: int, batches: int = 4
+) -> dict[str, float]:
     """Mean loss terms over a few fixed validation batches, and preview pictures, to TensorBoard.
 
-    All processes do the same; `writer` is None on all but one.
+    All processes do the same; `writer` and `log` are None on all but one.
     """
     size = min(config.micro_batch or config.batch, len(cache))
     size = max(size - size % stage.multiple, 1)
@@ -262,26 +289,8 @@ def validate(stage: Stage, config: TrainConfig, cache: Cache, writer, step: int,
         for name, pictures in previews.items():
             writer.add_images(f"validation/{name}", pictures.float().clamp(0, 1).cpu(), step)
         writer.flush()
-        with open(Path(writer.log_dir) / "validation.jsonl", "a", encoding="utf-8") as log:
-            log.write(json.dumps({"step": step, **terms}) + "\n")
+        log.write(step, **terms)
     return terms
-
-
-def _checkpoint(accelerator, folder: Path, step: int, description: dict) -> None:
-    target = folder / f"checkpoint-{step}"
-    part = target.with_suffix(".part")
-    if accelerator.is_main_process:
-        shutil.rmtree(part, ignore_errors=True)
-    accelerator.wait_for_everyone()
-    accelerator.save_state(str(part))
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        (part / "config.json").write_text(json.dumps(description))
-        shutil.rmtree(target, ignore_errors=True)
-        part.rename(target)
-        kept = sorted(folder.glob("checkpoint-*[0-9]"), key=lambda p: int(p.name.split("-")[1]))
-        for old in kept[:-2]:
-            shutil.rmtree(old)
 
 
 def _to_device(batch: dict, device: torch.device) -> dict:
@@ -292,27 +301,3 @@ def _to_device(batch: dict, device: torch.device) -> dict:
         return [move(v) for v in value] if isinstance(value, list) else value
 
     return {name: move(value) for name, value in batch.items()}
-
-
-class _LossLog:
-    """`losses.jsonl`: a line a step; lines of steps that a resumed run repeats are dropped first."""
-
-    def __init__(self, path: Path, first: int):
-        kept = []
-        if path.is_file():
-            for line in path.read_text("utf-8").splitlines():
-                try:
-                    entry = json.loads(line)
-                except ValueError:  # a line that a kill cut short
-                    continue
-                if entry["step"] < first:
-                    kept.append(line + "\n")
-        self.file = open(path, "w", encoding="utf-8")  # noqa: SIM115
-        self.file.writelines(kept)
-
-    def write(self, step: int, terms: dict[str, float]) -> None:
-        self.file.write(json.dumps({"step": step, **terms}) + "\n")
-        self.file.flush()
-
-    def close(self) -> None:
-        self.file.close()

@@ -53,7 +53,9 @@ def leave(out: Path, part: str, module: nn.Module, preset: Preset, folders: list
     try:
         os.link(source, target)  # part files are replaced, never written into
     except OSError:
-        shutil.copyfile(source, target)
+        part = target.with_name(f".{target.name}.part")
+        shutil.copyfile(source, part)
+        os.replace(part, target)
 
 
 def export(

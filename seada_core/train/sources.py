@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import tarfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -121,6 +122,26 @@ def samples(
                 tally.leave_out(sample["__key__"], f"its text cannot be read ({error})")
                 continue
             yield sample["__key__"], picture, record
+        fault = _beyond_the_end(Path(url))
+        if fault is not None:
+            tally.cut(Path(url).name, fault)
+
+
+def _beyond_the_end(shard: Path) -> Exception | None:
+    """What is wrong where reading a tar ended: for readers a broken header, or a hole of zeros, is its end."""
+    try:
+        with tarfile.open(shard, "r:") as tar:
+            while tar.next() is not None:
+                tar.members.clear()
+            end = tar.offset
+    except tarfile.TarError:  # compressed, with check sums of its own; or told already
+        return None
+    with open(shard, "rb") as file:
+        file.seek(end)
+        while chunk := file.read(1 << 20):
+            if chunk.strip(b"\0"):
+                return ValueError(f"no member's header at byte {end}, and data behind it")
+    return None
 
 
 def _folder_samples(folder: Path, share: int, shares: int, tally: Tally) -> Iterator[tuple[str, bytes, dict]]:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ..semantic_adapter import SemanticEncoder
 from .data import Cache
 from .diffusion import GENERIC
+from .disk import create_array, put
 from .sources import DataError
 from .stages import Stage
 
@@ -85,11 +86,11 @@ def cache_texts(encoder: SemanticEncoder, caches: Iterable[Cache | None], parent
     part = folder.with_name(folder.name + ".part")
     part.mkdir(exist_ok=True)
     np.save(part / "keys.npy", keys)
-    array = np.lib.format.open_memmap(part / "embeddings.npy", "w+", np.float16, (len(texts), *first.shape[1:]))
+    array = create_array(part / "embeddings.npy", np.float16, (len(texts), *first.shape[1:]))
     for start in tqdm(range(0, len(texts), batch), desc="captions", unit_scale=batch, unit="text"):
         array[start : start + batch] = encoder(texts[start : start + batch])[0].float().cpu().numpy()
     array.flush()
-    part.rename(folder)
+    put(part, folder)
     return folder
 
 

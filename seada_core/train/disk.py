@@ -1,0 +1,115 @@
+"""Writing that neither a kill, a power cut nor a full disk leaves half done."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+TORCH_SAVE = ("PytorchStreamWriter", "inline_container.cc", "iostream error")  # in what torch.save raises
+
+
+class DiskError(OSError):
+    """Something could not be written; the message says what, why, and what to do."""
+
+
+@contextlib.contextmanager
+def writing(what: Path | str, kept: Callable[[], str] = str) -> Iterator[None]:
+    """A disk that fills up while `what` is written is a `DiskError`, which ends with what `kept` says is there.
+
+    safetensors and torch have errors of their own for it, which say no more than that something was not written.
+    """
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        raise DiskError(f"cannot write {what}: {error.strerror}; make room. {kept()}".rstrip()) from error
+    except (SafetensorError, RuntimeError) as error:
+        if not isinstance(error, SafetensorError) and not any(name in str(error) for name in TORCH_SAVE):
+            raise
+        reason = str(error).splitlines()[0].rstrip(". ")
+        raise DiskError(f"cannot write {what}: {reason}; is the disk full? {kept()}".rstrip()) from error
+
+
+def create_array(path: Path, dtype: type, shape: tuple[int, ...]) -> np.memmap:
+    """A new .npy file, mapped, whose room on the disk is taken: writing into a mapped file that finds none is SIGBUS.
+
+    Raises:
+        OSError: there is no room.
+    """
+    array = np.lib.format.open_memmap(path, "w+", dtype, shape)
+    if hasattr(os, "posix_fallocate"):
+        with open(path, "r+b") as file:
+            try:
+                os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
+            except OSError as error:
+                if error.errno in FULL:  # others: a file system that cannot say
+                    raise
+    return array
+
+
+def put(part: Path, target: Path) -> None:
+    """Give a written file or folder its name: all of it is on the disk before the name is, and the name after."""
+    for path in (*part.rglob("*"), part) if part.is_dir() else (part,):
+        _to_disk(path)
+    os.replace(part, target)
+    _to_disk(target.parent)
+
+
+def _to_disk(path: Path) -> None:
+    if path.is_dir() and os.name == "nt":
+        return
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def discard(folder: Path) -> None:
+    """Delete a folder; from the first moment on it does not have its name any more."""
+    part = folder.with_name(folder.name + ".part")
+    if folder.suffix != ".part":
+        shutil.rmtree(part, ignore_errors=True)
+        folder.rename(part)
+        folder = part
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+class StepLog:
+    """A file with a JSON line a step, each with its `step`, which a resumed run goes on with.
+
+    Lines of steps past `last`, which the run repeats, and one that a kill cut short are dropped first.
+    """
+
+    def __init__(self, path: Path, last: int):
+        kept = []
+        if path.is_file():
+            for line in path.read_text("utf-8").splitlines():
+                try:
+                    entry = json.loads(line)
+                except ValueError:
+                    continue
+                if entry["step"] <= last:
+                    kept.append(line + "\n")
+        part = path.with_name(path.name + ".part")
+        part.write_text("".join(kept), "utf-8")
+        put(part, path)
+        self.file = open(path, "a", encoding="utf-8")  # noqa: SIM115
+
+    def write(self, step: int, **values) -> None:
+        self.file.write(json.dumps({"step": step, **values}) + "\n")
+        self.file.flush()
+
+    def close(self) -> None:
+        self.file.close()

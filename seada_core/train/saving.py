@@ -1,0 +1,106 @@
+"""Checkpoints: what they hold, how they are written and found again."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+from . import disk
+from .checks import TrainingError, latest_checkpoint
+from .stages import Stage
+
+EXPORTED = "exported"  # a file in a checkpoint's folder, once the part files are those of its step
+
+
+def plain(name: str) -> str:
+    """A parameter's name without what DDP and checkpointing put into it."""
+    return name.removeprefix("module.").replace("_checkpoint_wrapped_module.", "")
+
+
+def keep_only_what_is_trained(accelerator, stage: Stage, frozen: set[str]) -> None:
+    """Leave frozen weights out of checkpoints: they are in their part files. FSDP and DeepSpeed write their own."""
+
+    def before_saving(models: list, weights: list, folder: str) -> None:
+        for state in weights:
+            for name in list(state):
+                if plain(name) in frozen:
+                    del state[name]
+
+    def before_loading(models: list, folder: str) -> None:
+        from safetensors.torch import load_file
+
+        if models:
+            missing, unexpected = stage.load_state_dict(load_file(Path(folder) / "model.safetensors"), strict=False)
+            strange = [*unexpected, *({plain(name) for name in missing} - frozen)]
+            if strange:
+                raise TrainingError(f"{folder} is of another model: {strange[0]} differs")
+            models.clear()
+
+    accelerator.register_save_state_pre_hook(before_saving)
+    accelerator.register_load_state_pre_hook(before_loading)
+
+
+def save(accelerator, folder: Path, step: int, description: dict) -> Path:
+    """Write `checkpoint-<step>` aside and rename it; the newest two are kept.
+
+    Raises:
+        OSError: it could not be written; nothing of it is left, and the one before is as it was.
+    """
+    target = folder / f"checkpoint-{step}"
+    part = target.with_suffix(".part")
+    main = accelerator.is_main_process
+    if main:
+        shutil.rmtree(part, ignore_errors=True)
+    accelerator.wait_for_everyone()
+    try:
+        with disk.writing(target, lambda: last_good(folder)):
+            accelerator.save_state(str(part))
+            accelerator.wait_for_everyone()
+            if main:
+                (part / "config.json").write_text(json.dumps(description))
+                if target.is_dir():
+                    disk.discard(target)
+                disk.put(part, target)
+    except OSError:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
+    if main:
+        kept = sorted(folder.glob("checkpoint-*[0-9]"), key=lambda p: int(p.name.split("-")[1]))
+        for old in kept[:-2]:
+            disk.discard(old)
+    return target
+
+
+def load(accelerator, checkpoint: Path) -> None:
+    """Raises TrainingError where a checkpoint cannot be read; says what there is besides."""
+    from safetensors import SafetensorError
+
+    try:
+        accelerator.load_state(str(checkpoint))
+    except (SafetensorError, OSError, EOFError, RuntimeError, ValueError, KeyError, IndexError) as error:
+        if isinstance(error, TrainingError):
+            raise
+        others = [p for p in checkpoint.parent.glob("checkpoint-*[0-9]") if p != checkpoint]
+        older = max(others, key=lambda p: int(p.name.split("-")[1]), default=None)
+        raise TrainingError(
+            f"{checkpoint} is damaged ({str(error).splitlines()[0]}): delete it, and --resume "
+            + (f"goes on from {older.name}" if older else "begins anew")
+        ) from error
+
+
+def clean(folder: Path) -> None:
+    """Delete what a kill left half written or half deleted."""
+    for part in folder.glob("checkpoint-*.part"):
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def last_good(folder: Path) -> str:
+    """A sentence on what there is to go on from."""
+    kept = latest_checkpoint(folder)
+    return f"The last good state is {kept.name}: go on from it with --resume" if kept else "Nothing was kept yet"
+
+
+def is_finished(folder: Path, steps: int) -> bool:
+    """Whether a run of so many steps came to its end, its part files included."""
+    return (folder / f"checkpoint-{steps}" / EXPORTED).is_file()

@@ -1,0 +1,28 @@
+"""A server under load: mixed prompts, some of them bad, some interrupted; `python -m benchmarks.load` runs 300."""
+
+import pytest
+
+from benchmarks import load
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _proc():
+    from pathlib import Path
+
+    if not Path("/proc/self/smaps_rollup").exists():
+        pytest.skip("memory is read from /proc")
+
+
+def test_a_dozen_mixed_prompts_give_what_they_give_alone(comfy):
+    found = load.run(comfy, 16, seed=3, seeds=1, sizes=2)
+    assert found.faults == []
+    assert found.answered >= 6 and found.refused and found.stopped
+    assert found.answered + sum(found.refused.values()) + found.stopped == 16
+
+
+@pytest.mark.slow
+def test_a_hundred_prompts_take_no_more_memory(comfy):
+    found = load.run(comfy, 100)
+    assert found.faults == []
+    assert abs(found.grown) <= load.AIM_MEMORY
+    assert comfy.log.read_text().count("Requested to load Part") <= 8 * 2  # each part of the two models once
