@@ -98,7 +98,7 @@ def test_training_and_evaluation(run, tmp_path):
     state = AutoencoderTiny().encoder.state_dict()
     encoder = tmp_path / "taesd_encoder.safetensors"
     save_file({name.removeprefix("layers."): tensor.clone() for name, tensor in state.items()}, encoder)
-    quick = ["--steps=2", "--batch=2", "--micro-batch=2", "--resolution=64", "--crop=64", "--precision=no", "--chroma-weight=0"]
+    quick = ["--steps=2", "--batch=2", "--resolution=64", "--crop=64", "--precision=no", "--chroma-weight=0"]
     where = ["--data", tmp_path / "photos", "--encoder", encoder, "--out", tmp_path / "run"]
     done = run("-m", "seada_core.train", "base", "--preset=mini", *where, *quick, *SIZES)
     assert done.returncode == 0, done.stderr[-2000:]
