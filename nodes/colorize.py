@@ -32,7 +32,10 @@ class SeAdaColorize(io.ComfyNode):
                     multiline=True,
                     tooltip="What the photo shows and in which colours. Empty: the model describes it by itself.",
                 ),
-                inputs.seed("Another seed, another colouring."),
+                inputs.seed(
+                    "Another seed, another colouring; seeds hardly differ in one step, which is what the embedded "
+                    "model takes, and do in 3 or more."
+                ),
                 io.Int.Input(
                     "steps", default=0, min=0, max=1000, tooltip="Denoising steps; 0: as many as the model is made for."
                 ),

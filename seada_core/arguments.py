@@ -208,7 +208,8 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="N",
         type=_number(int, 1, 256, "a whole number from 1 to 256"),
         default=1,
-        help="pictures of N seeds: OUT is a contact sheet, and each is a file of its own, OUT-seed0 and so on",
+        help="pictures of N seeds: OUT is a contact sheet, and each is a file of its own, OUT-seed0 and so on; without "
+        "--steps they take 3 at least, since in one seeds hardly differ",
     )
     add(
         "--size",

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from .pipeline import Colorizer
 
 CAPTION_SIZE = 512  # longest side of what the captioner sees, px: far more than it looks at
+VARIED_STEPS = 3  # in fewer, seeds hardly differ
 SHEET_TILE = 384  # longest side of a picture on a contact sheet, px
 SHEET_MARGIN = 8
 SHEET_LABEL = 24  # height of a label, px
@@ -112,6 +113,11 @@ class Worker:
             report.error, report.broken = self.broken or report.error, self.broken is not None
         report.seconds += time.perf_counter() - start
 
+    def _steps(self) -> int:
+        """Where the command names none: the model's own, but enough for variants to differ."""
+        own = self.colorizer.preset.sampling.steps
+        return own if self.args.variants == 1 else max(own, VARIED_STEPS)
+
     def _prepare(self, report: Report) -> _Ready:
         from . import pictures
 
@@ -127,7 +133,7 @@ class Worker:
             "hint_methods": args.hint_methods,
             "palette": None if schemes else args.palette,
             "palette_strength": 1.0 if schemes and args.palette_strength is None else args.palette_strength,
-            "steps": args.steps,
+            "steps": args.steps or self._steps(),
             "guidance": args.guidance,
             "saturation": args.saturation,
             "strength": args.strength,

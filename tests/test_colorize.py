@@ -1,3 +1,4 @@
+import dataclasses
 import errno
 import io
 import json
@@ -633,6 +634,30 @@ def test_interrupted_while_writing(run, photo, tmp_path, monkeypatch):
     assert "interrupted" in err[0]
     assert target.read_bytes() == b"mine"
     assert no_traces(tmp_path)
+
+
+def test_variants_take_enough_steps_to_differ(run, photo, tmp_path, monkeypatch):
+    from seada_core.pipeline import Colorizer
+
+    taken = []
+    real = Colorizer.__call__
+    monkeypatch.setattr(
+        Colorizer, "__call__", lambda self, image, **o: (taken.append(o["steps"]), real(self, image, **o))[1]
+    )
+    own = Colorizer.from_pretrained
+
+    def in_one_step(*args, **options):
+        colorizer = own(*args, **options)
+        sampling = dataclasses.replace(colorizer.preset.sampling, steps=1)
+        colorizer.preset = dataclasses.replace(colorizer.preset, sampling=sampling)
+        return colorizer
+
+    monkeypatch.setattr(Colorizer, "from_pretrained", in_one_step)
+    for k, options in enumerate(
+        [(), ("--variants", 2), ("--variants", 2, "--steps", 1), ("--variants", 2, "--steps", 5)]
+    ):
+        assert run(photo, "-o", tmp_path / f"{k}.png", *options)[0] == 0
+    assert taken == [1, 3, 3, 1, 1, 5, 5]
 
 
 def test_progress_only_on_a_terminal(run, photo, tmp_path, monkeypatch):
