@@ -168,6 +168,8 @@ def run(server: Server, count: int, seed: int = 0, seeds: int = 2, sizes: int = 
             else:
                 load.faults.append(f"prompt {number} ({key}): {error}")
             continue
+        finally:
+            load.memory.append(pss(server.process.pid))
         if outputs is None:
             load.stopped += 1
             if prompt_id not in touched:
@@ -179,7 +181,6 @@ def run(server: Server, count: int, seed: int = 0, seeds: int = 2, sizes: int = 
             found, wanted = pixels(server, outputs), alone[key]
             if found.shape != wanted.shape or (found != wanted).any():
                 load.faults.append(f"prompt {number} ({key}) gives another picture than alone")
-        load.memory.append(pss(server.process.pid))
     after = settled(server, before)
     for name, value in after.items():
         if value > before[name]:

@@ -73,7 +73,13 @@ def build(folder: Path) -> SmallSD15:
     tensors = original_names.checkpoint(modules["unet"], modules["text_encoder"], modules["vae"], LAYERS, ATTENTION)
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, result.single_file)
     modules["unet"].save_pretrained(result.diffusers / "unet")
-    modules["text_encoder"].model.save_pretrained(result.diffusers / "text_encoder")
+    text = modules["text_encoder"].model
+    if not hasattr(text, "save_pretrained"):  # transformers before 5 hold it in an attribute of another
+        from transformers import CLIPTextModel
+
+        inner, text = text, CLIPTextModel(text.config)
+        text.text_model = inner
+    text.save_pretrained(result.diffusers / "text_encoder")
     modules["vae"].save_pretrained(result.diffusers / "vae")
     backbone.build_scheduler(SMALL.diffusion).save_pretrained(result.diffusers / "scheduler")
     index = {"_class_name": "StableDiffusionPipeline"}

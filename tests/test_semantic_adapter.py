@@ -93,6 +93,6 @@ def test_names_are_the_same_where_transformers_wraps_the_model(monkeypatch):
         sys.modules, "transformers", SimpleNamespace(CLIPTextConfig=CLIPTextConfig, CLIPTextModel=Wrapped)
     )
     wrapped = SemanticEncoder(config)
-    assert type(wrapped.model) is plain
+    assert type(wrapped.model) is type(ours.model)
     wrapped.load_state_dict(ours.state_dict())
     assert torch.equal(wrapped(["a dog"])[0], ours(["a dog"])[0])
