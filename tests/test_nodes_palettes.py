@@ -117,7 +117,7 @@ def test_without_a_captioner_it_says_what_to_do(comfy):
     nodes = bank()
     code = """
 import sys
-bridge = next(m for n, m in sys.modules.items() if n.endswith("nodes.bridge") and hasattr(m, "palette_files"))
+bridge = next(m for n, m in sys.modules.items() if n.endswith("nodes.bridge") and hasattr(m, "bundle"))
 nodes = sys.modules[bridge.__name__.replace("bridge", "palettes")]
 class Bare:
     folder = "here"

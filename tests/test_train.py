@@ -456,6 +456,7 @@ def test_options_that_save_memory_validate_and_resume(name, parts, tiny_preset, 
 
 
 def command(stage, pictures, encoder_file, out, *more):
+    more = (*(["--chroma-weight=0"] if stage in ("base", "control") else []), *more)  # no decoder, no probe
     return [
         stage, f"--data={pictures}", f"--out={out}", f"--encoder={encoder_file}", "--resolution=64", "--crop=64",
         "--batch=4", "--steps=6", "--checkpoint-every=2", "--workers=0", *SIZES, *more,
@@ -508,6 +509,8 @@ def test_a_checkpoint_may_be_older_than_a_field_of_the_recipe(tmp_path):
 
 def test_bad_runs_end_with_status_1_and_one_line(pictures, encoder_file, tmp_path, capsys):
     out = tmp_path / "run"
+    assert main(command("base", pictures, encoder_file, out, "--chroma-weight=1")) == 1
+    assert "vq_decoder.safetensors" in (error := capsys.readouterr().err) and "train stage codec first" in error
     assert main(command("control", pictures, encoder_file, out)) == 1
     assert "stage control needs unet.safetensors" in capsys.readouterr().err
     assert main(command("base", pictures, encoder_file, out, "--steps=2")) == 0
@@ -520,7 +523,7 @@ def test_bad_runs_end_with_status_1_and_one_line(pictures, encoder_file, tmp_pat
     assert "unet.heads was 2, now 4" in capsys.readouterr().err
     assert main(command("control", pictures, encoder_file, out, "--unet.heads=4")) == 1
     assert "--unet.heads 2 there, 4 here" in capsys.readouterr().err
-    assert main(["base", "--data=nowhere", f"--out={tmp_path / 'x'}"]) == 1
+    assert main(["base", "--data=nowhere", "--chroma-weight=0", f"--out={tmp_path / 'x'}"]) == 1
     assert "give --encoder" in capsys.readouterr().err
     with pytest.raises(SystemExit) as usage:
         main(["nonsense", "--data=x", "--out=y"])
