@@ -92,14 +92,14 @@ def comfy(parts: Path, out: Path, size: int) -> dict:
     import comfy_server
 
     base = out / "comfy"
-    (base / "models" / "seada").mkdir(parents=True, exist_ok=True)
-    (base / "models" / "seada" / "full").symlink_to(parts.resolve())
+    (base / "models").mkdir(parents=True, exist_ok=True)
+    (base / "models" / "seada").symlink_to(parts.parent.resolve())  # all models may be a link
     (base / "input").mkdir()
     Image.open(ROOT / "examples" / "photo.jpg").resize((size * 3 // 2, size)).save(base / "input" / "photo.png")
     server = comfy_server.Server(base)
     try:
         started = time.monotonic()
-        prompt = comfy_server.colorize(model="full", steps=2, size=size, guidance=2.0)
+        prompt = comfy_server.colorize(model=parts.name, steps=2, size=size, guidance=2.0)
         prompt["save"] = comfy_server.node("SaveImage", images=["color", 0], filename_prefix="full")
         picture = server.picture(server.run(prompt), "save")
         assert Image.open(picture).size == (size * 3 // 2, size)

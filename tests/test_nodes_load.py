@@ -22,7 +22,9 @@ def test_a_dozen_mixed_prompts_give_what_they_give_alone(comfy):
 
 @pytest.mark.slow
 def test_a_hundred_prompts_take_no_more_memory(comfy):
+    before = len(comfy.log.read_text())
     found = load.run(comfy, 100)
     assert found.faults == []
     assert abs(found.grown) <= load.AIM_MEMORY
-    assert comfy.log.read_text().count("Requested to load Part") <= 8 * 2  # each part of the two models once
+    # each part of the two models once, and again where its loading was interrupted
+    assert comfy.log.read_text()[before:].count("Requested to load Part") <= 8 * 2 + found.stopped
