@@ -18,11 +18,11 @@ from conftest import make_tiny_parts
 from test_train_data import encode, write_shards
 
 from benchmarks import faults
-from seada_core import presets
+from seada_core import checkpoints, presets
 from seada_core.train import disk, loop
-from seada_core.train.__main__ import _stage
+from seada_core.train.__main__ import STAGES, _stage
 from seada_core.train.checks import TrainingError, check_same_run, describe, latest_checkpoint
-from seada_core.train.data import Cache, build_cache
+from seada_core.train.data import Batches, Cache, build_cache
 from seada_core.train.loop import fit
 from seada_core.train.sources import Tally, samples
 
@@ -339,6 +339,21 @@ def test_a_step_that_is_left_out_changes_nothing_but_the_step(cache, tmp_path):
         read = load_file if name.endswith("safetensors") else lambda path: torch.load(path, weights_only=False)
         before, after = (_tensors(read(folder / name)) for folder in folders)
         assert len(before) == len(after) > 0 and all(map(torch.equal, before, after)), name
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_a_stage_names_the_buffers_that_it_changes(name, cache):
+    parts, preset = make_tiny_parts(["a photo of a dog", "a photo of the sea"])
+    if name == "captioner":
+        small = presets.CaptionerConfig(
+            image_size=64, width=32, text_layers=1, decoder_layers=1, vision_channels=(16, 32), vision_blocks=(1, 1)
+        )
+        parts[name] = checkpoints.build(name, replace(preset, captioner=small), parts["semantic_encoder"].tokenizer)
+    stage = _stage(name, parts, preset, CONFIG).train()
+    before = {id(buffer): buffer.clone() for buffer in stage.buffers()}
+    stage(Batches(Cache(cache), 4, 64, seed=0)[0])
+    changed = {id(buffer) for buffer in stage.buffers() if not torch.equal(buffer, before[id(buffer)])}
+    assert changed == {id(buffer) for buffer in stage.changing_buffers()}
 
 
 def _tensors(tree) -> list[torch.Tensor]:

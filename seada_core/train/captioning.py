@@ -55,6 +55,10 @@ class CaptionerStage(Stage):
             "loss": contrastive + self.caption_weight * caption,
         }
 
+    def changing_buffers(self) -> list[Tensor]:
+        norms = (module for module in self.captioner.modules() if isinstance(module, nn.BatchNorm2d))
+        return [buffer for norm in norms for buffer in norm.buffers()]
+
     def parts(self) -> dict[str, nn.Module]:
         return {"captioner": self.captioner}
 

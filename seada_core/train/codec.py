@@ -158,6 +158,9 @@ class CodecStage(Stage):
         losses["psnr"] = -10 * mse[half:].detach().mean().log10()
         return {"loss": loss, **losses}
 
+    def changing_buffers(self) -> list[Tensor]:
+        return [self.codec.codebook, self.codec.usage]
+
     @torch.no_grad()
     def update_codebook(self, vectors: Tensor, tokens: Tensor) -> None:
         """One exponential-average step of k-means: all processes' vectors (B, N, code_dim) with their codes (B, N)."""

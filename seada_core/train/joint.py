@@ -57,5 +57,8 @@ class JointStage(DiffusionStage):
             "loss": diffusion + CCD_WEIGHT * guidance + VQ_WEIGHT * vq,
         }
 
+    def changing_buffers(self) -> list[Tensor]:
+        return list(self.token_diffusion.buffers())
+
     def parts(self) -> dict[str, nn.Module]:
         return {**super().parts(), "token_diffusion": self.token_diffusion}

@@ -186,7 +186,7 @@ def fit(
         for group in optimizer.param_groups:
             group["lr"] = rate
         sums: dict[str, Tensor] = {}
-        finite, buffers = True, [(buffer, buffer.clone()) for buffer in stage.buffers()]
+        finite, buffers = True, [(buffer, buffer.clone()) for buffer in stage.changing_buffers()]
         for k in range(times):
             part = _to_device(rows(batch, k * micro, (k + 1) * micro), accelerator.device)
             with accelerator.accumulate(model):

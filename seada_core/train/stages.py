@@ -31,6 +31,10 @@ class Stage(nn.Module):
         """Pictures (B, 3, H, W) in [0, 1] to look at, by name; called without gradients, EMA weights in place."""
         return {}
 
+    def changing_buffers(self) -> list[Tensor]:
+        """Buffers that `forward` changes in training: put back where a step is left out."""
+        return []
+
     def parts(self) -> dict[str, nn.Module]:
         """What this stage exports: part name (a file name in a model folder) to module."""
         raise NotImplementedError

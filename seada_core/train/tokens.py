@@ -106,5 +106,8 @@ class TokensStage(Stage):
         tokens = {"first_step": z_tokens, "refined": refined, "codes": x0}
         return {name: self.codec.decode_tokens(t, gray) for name, t in tokens.items()}
 
+    def changing_buffers(self) -> list[Tensor]:
+        return list(self.token_diffusion.buffers())
+
     def parts(self) -> dict[str, nn.Module]:
         return {"token_diffusion": self.token_diffusion}
