@@ -14,7 +14,8 @@ from seada_core import ccd, checkpoints
 from seada_core.color import luminance, merge_chroma, rgb_to_ycbcr, ycbcr_to_rgb
 from seada_core.evaluation import sources
 from seada_core.evaluation.protocols import PROTOCOLS
-from seada_core.pipeline import HINT_SCALE, Colorizer, diffusion_size, resize
+from seada_core.pipeline import HINT_SCALE, Colorizer
+from seada_core.sizes import diffusion_size, resize
 
 TOKEN_STEPS = 10
 

@@ -25,7 +25,8 @@ from torch import Tensor, nn
 from ..seada_core import checkpoints
 from ..seada_core.checkpoints import CheckpointError
 from ..seada_core.color import luminance
-from ..seada_core.pipeline import Callback, Colorizer, resize
+from ..seada_core.pipeline import Callback, Colorizer
+from ..seada_core.sizes import resize
 from . import model_folders
 
 if TYPE_CHECKING:

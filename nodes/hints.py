@@ -10,7 +10,7 @@ from comfy_api.latest import io
 
 from ..seada_core import hints as core
 from ..seada_core.color import merge_chroma
-from ..seada_core.pipeline import DECODE_SIZE, decode_size, resize
+from ..seada_core.sizes import DECODE_SIZE, decode_size, resize
 from . import bridge, inputs
 
 if TYPE_CHECKING:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from ..seada_core import checkpoints
 from ..seada_core.checkpoints import CheckpointError
 from ..seada_core.hints import resize_hint_map
-from ..seada_core.pipeline import resize
+from ..seada_core.sizes import resize
 from .bridge import check_shape, rows
 
 if TYPE_CHECKING:

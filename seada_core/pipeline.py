@@ -26,6 +26,7 @@ from .hints import (
 )
 from .parts import Parts
 from .presets import HINT_METHODS
+from .sizes import DECODE_SIZE, decode_size, diffusion_size, resize
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -34,8 +35,6 @@ if TYPE_CHECKING:
 
 Callback = Callable[[int, int], None]  # steps done, steps in all; may raise to interrupt
 
-DECODE_SIZE = 512  # longest short side at which hints meet decoded chroma, px; guided upsampling does the rest
-LONGEST = 4  # long side over short side beyond which a photo is squeezed for diffusion
 HINT_SCALE = 6.0  # step length of hint guidance
 HINT_MOVES = 4  # moves of hint guidance at each sampling step
 PROBE_GAIN = 1.14  # chroma of the decoder over what `VQDecoder.cell_chroma` says, where guidance has moved a latent
@@ -467,23 +466,3 @@ def _check(
         raise ValueError(f"unknown hint method {sorted(unknown)[0]!r}; choose among {', '.join(HINT_METHODS)}")
     if palette_strength is not None and not 0 <= palette_strength <= 10:
         raise ValueError(f"palette_strength must be 0 to 10, not {palette_strength}")
-
-
-def diffusion_size(photo: tuple[int, int], size: int) -> tuple[int, int]:
-    """The photo's shape with its short side at `size`, both sides multiples of 8."""
-    scale = size / min(photo)
-    height, width = (min(max(8, round(side * scale / 8) * 8), size * LONGEST) for side in photo)
-    return height, width
-
-
-def decode_size(photo: tuple[int, int], short: int) -> tuple[int, int]:
-    """The photo's own size where its short side is at most `short`, else scaled down to it."""
-    scale = min(1.0, short / min(photo), short * LONGEST / max(photo))
-    height, width = (max(1, round(side * scale)) for side in photo)
-    return height, width
-
-
-def resize(gray: Tensor, size: tuple[int, int]) -> Tensor:
-    if tuple(gray.shape[-2:]) == size:
-        return gray
-    return F.interpolate(gray, size, mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)

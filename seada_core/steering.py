@@ -12,8 +12,9 @@ from . import reference as reference_colors
 from . import regions
 from .color import rgb_to_ycbcr
 from .hints import over, parse_color
-from .pipeline import Colorizer, diffusion_size, resize
+from .pipeline import Colorizer
 from .recognizer import classifier_of
+from .sizes import diffusion_size, resize
 from .words import ColorPhrase, color_phrases
 
 ATTENTION_STEPS = 4  # sampling steps in which attention is listened to

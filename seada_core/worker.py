@@ -156,7 +156,7 @@ class Worker:
 
     def _size(self, ready: _Ready) -> tuple | None:
         """What pictures must agree in to be coloured together: the diffused size and the palette. None for alone."""
-        from .pipeline import diffusion_size
+        from .sizes import diffusion_size
 
         options = ready.options
         if self.args.batch == 1 or len(self.seeds) > 1 or options["hints"] or options["soft_hints"] is not None:
@@ -171,7 +171,7 @@ class Worker:
         """Colour pictures of one diffused size at once. Whether that worked: alone, it is known which one failed."""
         import torch
 
-        from .pipeline import diffusion_size, resize
+        from .sizes import diffusion_size, resize
 
         start, options = time.perf_counter(), group[0].options
         try:

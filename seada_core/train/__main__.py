@@ -35,6 +35,7 @@ STAGES = {
     ),
 }
 
+DIFFUSION_STAGES = ("base", "control", "stage1", "stage2", "stage3", "ccd", "joint")  # `DiffusionStage` and its heirs
 LORA_STAGES = ("control", "stage2", "stage3", "joint")  # those that would otherwise train the UNet with `train_unet`
 
 
@@ -232,8 +233,7 @@ def train(name: str, arguments) -> None:
 
 
 def _needs_probe(name: str, config: TrainConfig) -> bool:
-    diffuses = name not in ("captioner", "codec", "decoder", "tokens")
-    return diffuses and bool(config.chroma_weight or config.perceptual_weight)
+    return name in DIFFUSION_STAGES and bool(config.chroma_weight or config.perceptual_weight)
 
 
 def _decoder_of_probe(name: str, folders: list[Path]) -> Path:
