@@ -1,0 +1,224 @@
+"""Do the tests notice? `python -m benchmarks.seeded_faults [--only NAME ...] [--list]`.
+
+Each fault of seeded_faults.toml is a text of one of the project's files and what takes its place. It is put into a copy
+of the files that git knows, as they are in the working tree, and the tests named beside it have to fail there, having
+passed without it. A test that hangs has noticed only where the fault says that it may (`hangs = true`). Where a test is
+skipped (no ComfyUI, no browser), its faults are not tried.
+
+Prints a line a fault, and sums; exit status 1 where one went unnoticed, 2 where the list or the tests are broken.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+LIST = Path(__file__).with_suffix(".toml")
+BULLETS = ("files", "weights", "workflows and the page", "offline", "load", "training", "numbers", "supply")
+SECONDS = 300  # that the tests of a fault may take
+NOTICED, UNNOTICED, NOT_TRIED = "noticed", "UNNOTICED", "not tried"
+
+
+class FaultError(Exception):
+    """A fault that cannot be put in, or tests that say nothing; the message names it and the reason."""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """`before`, which occurs once in `file`, becomes `after`; one of `tests` (pytest's node ids) has to fail."""
+
+    name: str
+    bullet: str
+    file: str
+    before: str
+    after: str
+    tests: tuple[str, ...]
+    hangs: bool = False  # whether a test that does not end counts as one that fails
+
+    def put_into(self, tree: Path) -> None:
+        """Raises FaultError where the text does not occur exactly once."""
+        path = tree / self.file
+        text = path.read_text("utf-8") if path.is_file() else ""
+        if text.count(self.before) != 1:
+            raise FaultError(
+                f"{self.name}: its text occurs {text.count(self.before)} times in {self.file}, expected once; "
+                f"bring it up to date: {self.before!r}"
+            )
+        path.write_text(text.replace(self.before, self.after), "utf-8")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the tests came to: pytest's exit status (None: they took too long), and node ids in order."""
+
+    status: int | None
+    passed: tuple[str, ...]
+    failed: tuple[str, ...]
+    output: str
+
+
+def read_list(path: Path = LIST) -> list[Fault]:
+    """The faults, of different names, each of a bullet and with tests. Raises FaultError for others."""
+    try:
+        import tomllib
+    except ImportError:  # Python 3.10, where pytest brings it along
+        import tomli as tomllib
+
+    faults = []
+    for entry in tomllib.loads(path.read_text("utf-8"))["fault"]:
+        try:
+            fault = Fault(**{**entry, "tests": tuple(entry["tests"])})
+        except (TypeError, KeyError) as error:
+            raise FaultError(f"{entry.get('name')}: {error}") from None
+        if fault.bullet not in BULLETS or not fault.tests or fault.before == fault.after:
+            raise FaultError(f"{fault.name}: expected a bullet of {', '.join(BULLETS)}, tests, and a change")
+        faults.append(fault)
+    if len({fault.name for fault in faults}) < len(faults):
+        raise FaultError(f"{path.name} has two faults of one name")
+    return faults
+
+
+@contextmanager
+def copied(root: Path) -> Iterator[Path]:
+    """A temporary copy of the files that git knows; beside it a link to the test data that lie beside the original."""
+    known = subprocess.run(["git", "ls-files", "-z"], cwd=root, capture_output=True, text=True, check=True).stdout
+    with tempfile.TemporaryDirectory(prefix="seeded-") as folder:
+        tree = Path(folder) / "tree"
+        for name in filter(None, known.split("\0")):
+            if (root / name).is_file():
+                (tree / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(root / name, tree / name)
+        if (root.parent / "shared").is_dir():
+            (tree.parent / "shared").symlink_to((root.parent / "shared").resolve())
+        yield tree
+
+
+def run_tests(tree: Path, tests: Iterable[str], seconds: float, first_failure: bool = True) -> Outcome:
+    """Run tests by node id, slow ones too; at the first failure the rest is left out."""
+    options = ["-q", "-rpfE", "--tb=short", "-p", "no:cacheprovider", "-o", "addopts=", *["-x"] * first_failure]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pytest", *options, *tests],
+        cwd=tree,
+        # compiled files are told apart by their second and size: those of before the fault could be taken for it
+        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        start_new_session=True,
+    )
+    try:
+        output, _ = process.communicate(timeout=seconds)
+        status = process.returncode
+    except subprocess.TimeoutExpired:
+        status = None
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)  # the servers and workers of the tests too
+            output, _ = process.communicate()
+    lines = [line.split(" ", 1) for line in output.splitlines() if line.startswith(("PASSED ", "FAILED "))]
+    passed, failed = (
+        tuple(line[1].split(" - ")[0] for line in lines if line[0] == kind) for kind in ("PASSED", "FAILED")
+    )
+    return Outcome(status, passed, failed, output)
+
+
+def check_without(root: Path, faults: list[Fault]) -> set[str]:
+    """The tests that pass where no fault is put in, all of them run once; skipped ones are not among them.
+
+    Raises:
+        FaultError: a test fails, or there is none of that name.
+    """
+    tests = sorted({test for fault in faults for test in fault.tests})
+    with copied(root) as tree:
+        outcome = run_tests(tree, tests, SECONDS * len(tests), first_failure=False)
+    if outcome.status != 0:
+        raise FaultError(f"the tests do not pass without a fault:\n{outcome.output[-3000:]}")
+    return {test for test in tests if any(name == test or name.startswith(f"{test}[") for name in outcome.passed)}
+
+
+def check(root: Path, fault: Fault, passing: set[str]) -> tuple[str, str]:
+    """(what came of it, the test that failed first, or why not).
+
+    Raises:
+        FaultError: the fault cannot be put in, or keeps the tests from running at all.
+    """
+    tests = [test for test in fault.tests if test in passing]
+    if not tests:
+        return NOT_TRIED, f"skipped here: {fault.tests[0]}"
+    with copied(root) as tree:
+        fault.put_into(tree)
+        outcome = run_tests(tree, tests, SECONDS)
+    if outcome.status is None:
+        return NOTICED if fault.hangs else UNNOTICED, f"more than {SECONDS} s: {tests[0]}"
+    if outcome.status == 0:
+        return UNNOTICED, ", ".join(tests)
+    if outcome.status != 1 or not outcome.failed:
+        raise FaultError(f"{fault.name}: tests broke off instead of failing:\n{outcome.output[-3000:]}")
+    return NOTICED, outcome.failed[0]
+
+
+def main(arguments: list[str] | None = None, root: Path = ROOT, path: Path = LIST) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="these faults, or those of these bullets, alone")
+    parser.add_argument("--list", action="store_true", help="name the faults, put none in")
+    options = parser.parse_args(arguments)
+    try:
+        faults = read_list(path)
+        wanted = set(options.only or ())
+        unknown = wanted - {fault.name for fault in faults} - {fault.bullet for fault in faults}
+        if unknown:
+            raise FaultError(f"no fault is called {sorted(unknown)[0]!r}; --list names them")
+        faults = [fault for fault in faults if not wanted or {fault.name, fault.bullet} & wanted]
+        with copied(root) as tree:
+            for fault in faults:  # all of the list fits before any of it is tried
+                kept = (tree / fault.file).read_bytes() if (tree / fault.file).is_file() else b""
+                fault.put_into(tree)
+                (tree / fault.file).write_bytes(kept)
+        if options.list:
+            for fault in faults:
+                print(f"{fault.bullet:22}  {fault.name:40}  {fault.file}: {', '.join(fault.tests)}")
+            return 0
+        return _try_all(root, faults)
+    except FaultError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def _try_all(root: Path, faults: list[Fault]) -> int:
+    begun = time.monotonic()
+    passing = check_without(root, faults)
+    print(f"without a fault {len(passing)} selections of tests pass, in {time.monotonic() - begun:.0f} s", flush=True)
+    sums: Counter[tuple[str, str]] = Counter()
+    broken = 0
+    for fault in faults:
+        begun = time.monotonic()
+        try:
+            came_to, where = check(root, fault, passing)
+        except FaultError as error:
+            broken, came_to, where = broken + 1, "BROKEN", str(error)
+        sums[fault.bullet, came_to] += 1
+        print(f"{came_to:9}  {time.monotonic() - begun:4.0f} s  {fault.name:40}  {where}", flush=True)
+    print()
+    for bullet in dict.fromkeys(fault.bullet for fault in faults):
+        counts = {name: sums[bullet, name] for name in (NOTICED, UNNOTICED, NOT_TRIED, "BROKEN") if sums[bullet, name]}
+        total = sum(counts.values())
+        print(f"{bullet:22}  {total:3} faults: {', '.join(f'{count} {name}' for name, count in counts.items())}")
+    print(f"{'all':22}  {len(faults):3} faults: {sum(n for (_, name), n in sums.items() if name == NOTICED)} noticed")
+    return 2 if broken else 1 if any(name == UNNOTICED for _, name in sums) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
