@@ -27,8 +27,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 LIST = Path(__file__).with_suffix(".toml")
 BULLETS = ("files", "weights", "workflows and the page", "offline", "load", "training", "numbers", "supply")
-SECONDS = 300  # that the tests of a fault may take
-NOTICED, UNNOTICED, NOT_TRIED = "noticed", "UNNOTICED", "not tried"
+NOTICED, UNNOTICED, NOT_TRIED, BROKEN = "noticed", "UNNOTICED", "not tried", "BROKEN"
 
 
 class FaultError(Exception):
@@ -105,9 +104,9 @@ def copied(root: Path) -> Iterator[Path]:
         yield tree
 
 
-def run_tests(tree: Path, tests: Iterable[str], seconds: float, first_failure: bool = True) -> Outcome:
-    """Run tests by node id, slow ones too; at the first failure the rest is left out."""
-    options = ["-q", "-rpfE", "--tb=short", "-p", "no:cacheprovider", "-o", "addopts=", *["-x"] * first_failure]
+def run_tests(tree: Path, tests: Iterable[str], seconds: float) -> Outcome:
+    """Run tests by node id, slow ones too; after the first failure the rest is left out."""
+    options = ["-q", "-x", "-rpfE", "--tb=short", "-p", "no:cacheprovider", "-o", "addopts="]
     process = subprocess.Popen(
         [sys.executable, "-m", "pytest", *options, *tests],
         cwd=tree,
@@ -135,45 +134,55 @@ def run_tests(tree: Path, tests: Iterable[str], seconds: float, first_failure: b
     return Outcome(status, passed, failed, output)
 
 
-def check_without(root: Path, faults: list[Fault]) -> set[str]:
-    """The tests that pass where no fault is put in, all of them run once; skipped ones are not among them.
+class Trial:
+    """Puts faults into copies of `root`. Tests that some faults share are run without them once."""
 
-    Raises:
-        FaultError: a test fails, or there is none of that name.
-    """
-    tests = sorted({test for fault in faults for test in fault.tests})
-    with copied(root) as tree:
-        outcome = run_tests(tree, tests, SECONDS * len(tests), first_failure=False)
-    if outcome.status != 0:
-        raise FaultError(f"the tests do not pass without a fault:\n{outcome.output[-3000:]}")
-    return {test for test in tests if any(name == test or name.startswith(f"{test}[") for name in outcome.passed)}
+    def __init__(self, root: Path, seconds: float):
+        self.root, self.seconds = root, seconds
+        self.passing: dict[tuple[str, ...], list[str]] = {}
 
+    def without(self, tests: tuple[str, ...]) -> list[str]:
+        """Those of the tests that pass where no fault is put in; the others are skipped.
 
-def check(root: Path, fault: Fault, passing: set[str]) -> tuple[str, str]:
-    """(what came of it, the test that failed first, or why not).
+        Raises:
+            FaultError: one fails, takes too long, or does not exist.
+        """
+        if tests not in self.passing:
+            with copied(self.root) as tree:
+                outcome = run_tests(tree, tests, self.seconds)
+            if outcome.status != 0:
+                why = "take too long" if outcome.status is None else "do not pass"
+                raise FaultError(f"{', '.join(tests)} {why} without a fault:\n{outcome.output[-3000:]}")
+            names = {name.split("[")[0] for name in outcome.passed} | set(outcome.passed)
+            self.passing[tests] = [test for test in tests if test in names]
+        return self.passing[tests]
 
-    Raises:
-        FaultError: the fault cannot be put in, or keeps the tests from running at all.
-    """
-    tests = [test for test in fault.tests if test in passing]
-    if not tests:
-        return NOT_TRIED, f"skipped here: {fault.tests[0]}"
-    with copied(root) as tree:
-        fault.put_into(tree)
-        outcome = run_tests(tree, tests, SECONDS)
-    if outcome.status is None:
-        return NOTICED if fault.hangs else UNNOTICED, f"more than {SECONDS} s: {tests[0]}"
-    if outcome.status == 0:
-        return UNNOTICED, ", ".join(tests)
-    if outcome.status != 1 or not outcome.failed:
-        raise FaultError(f"{fault.name}: tests broke off instead of failing:\n{outcome.output[-3000:]}")
-    return NOTICED, outcome.failed[0]
+    def check(self, fault: Fault) -> tuple[str, str]:
+        """(what came of it, the test that failed first, or why not).
+
+        Raises:
+            FaultError: the fault cannot be put in, or its tests break off, with it or without.
+        """
+        tests = self.without(fault.tests)
+        if not tests:
+            return NOT_TRIED, f"skipped here: {fault.tests[0]}"
+        with copied(self.root) as tree:
+            fault.put_into(tree)
+            outcome = run_tests(tree, tests, self.seconds)
+        if outcome.status is None:
+            return NOTICED if fault.hangs else UNNOTICED, f"more than {self.seconds:g} s: {tests[0]}"
+        if outcome.status == 0:
+            return UNNOTICED, ", ".join(tests)
+        if outcome.status != 1 or not outcome.failed:
+            raise FaultError(f"{fault.name}: its tests broke off instead of failing:\n{outcome.output[-3000:]}")
+        return NOTICED, outcome.failed[0]
 
 
 def main(arguments: list[str] | None = None, root: Path = ROOT, path: Path = LIST) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--only", nargs="+", metavar="NAME", help="these faults, or those of these bullets, alone")
     parser.add_argument("--list", action="store_true", help="name the faults, put none in")
+    parser.add_argument("--seconds", type=float, default=300, help="that the tests of a fault may take")
     options = parser.parse_args(arguments)
     try:
         faults = read_list(path)
@@ -191,33 +200,32 @@ def main(arguments: list[str] | None = None, root: Path = ROOT, path: Path = LIS
             for fault in faults:
                 print(f"{fault.bullet:22}  {fault.name:40}  {fault.file}: {', '.join(fault.tests)}")
             return 0
-        return _try_all(root, faults)
+        return _try_all(Trial(root, options.seconds), faults)
     except FaultError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
 
 
-def _try_all(root: Path, faults: list[Fault]) -> int:
-    begun = time.monotonic()
-    passing = check_without(root, faults)
-    print(f"without a fault {len(passing)} selections of tests pass, in {time.monotonic() - begun:.0f} s", flush=True)
+def _try_all(trial: Trial, faults: list[Fault]) -> int:
     sums: Counter[tuple[str, str]] = Counter()
-    broken = 0
     for fault in faults:
         begun = time.monotonic()
         try:
-            came_to, where = check(root, fault, passing)
+            came_to, where = trial.check(fault)
         except FaultError as error:
-            broken, came_to, where = broken + 1, "BROKEN", str(error)
+            came_to, where = BROKEN, str(error)
         sums[fault.bullet, came_to] += 1
         print(f"{came_to:9}  {time.monotonic() - begun:4.0f} s  {fault.name:40}  {where}", flush=True)
     print()
+    totals = Counter()
+    for (bullet, came_to), count in sums.items():
+        totals[bullet] += count
+        totals[came_to] += count
     for bullet in dict.fromkeys(fault.bullet for fault in faults):
-        counts = {name: sums[bullet, name] for name in (NOTICED, UNNOTICED, NOT_TRIED, "BROKEN") if sums[bullet, name]}
-        total = sum(counts.values())
-        print(f"{bullet:22}  {total:3} faults: {', '.join(f'{count} {name}' for name, count in counts.items())}")
-    print(f"{'all':22}  {len(faults):3} faults: {sum(n for (_, name), n in sums.items() if name == NOTICED)} noticed")
-    return 2 if broken else 1 if any(name == UNNOTICED for _, name in sums) else 0
+        print(f"{bullet:22}  {sums[bullet, NOTICED]:3} of {totals[bullet]} noticed")
+    rest = "".join(f", {totals[name]} {name}" for name in (UNNOTICED, NOT_TRIED, BROKEN) if totals[name])
+    print(f"{'all':22}  {totals[NOTICED]:3} of {len(faults)} noticed{rest}")
+    return 2 if totals[BROKEN] else 1 if totals[UNNOTICED] else 0
 
 
 if __name__ == "__main__":
