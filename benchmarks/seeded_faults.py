@@ -110,8 +110,8 @@ def run_tests(tree: Path, tests: Iterable[str], seconds: float) -> Outcome:
     process = subprocess.Popen(
         [sys.executable, "-m", "pytest", *options, *tests],
         cwd=tree,
-        # compiled files are told apart by their second and size: those of before the fault could be taken for it
-        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
+        # no plugins but the project's own: most of a start is theirs
+        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -229,4 +229,5 @@ def _try_all(trial: Trial, faults: list[Fault]) -> int:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # by way of every `finally`
     sys.exit(main())
