@@ -11,7 +11,9 @@ Prints a line a fault, and sums; exit status 1 where one went unnoticed, 2 where
 from __future__ import annotations
 
 import argparse
+import json
 import os
+import select
 import shutil
 import signal
 import subprocess
@@ -27,6 +29,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 LIST = Path(__file__).with_suffix(".toml")
 BULLETS = ("files", "weights", "workflows and the page", "offline", "load", "training", "numbers", "supply")
+# what most tests import, and no part of the project
+LARGE = ("torch", "torchvision", "diffusers.training_utils", "transformers", "accelerate", "safetensors.torch", "scipy")
 NOTICED, UNNOTICED, NOT_TRIED, BROKEN = "noticed", "UNNOTICED", "not tried", "BROKEN"
 
 
@@ -104,41 +108,50 @@ def copied(root: Path) -> Iterator[Path]:
         yield tree
 
 
-def run_tests(tree: Path, tests: Iterable[str], seconds: float) -> Outcome:
-    """Run tests by node id, slow ones too; after the first failure the rest is left out."""
-    options = ["-q", "-x", "-rpfE", "--tb=short", "-p", "no:cacheprovider", "-o", "addopts="]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "pytest", *options, *tests],
-        cwd=tree,
-        # no plugins but the project's own: most of a start is theirs
-        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-        start_new_session=True,
-    )
-    try:
-        output, _ = process.communicate(timeout=seconds)
-        status = process.returncode
-    except subprocess.TimeoutExpired:
-        status = None
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)  # the servers and workers of the tests too
-            output, _ = process.communicate()
-    lines = [line.split(" ", 1) for line in output.splitlines() if line.startswith(("PASSED ", "FAILED "))]
-    passed, failed = (
-        tuple(line[1].split(" - ")[0] for line in lines if line[0] == kind) for kind in ("PASSED", "FAILED")
-    )
-    return Outcome(status, passed, failed, output)
+class Pytest:
+    """Runs tests in processes of their own, which have some modules from the start: see seeded_faults_pytest.py."""
+
+    def __init__(self, modules: Iterable[str] = ()):
+        self.process = subprocess.Popen(
+            [sys.executable, Path(__file__).with_name("seeded_faults_pytest.py"), *modules],
+            # compiled files are told apart by their second and size: those of before the fault could be taken for it;
+            # and no plugins but the project's own, which are most of a start
+            env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            bufsize=0,
+        )
+
+    def close(self) -> None:
+        self.process.stdin.close()
+        self.process.wait()
+
+    def run(self, tree: Path, tests: Iterable[str], seconds: float) -> Outcome:
+        """Run tests by node id, slow ones too; after the first failure the rest is left out."""
+        log = tree.with_name("pytest.log")
+        options = ["-q", "-x", "-rpfE", "--tb=short", "-p", "no:cacheprovider", "-o", "addopts="]
+        self.process.stdin.write(json.dumps([str(tree), str(log), [*options, *tests]]).encode() + b"\n")
+        leader = int(self.process.stdout.readline())
+        ended = False
+        try:
+            ended = bool(select.select([self.process.stdout], [], [], seconds)[0])
+        finally:
+            if not ended:  # the servers and workers of the tests too
+                os.killpg(leader, signal.SIGKILL)
+            status = int(self.process.stdout.readline())
+        output = log.read_text("utf-8", "replace") if log.is_file() else ""
+        lines = [line.split(" ", 1) for line in output.splitlines() if line.startswith(("PASSED ", "FAILED "))]
+        passed, failed = (
+            tuple(line[1].split(" - ")[0] for line in lines if line[0] == kind) for kind in ("PASSED", "FAILED")
+        )
+        return Outcome(status if ended else None, passed, failed, output)
 
 
 class Trial:
     """Puts faults into copies of `root`. Tests that some faults share are run without them once."""
 
-    def __init__(self, root: Path, seconds: float):
-        self.root, self.seconds = root, seconds
+    def __init__(self, root: Path, seconds: float, modules: Iterable[str] = ()):
+        self.root, self.seconds, self.pytest = root, seconds, Pytest(modules)
         self.passing: dict[tuple[str, ...], list[str]] = {}
 
     def without(self, tests: tuple[str, ...]) -> list[str]:
@@ -149,7 +162,7 @@ class Trial:
         """
         if tests not in self.passing:
             with copied(self.root) as tree:
-                outcome = run_tests(tree, tests, self.seconds)
+                outcome = self.pytest.run(tree, tests, self.seconds)
             if outcome.status != 0:
                 why = "take too long" if outcome.status is None else "do not pass"
                 raise FaultError(f"{', '.join(tests)} {why} without a fault:\n{outcome.output[-3000:]}")
@@ -168,7 +181,7 @@ class Trial:
             return NOT_TRIED, f"skipped here: {fault.tests[0]}"
         with copied(self.root) as tree:
             fault.put_into(tree)
-            outcome = run_tests(tree, tests, self.seconds)
+            outcome = self.pytest.run(tree, tests, self.seconds)
         if outcome.status is None:
             return NOTICED if fault.hangs else UNNOTICED, f"more than {self.seconds:g} s: {tests[0]}"
         if outcome.status == 0:
@@ -200,7 +213,11 @@ def main(arguments: list[str] | None = None, root: Path = ROOT, path: Path = LIS
             for fault in faults:
                 print(f"{fault.bullet:22}  {fault.name:40}  {fault.file}: {', '.join(fault.tests)}")
             return 0
-        return _try_all(Trial(root, options.seconds), faults)
+        trial = Trial(root, options.seconds, LARGE if root == ROOT else ())
+        try:
+            return _try_all(trial, faults)
+        finally:
+            trial.pytest.close()
     except FaultError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -114,7 +114,7 @@ def test_a_hang_is_noticed_only_where_it_may_be(run, monkeypatch, hangs):
         seeded_faults.Outcome(0, ("test_double.py::test_two",), (), ""),
         seeded_faults.Outcome(None, (), (), ""),
     ]
-    monkeypatch.setattr(seeded_faults, "run_tests", lambda *_: outcomes.pop(0))
+    monkeypatch.setattr(seeded_faults.Pytest, "run", lambda *_: outcomes.pop(0))
     status, lines, _ = run({"tests": ["test_two"], "hangs": hangs})
     assert status == (not hangs) and lines[0].startswith("noticed" if hangs else "UNNOTICED")
     assert "more than 60 s" in lines[0]
@@ -122,7 +122,9 @@ def test_a_hang_is_noticed_only_where_it_may_be(run, monkeypatch, hangs):
 
 def test_what_takes_too_long_is_ended(tmp_path):
     (tmp_path / "test_double.py").write_text(TESTS.replace("from double import double", "double = None"))
-    outcome = seeded_faults.run_tests(tmp_path, ["test_double.py::test_ends_not"], 4)
+    pytests = seeded_faults.Pytest()
+    outcome = pytests.run(tmp_path, ["test_double.py::test_ends_not"], 4)
+    pytests.close()
     assert outcome.status is None and outcome.failed == ()
 
 

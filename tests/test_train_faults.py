@@ -170,6 +170,22 @@ def test_what_is_renamed_is_on_the_disk_before(tmp_path, monkeypatch):
     assert sorted(names[:3]) == ["a.part", "a.part/b", "a.part/b/c"] and names[3:] == ["renamed", "."]
 
 
+def test_what_is_being_deleted_does_not_have_its_name(tmp_path, monkeypatch):
+    import shutil
+
+    folder = tmp_path / "checkpoint-2"
+    folder.mkdir()
+
+    def killed(path, **_):
+        if Path(path).exists():
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(shutil, "rmtree", killed)
+    with pytest.raises(KeyboardInterrupt):
+        disk.discard(folder)
+    assert not folder.exists() and latest_checkpoint(tmp_path) is None
+
+
 def test_a_damaged_checkpoint_is_named_and_what_to_do(cache, straight, tmp_path):
     train(cache, tmp_path, steps=4)
     newest = latest_checkpoint(tmp_path / "base")
@@ -210,14 +226,17 @@ def test_a_disk_that_fills_up_while_a_checkpoint_is_written(cache, straight, tmp
 @linux
 def test_a_cache_that_finds_no_room_is_an_error_and_no_bus_error(tmp_path):
     """Writing where a mapped file has no room on the disk ends a process without a word."""
-    small = tmp_path / "small"
-    with faults.small_disk(small, 64 << 10) as mounted:
+    small, pictures = tmp_path / "small", faults.write_pictures(tmp_path / "p")
+    whole = build_cache(str(pictures), tmp_path / "whole", 256, encode, log=print).folder
+    latents = (whole / "latents.npy").stat().st_size
+    others = sum(-(-file.stat().st_size // 4096) * 4096 for file in whole.iterdir() if file.name != "latents.npy")
+    with faults.small_disk(small, others + latents // 2) as mounted:  # room for all but half of the mapped file
         if not mounted:
             pytest.skip("needs the right to mount a small tmpfs")
 
         def child() -> None:
             try:
-                build_cache(str(faults.write_pictures(tmp_path / "p")), small / "cache", 256, encode, log=print)
+                build_cache(str(pictures), small / "cache", 256, encode, log=print)
             except OSError as error:
                 (tmp_path / "said").write_text(str(error))
                 os._exit(3)
