@@ -50,8 +50,8 @@ class Fault:
     tests: tuple[str, ...]
     hangs: bool = False  # whether a test that does not end counts as one that fails
 
-    def put_into(self, tree: Path) -> None:
-        """Raises FaultError where the text does not occur exactly once."""
+    def changed(self, tree: Path) -> str:
+        """The file with the fault in it. Raises FaultError where `before` does not occur exactly once."""
         path = tree / self.file
         text = path.read_text("utf-8") if path.is_file() else ""
         if text.count(self.before) != 1:
@@ -59,7 +59,7 @@ class Fault:
                 f"{self.name}: its text occurs {text.count(self.before)} times in {self.file}, expected once; "
                 f"bring it up to date: {self.before!r}"
             )
-        path.write_text(text.replace(self.before, self.after), "utf-8")
+        return text.replace(self.before, self.after)
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,10 @@ def read_list(path: Path = LIST) -> list[Fault]:
 @contextmanager
 def copied(root: Path) -> Iterator[Path]:
     """A temporary copy of the files that git knows; beside it a link to the test data that lie beside the original."""
-    known = subprocess.run(["git", "ls-files", "-z"], cwd=root, capture_output=True, text=True, check=True).stdout
+    try:
+        known = subprocess.run(["git", "ls-files", "-z"], cwd=root, capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise FaultError(f"the files to copy are those that git knows, and git does not answer: {error}") from None
     with tempfile.TemporaryDirectory(prefix="seeded-") as folder:
         tree = Path(folder) / "tree"
         for name in filter(None, known.split("\0")):
@@ -141,10 +144,8 @@ class Pytest:
             status = int(self.process.stdout.readline())
         output = log.read_text("utf-8", "replace") if log.is_file() else ""
         lines = [line.split(" ", 1) for line in output.splitlines() if line.startswith(("PASSED ", "FAILED "))]
-        passed, failed = (
-            tuple(line[1].split(" - ")[0] for line in lines if line[0] == kind) for kind in ("PASSED", "FAILED")
-        )
-        return Outcome(status if ended else None, passed, failed, output)
+        names = {kind: tuple(text.split(" - ")[0] for k, text in lines if k == kind) for kind in ("PASSED", "FAILED")}
+        return Outcome(status if ended else None, names["PASSED"], names["FAILED"], output)
 
 
 class Trial:
@@ -180,7 +181,7 @@ class Trial:
         if not tests:
             return NOT_TRIED, f"skipped here: {fault.tests[0]}"
         with copied(self.root) as tree:
-            fault.put_into(tree)
+            (tree / fault.file).write_text(fault.changed(tree), "utf-8")
             outcome = self.pytest.run(tree, tests, self.seconds)
         if outcome.status is None:
             return NOTICED if fault.hangs else UNNOTICED, f"more than {self.seconds:g} s: {tests[0]}"
@@ -204,11 +205,8 @@ def main(arguments: list[str] | None = None, root: Path = ROOT, path: Path = LIS
         if unknown:
             raise FaultError(f"no fault is called {sorted(unknown)[0]!r}; --list names them")
         faults = [fault for fault in faults if not wanted or {fault.name, fault.bullet} & wanted]
-        with copied(root) as tree:
-            for fault in faults:  # all of the list fits before any of it is tried
-                kept = (tree / fault.file).read_bytes() if (tree / fault.file).is_file() else b""
-                fault.put_into(tree)
-                (tree / fault.file).write_bytes(kept)
+        for fault in faults:  # all of the list fits before any of it is tried
+            fault.changed(root)
         if options.list:
             for fault in faults:
                 print(f"{fault.bullet:22}  {fault.name:40}  {fault.file}: {', '.join(fault.tests)}")

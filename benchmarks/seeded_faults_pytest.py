@@ -11,14 +11,14 @@ import sys
 
 
 def run(folder: str, log: str, arguments: list[str]) -> int:
-    import pytest
-
     os.setsid()
     os.chdir(folder)
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     for stream in (1, 2):
         os.dup2(descriptor, stream)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    import pytest
+
     status = pytest.main(arguments)
     sys.stdout.flush()
     return int(status)
