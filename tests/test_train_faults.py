@@ -189,6 +189,8 @@ def test_what_is_being_deleted_does_not_have_its_name(tmp_path, monkeypatch):
 
 def test_a_damaged_checkpoint_is_named_and_what_to_do(cache, straight, tmp_path):
     train(cache, tmp_path, steps=4)
+    with pytest.raises(TrainingError, match="with other settings: batch was 4, now 2"):
+        train(cache, tmp_path, batch=2)
     newest = latest_checkpoint(tmp_path / "base")
     model = newest / "model.safetensors"
     model.write_bytes(model.read_bytes()[:-100])
