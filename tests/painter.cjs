@@ -1,6 +1,7 @@
 // Paints in ComfyUI's own page with real mouse, touch and key events. Usage:
 // node painter.cjs CHROMIUM URL SETTINGS, where SETTINGS is JSON: {workflow, photo: [W, H], clicks: [[x, y, color], ...],
-// stroke: [[x, y], ...], hostile: [text, ...], markup: text, name: of a photo, screenshot: PATH or null}. Prints JSON: what was seen at each step.
+// stroke: [[x, y], ...], hostile: [text, ...], markup: text, name: of a photo, screenshot: PATH or null}. Prints JSON:
+// what was seen at each step.
 const fs = require("fs");
 const { chromium } = require("playwright-core");
 
@@ -287,7 +288,7 @@ const [width, height] = settings.photo;
   const ownErrors = report.errors.length;
   await load(hostile);
   report.stranger = { photo: await status(), message: await message(), kept: (await text()).includes("onerror") };
-  report.stranger.texts = await page.evaluate(([value, photo]) => {
+  report.stranger.texts = await page.evaluate((value) => {
     const { app, LiteGraph } = window;
     const types = Object.keys(LiteGraph.registered_node_types).filter((type) => type.startsWith("SeAda"));
     const texts = [];
@@ -302,7 +303,7 @@ const [width, height] = settings.photo;
       }
     }
     return texts;
-  }, [markup, name]);
+  }, markup);
   await page.waitForTimeout(1000);
   report.stranger.marks = await marks();
 
