@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from .caption_text import strip_monochrome
 from .color import luminance
-from .efficientnet import CHANNELS, EfficientNetLite0
+from .efficientnet import CHANNELS, EfficientNetLite
 from .presets import CaptionerConfig
 from .tokenizer import Tokenizer
 from .weightfiles import PICKLES, expect, pickle_text, read_header
@@ -194,8 +194,8 @@ class RecognizingTower(nn.Module):
 
     def __init__(self, config: CaptionerConfig):
         super().__init__()
-        self.classifier = EfficientNetLite0()
-        self.head = nn.Sequential(nn.Linear(CHANNELS[-1], 512), nn.ReLU(), nn.Dropout(0.3))
+        self.classifier = EfficientNetLite()
+        self.head = nn.Sequential(nn.Linear(CHANNELS[0][-1], 512), nn.ReLU(), nn.Dropout(0.3))
         self.token_projection = nn.Linear(512, config.width)
         self.projection = nn.Linear(512, config.embed_dim, bias=False)
 

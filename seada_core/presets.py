@@ -71,6 +71,7 @@ class ControlConfig:
     mapper_channels: tuple[int, ...] = (16, 32, 64)
     condition_latent: int = 4  # channels of c_f; the paper names none, and four are few for a small model's eyes
     recognition: bool = False  # the mapper also sees a classifier's features of the picture, see `RecognizingMapper`
+    recognition_size: int = 0  # which EfficientNet-Lite: 0, 1 or 2
     recognition_width: int = 128
     recognition_blocks: int = 2
     sites: str = "all"
@@ -216,6 +217,7 @@ SD15 = Preset(
         "captioner": _SD15,
         "codec": replace(_SD15, steps=44_000, crop=256),  # EDN, Table 3, as tokens' 42 000
         "base": replace(_SD15, train_unet=True),
+        "mapper": _SD15,  # not in the recipe: for mappers with room for colour
         "control": _SD15,  # SeAda names no number for this one; it is outside of its 80 K
         "stage1": replace(_SD15, steps=20_000),
         "stage2": replace(_SD15, steps=50_000),
@@ -263,6 +265,18 @@ MINI = Preset(
             validate_every=500,
         ),
         "base": replace(_MINI, steps=100),
+        "mapper": replace(
+            _MINI,
+            steps=2000,
+            batch=32,
+            resolution=144,
+            crop=144,
+            lr=3e-4,
+            decay=1.0,
+            ema=0.998,
+            weight_decay=0.05,
+            recognition_dropout=0.25,
+        ),
         "control": replace(_MINI, steps=600),
         "stage1": replace(_MINI, steps=60, lr=2e-4, train_unet=False),
         "stage2": replace(_MINI, steps=500),
@@ -278,6 +292,7 @@ MINI = Preset(
         "captioner",
         "codec",
         "base",
+        "mapper",
         "control",
         "stage1",
         "stage2",
@@ -321,6 +336,7 @@ LIMITS = {
     **dict.fromkeys(("layers", "layers_per_block", "text_layers", "decoder_layers"), (1, 128)),
     **dict.fromkeys(("blocks", "gray_blocks", "vision_blocks", "recognition_blocks"), (0, 64)),
     **dict.fromkeys(("heads", "groups", "head_dim", "stem_stride", "mlp_ratio"), (1, 1024)),
+    "recognition_size": (0, 2),
     "train_steps": (1, 100_000),
     "steps": (1, 100_000),
     "size": (8, 8192),

@@ -15,14 +15,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .captioner import RecognizingTower, resize
-from .efficientnet import BN_EPS, DEVIATIONS, EfficientNetLite0
+from .efficientnet import BN_EPS, DEVIATIONS, EfficientNetLite
 
 HEAD = Path(__file__).with_name("classes.safetensors")
 CLASSES = Path(__file__).with_name("classes.json")
 SIZE = 224
 
 
-def classifier_of(captioner: nn.Module) -> EfficientNetLite0 | None:
+def classifier_of(captioner: nn.Module) -> EfficientNetLite | None:
     """The classifier that a captioner looks through; None for those that look otherwise."""
     tower = getattr(getattr(captioner, "model", None), "visual", None)
     return tower.classifier if isinstance(tower, RecognizingTower) else None
@@ -46,7 +46,7 @@ def _head() -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def recognize(classifier: EfficientNetLite0, gray: Tensor) -> Tensor:
+def recognize(classifier: EfficientNetLite, gray: Tensor) -> Tensor:
     """Probabilities (B, 1000), on the CPU, of ImageNet's classes for grey photos (B, 1, H, W) in [0, 1].
 
     The mean of two looks: the centre square, and the whole photo squeezed into a square.
@@ -64,7 +64,7 @@ def recognize(classifier: EfficientNetLite0, gray: Tensor) -> Tensor:
 def _features(last: Tensor) -> Tensor:
     """The classifier's last map (B, 320, h, w) to what its head pools, (B, 1280, h, w) on the CPU."""
     head = _head()
-    last = last.float().cpu() * DEVIATIONS[-1]
+    last = last.float().cpu() * DEVIATIONS[0][-1]
     return F.relu6(F.conv2d(last, head["features"][:, :, None, None], head["features_bias"]))
 
 

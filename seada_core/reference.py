@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .color import luminance, rgb_to_ycbcr
-from .efficientnet import CHANNELS, EfficientNetLite0
+from .efficientnet import CHANNELS, EfficientNetLite
 from .propagation import propagate
 from .regions import refined_size
 
@@ -24,7 +24,7 @@ LIGHTNESS = 0.5  # what a whole step from black to white costs, in similarity
 SMOOTH = 0.02  # weight of a cell's colour against the photo's edges, see `propagate`
 
 
-def _look(classifier: EfficientNetLite0, gray: Tensor) -> tuple[Tensor, tuple[int, int]]:
+def _look(classifier: EfficientNetLite, gray: Tensor) -> tuple[Tensor, tuple[int, int]]:
     """Features and luminance (n, c) of each cell of a photo (1, 1, H, W), and the cells' grid."""
     scale = SIDE / min(gray.shape[-2:])
     grid = tuple(min(max(1, round(side * scale / CELL)), SIDE // CELL * LONGEST) for side in gray.shape[-2:])
@@ -37,7 +37,7 @@ def _look(classifier: EfficientNetLite0, gray: Tensor) -> tuple[Tensor, tuple[in
 
 
 @torch.no_grad()
-def reference_hints(classifier: EfficientNetLite0, gray: Tensor, reference: Tensor) -> Tensor:
+def reference_hints(classifier: EfficientNetLite, gray: Tensor, reference: Tensor) -> Tensor:
     """Soft hints (B, 3, h, w) for grey photos (B, 1, H, W) from a colour picture (1 or B, 3, any H, any W), in [0, 1].
 
     The mask says how much like its match a cell is: where the reference shows nothing of the kind it is 0.
@@ -52,9 +52,9 @@ def reference_hints(classifier: EfficientNetLite0, gray: Tensor, reference: Tens
         chroma = F.interpolate(rgb_to_ycbcr(picture)[:, 1:], reference_grid, mode="bilinear", antialias=True)
         similarity = -LIGHTNESS * (seen[:, -1:] - shown[:, -1]).abs()
         mean = torch.cat([seen, shown]).mean(0)  # what all cells have in common tells none from another
-        maps_of_both = ((x - mean).split((*CHANNELS, 1), dim=1)[: len(CHANNELS)] for x in (seen, shown))
+        maps_of_both = ((x - mean).split((*CHANNELS[classifier.size], 1), dim=1)[:-1] for x in (seen, shown))
         for a, b in zip(*maps_of_both):
-            similarity += F.normalize(a, dim=1) @ F.normalize(b, dim=1).T / len(CHANNELS)
+            similarity += F.normalize(a, dim=1) @ F.normalize(b, dim=1).T / 2
         best = similarity.amax(1)
         weights = (similarity / TEMPERATURE).softmax(1)
         found = (weights @ chroma[0].flatten(1).T).T.view(1, 2, *grid)

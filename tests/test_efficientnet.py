@@ -33,7 +33,7 @@ def released(weights: bool, size: int = 0):
 @torch.no_grad()
 @pytest.mark.parametrize("weights", [False, True])
 def test_trunk_is_the_released_network_without_its_head(weights):
-    network, ours = released(weights), efficientnet.EfficientNetLite0().eval()
+    network, ours = released(weights), efficientnet.EfficientNetLite().eval()
     if weights:
         ours.load_package_weights()
     else:
@@ -48,7 +48,7 @@ def test_trunk_is_the_released_network_without_its_head(weights):
     for block in network._blocks:
         x = block(x)
         maps.append(x)
-    deviations = efficientnet.DEVIATIONS
+    deviations = efficientnet.DEVIATIONS[0]
     for found, expected in ((middle * deviations[0], maps[10]), (last * deviations[1], maps[-1])):
         assert found.shape == expected.shape
         torch.testing.assert_close(found, expected, atol=1e-3 * expected.abs().max().item(), rtol=0)
@@ -76,7 +76,7 @@ def test_levels_are_the_released_networks_groups(size, side):
 
 
 def test_any_size_and_rounding_up():
-    ours = efficientnet.EfficientNetLite0()
+    ours = efficientnet.EfficientNetLite()
     for height, width in ((1, 1), (33, 64), (97, 50)):
         shapes = [tuple(m.shape[1:]) for m in ours(torch.rand(1, 3, height, width))]
         assert shapes == [(112, -(-height // 16), -(-width // 16)), (320, -(-height // 32), -(-width // 32))]
@@ -98,7 +98,7 @@ def test_known_maps_give_the_same_as_the_picture():
 
 
 def test_the_classifier_follows_its_inputs_precision():
-    maps = efficientnet.EfficientNetLite0()(torch.rand(1, 3, 64, 64, dtype=torch.bfloat16))
+    maps = efficientnet.EfficientNetLite()(torch.rand(1, 3, 64, 64, dtype=torch.bfloat16))
     assert [m.dtype for m in maps] == [torch.bfloat16] * 2
 
 
@@ -131,7 +131,7 @@ def test_cached_maps_are_those_of_the_grey_photo_and_of_its_mirror_image(tmp_pat
     cache = build_cache(str(tmp_path / "pictures"), tmp_path / "cache", 64, encoder, mirror=True)
     mapper = RecognizingMapper(CONTROL).eval()
     assert not cache.recognized and "recognized" not in Batches(cache, 2, 64, 0)[0]
-    cache = cache_recognized(cache, lambda gray: recognize(mapper.classifier, gray))
+    cache = cache_recognized(cache, "this", lambda gray: recognize(mapper.classifier, gray))
     from seada_core.color import luminance
 
     flipped = 0

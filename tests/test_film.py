@@ -81,7 +81,7 @@ def test_the_cache_holds_latents_and_maps_of_the_view_that_is_trained_on(tmp_pat
         return F.avg_pool2d(torch.cat([rgb, luminance(rgb)], 1), 8)
 
     cache = build_cache(str(folder), tmp_path / "cache", 64, encoder, mirror=True, film_share=0.5)
-    cache = cache_recognized(cache, lambda gray: [F.avg_pool2d(gray, 8), F.avg_pool2d(gray, 16)])
+    cache = cache_recognized(cache, "this", lambda gray: [F.avg_pool2d(gray, 8), F.avg_pool2d(gray, 16)])
     old = [not torch.equal(cache.view(i, 1), cache.view(i, 0).flip(-1)) for i in range(6)]
     assert 0 < sum(old) < 6
     views = set()

@@ -167,9 +167,9 @@ def test_recognized_maps_of_shares_join(source, tmp_path):
     build_shares(str(source), folder, 32, lambda: encode, shares=3)
     join_shares(folder, 3)
     look = lambda gray: [gray[:, :1, ::8, ::8], gray[:, :1, ::16, ::16]]  # noqa: E731
-    half = cache_recognized(Cache(folder), look, mine=slice(0, None, 2))
+    half = cache_recognized(Cache(folder), "this", look, mine=slice(0, None, 2))
     assert not half.recognized  # the second share has none yet
-    cache = cache_recognized(half, look, mine=slice(1, None, 2))
+    cache = cache_recognized(half, "this", look, mine=slice(1, None, 2))
     batch = Batches(cache, 20, 32, 0)[0]
     gray = (batch["rgb"] * torch.tensor([0.299, 0.587, 0.114])[:, None, None]).sum(1, keepdim=True)
     for maps, step in zip(batch["recognized"], (8, 16)):

@@ -371,6 +371,9 @@ def test_a_stage_names_the_buffers_that_it_changes(name, cache):
             image_size=64, width=32, text_layers=1, decoder_layers=1, vision_channels=(16, 32), vision_blocks=(1, 1)
         )
         parts[name] = checkpoints.build(name, replace(preset, captioner=small), parts["semantic_encoder"].tokenizer)
+    if name == "mapper":
+        preset = replace(preset, control=replace(preset.control, condition_latent=6))
+        parts["controlnet_rca"] = checkpoints.build("controlnet_rca", preset)
     stage = _stage(name, parts, preset, CONFIG).train()
     before = {id(buffer): buffer.clone() for buffer in stage.buffers()}
     stage(Batches(Cache(cache), 4, 64, seed=0)[0])

@@ -1,6 +1,7 @@
 """Train a part of the model: `python -m seada_core.train STAGE --data SOURCE --out DIR`."""
 
 import argparse
+import copy
 import dataclasses
 import gc
 import sys
@@ -23,6 +24,7 @@ STAGES = {
     "codec": ((), ("vq_decoder",)),
     "base": ((), ("unet", "semantic_encoder")),
     "control": (("unet", "semantic_encoder"), ("controlnet_rca",)),
+    "mapper": (("unet",), ("controlnet_rca",)),
     "stage1": (("unet", "semantic_encoder", "controlnet_rca"), ("semantic_adapter",)),
     "stage2": (("unet", "semantic_encoder", "controlnet_rca", "semantic_adapter"), ()),
     "stage3": (("unet", "semantic_encoder", "controlnet_rca", "semantic_adapter"), ()),
@@ -185,7 +187,8 @@ def train(name: str, arguments) -> None:
     check_captions(cache, arguments.missing_captions, print if state.is_main_process else lambda _: None)
     torch.manual_seed(config.seed)  # new parts start alike in every run and process
     parts = _parts(name, preset, cache, folders, *_others(arguments, preset))
-    cache, validation = (_recognized(c, parts, config, state) for c in (cache, validation))
+    if name != "mapper":  # which changes what the classifier sees
+        cache, validation = (_recognized(c, parts, config, state) for c in (cache, validation))
     lora_folder = arguments.out / "lora"
     if config.lora and name in LORA_STAGES:
         from .lora import add_lora
@@ -204,7 +207,12 @@ def train(name: str, arguments) -> None:
         explained = probe.fit(cache)
         if state.is_main_process:
             print(f"chroma probe: explains {explained:.3f} of the latents' chroma")
-    stage = _stage(name, parts, preset, config, probe)
+    deviation = None
+    if name == "mapper":
+        from .probe import chroma_deviation
+
+        deviation = chroma_deviation(cache)
+    stage = _stage(name, parts, preset, config, probe, deviation)
     if name == "codec" and arguments.decoder and part_files.find("vq_decoder", folders) is None:
         from .codec import load_taesd
 
@@ -294,30 +302,32 @@ def _cache(arguments, source: str, resolution: int, kind: str, state) -> "Cache"
 
 def _recognized(cache: "Cache | None", parts: dict[str, "nn.Module"], config: TrainConfig, state) -> "Cache | None":
     """The cache with what the parts' classifier sees in its photos, where they have one and see whole pictures."""
-    looking = any(parts[name].config.recognition for name in ("controlnet_rca", "captioner") if name in parts)
-    if cache is None or cache.recognized or not looking or config.crop != config.resolution:
+    if cache is None or config.crop != config.resolution:
         return cache
     import torch
 
     from ..controlnet_rca import recognize
-    from ..efficientnet import EfficientNetLite0
+    from ..efficientnet import EfficientNetLite
     from .data import Cache, cache_recognized
 
+    looking = (m for part in parts.values() for m in part.modules() if isinstance(m, EfficientNetLite))
+    classifier = next(looking, None)
+    if classifier is None:
+        return cache
     device = state.device.type
-    classifier = EfficientNetLite0()
-    classifier.load_package_weights()
-    classifier.to(state.device, memory_format=torch.channels_last)
+    classifier = copy.deepcopy(classifier).to(state.device, memory_format=torch.channels_last)
+    name = classifier.fingerprint()
 
     def look(gray):
         with torch.autocast(device, torch.bfloat16):
             return recognize(classifier, gray.to(state.device, memory_format=torch.channels_last))
 
     if cache.shares:
-        cache_recognized(cache, look, mine=slice(state.process_index, None, state.num_processes))
+        cache_recognized(cache, name, look, mine=slice(state.process_index, None, state.num_processes))
     elif state.is_main_process:
-        cache_recognized(cache, look)
+        cache_recognized(cache, name, look)
     state.wait_for_everyone()
-    return Cache(cache.folder)
+    return Cache(cache.folder, name)
 
 
 def _others(arguments, preset: Preset) -> "tuple[Base | None, StockWeights | None]":
@@ -399,7 +409,9 @@ def _parts(
     return parts
 
 
-def _stage(name: str, parts: dict[str, "nn.Module"], preset: Preset, config: TrainConfig, probe=None) -> "Stage":
+def _stage(
+    name: str, parts: dict[str, "nn.Module"], preset: Preset, config: TrainConfig, probe=None, deviation=None
+) -> "Stage":
     if name == "captioner":
         from .captioning import CaptionerStage
 
@@ -414,6 +426,10 @@ def _stage(name: str, parts: dict[str, "nn.Module"], preset: Preset, config: Tra
         from .codec import DecoderStage
 
         return DecoderStage(parts, preset, config)
+    if name == "mapper":
+        from .mapper import MapperStage
+
+        return MapperStage(parts, preset, config, deviation)
     if name == "ccd":
         from .ccd import CCDStage
 

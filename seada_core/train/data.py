@@ -70,10 +70,12 @@ class Cache:
     """
 
     folder: Path
+    recognizer: str = ""  # whose maps of the photos to use, see `cache_recognized`
 
     def __post_init__(self):
         self.meta = json.loads((self.folder / "cache.json").read_text())
-        self.shares = [Cache(self.folder / share_name(k)) for k in range(self.meta.pop("shares", 0))]
+        shares = range(self.meta.pop("shares", 0))
+        self.shares = [Cache(self.folder / share_name(k), self.recognizer) for k in shares]
         if self.shares:
             self.records = Joined([share.records for share in self.shares])
             self.latents = Joined([share.latents for share in self.shares])
@@ -84,12 +86,12 @@ class Cache:
         self.offsets = np.load(self.folder / "offsets.npy", mmap_mode="r")
         self.pictures = np.memmap(self.folder / "pictures.bin", np.uint8, "r")
         self.latents = np.load(self.folder / "latents.npy", mmap_mode="r")
-        maps = [self.folder / f"recognized-{k}.npy" for k in range(2)]  # see `cache_recognized`
+        maps = [self.folder / f"recognized-{self.recognizer}-{k}.npy" for k in range(2)]
         self.recognized = [np.load(path, mmap_mode="r") for path in maps] if maps[-1].is_file() else []
         self.records = Records(self.folder / "records.jsonl")
 
     def __reduce__(self):
-        return Cache, (self.folder,)  # a worker maps the files itself
+        return Cache, (self.folder, self.recognizer)  # a worker maps the files itself
 
     def __len__(self) -> int:
         return len(self.records)
@@ -246,19 +248,25 @@ def _encode_all(folder: Path, meta: dict, encoder: Encoder, batch: int = 32):
 
 @torch.inference_mode()
 def cache_recognized(
-    cache: Cache, recognize: Callable[[Tensor], list[Tensor]], batch: int = 32, mine: slice = slice(None)
+    cache: Cache,
+    name: str,
+    recognize: Callable[[Tensor], list[Tensor]],
+    batch: int = 32,
+    mine: slice = slice(None),
 ) -> Cache:
     """Keep the maps that a classifier sees in each grey photo (and in its mirror image) beside the latents.
 
-    recognize: grey pictures (B, 3, H, W) in [0, 1] to two maps (B, C, h, w); see `RecognizingMapper.recognize`.
-    Does nothing where they are there. Written aside and renamed. `mine`: which shares of a cache in shares to do.
+    name: the classifier's, which no classifier of other weights has. recognize: grey pictures (B, 3, H, W) in [0, 1] to
+    two maps (B, C, h, w); see `controlnet_rca.recognize`. Returns the cache with these maps. Does nothing where they
+    are there. Written aside and renamed. `mine`: which shares of a cache in shares to do.
     """
+    cache = Cache(cache.folder, name)
     if cache.recognized:
         return cache
     if cache.shares:
         for share in cache.shares[mine]:
-            cache_recognized(share, recognize, batch)
-        return Cache(cache.folder)
+            cache_recognized(share, name, recognize, batch)
+        return Cache(cache.folder, name)
     from tqdm import tqdm
 
     count, views = len(cache), 1 + cache.meta["mirror"]
@@ -270,15 +278,15 @@ def cache_recognized(
             maps = recognize(gray)
             if not arrays:
                 arrays = [
-                    create_array(cache.folder / f"recognized-{k}.part", np.float16, (count, views, *m.shape[1:]))
+                    create_array(cache.folder / f"recognized-{name}-{k}.part", np.float16, (count, views, *m.shape[1:]))
                     for k, m in enumerate(maps)
                 ]
             for array, m in zip(arrays, maps):
                 array[indices.start : indices.stop, view] = m.float().cpu().numpy()
     for k, array in enumerate(arrays):
         array.flush()
-        put(cache.folder / f"recognized-{k}.part", cache.folder / f"recognized-{k}.npy")
-    return Cache(cache.folder)
+        put(cache.folder / f"recognized-{name}-{k}.part", cache.folder / f"recognized-{name}-{k}.npy")
+    return Cache(cache.folder, name)
 
 
 def _view(picture: Tensor, index: int, view: int, meta: dict) -> Tensor:

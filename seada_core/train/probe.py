@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -11,6 +13,17 @@ from ..vq_decoder import VQDecoder
 from .data import Batches, Cache
 
 LEVEL = 2  # a quarter of the picture's size: the decoder's finer levels take most of its time and draw edges only
+
+
+def _examples(cache: Cache, steps: int, batch: int) -> Iterator[dict]:
+    batches = Batches(cache, min(batch, len(cache)), cache.meta["resolution"], seed=0)
+    return (batches[step] for step in range(steps))
+
+
+def chroma_deviation(cache: Cache, steps: int = 8, batch: int = 32) -> Tensor:
+    """(2,), the standard deviation of the mean (Cb, Cr) of 8x8 pixels over some of a cache's photos."""
+    chroma = (F.avg_pool2d(rgb_to_ycbcr(e["rgb"])[:, 1:], 8) for e in _examples(cache, steps, batch))
+    return torch.cat(list(chroma)).std((0, 2, 3)).clamp(min=1e-3)
 
 
 class ChromaProbe(nn.Module):
@@ -48,10 +61,8 @@ class ChromaProbe(nn.Module):
 
         Returns the share of the chroma's variance that the probe explains on those photos.
         """
-        batches = Batches(cache, min(batch, len(cache)), cache.meta["resolution"], seed=0)
         hidden, wanted = [], []
-        for step in range(steps):
-            example = batches[step]
+        for example in _examples(cache, steps, batch):
             hidden.append(self._hidden(example["latent"], luminance(example["rgb"])).movedim(1, -1).flatten(0, 2))
             wanted.append(F.avg_pool2d(rgb_to_ycbcr(example["rgb"])[:, 1:], 8).movedim(1, -1).flatten(0, 2))
         x, y = torch.cat(hidden).double(), torch.cat(wanted).double()
