@@ -1,6 +1,7 @@
 """Shared fixtures. Photos and TAESD's weights lie beside the checkout; tests that need them skip without."""
 
 import os
+import re
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -84,6 +85,30 @@ def tiny_model(tiny_preset, tmp_path_factory) -> Path:
                     torch.nn.init.normal_(parameter, std=0.02)
             checkpoints.save_part(folder / f"{part}.safetensors", part, tiny_preset, module)
     return folder
+
+
+@pytest.fixture
+def photo(tmp_path) -> Path:
+    """A small colour picture in a file."""
+    from command import scene
+
+    path = tmp_path / "photo.png"
+    scene().save(path)
+    return path
+
+
+@pytest.fixture
+def run(tiny_model, capfd):
+    """Runs the command with the tiny model; gives (status, stdout lines, stderr lines without the summary)."""
+    from seada_core.colorize import main
+
+    def run(*argv, model=tiny_model):
+        capfd.readouterr()
+        status = main([*map(str, argv), "--model", str(model), "--device", "cpu"])
+        out, err = capfd.readouterr()
+        return status, out.splitlines(), [line for line in err.splitlines() if not re.match(r"\d+ coloured", line)]
+
+    return run
 
 
 @pytest.fixture(scope="session")
