@@ -112,6 +112,36 @@ def run(tiny_model, capfd):
 
 
 @pytest.fixture(scope="session")
+def pictures(tmp_path_factory) -> Path:
+    """A folder of 12 small pictures with captions beside them."""
+    import numpy as np
+    from PIL import Image
+    from training import CAPTIONS
+
+    folder = tmp_path_factory.mktemp("pictures")
+    rng = np.random.default_rng(0)
+    for i in range(12):
+        base = rng.integers(0, 255, (6, 6, 3), np.uint8)
+        Image.fromarray(base).resize((80, 64), Image.Resampling.BICUBIC).save(folder / f"{i:02}.png")
+        (folder / f"{i:02}.txt").write_text(CAPTIONS[i % 3])
+    return folder
+
+
+@pytest.fixture(scope="session")
+def encoder_file(tmp_path_factory) -> Path:
+    """A file of TAESD's encoder layout with random weights."""
+    import torch
+    from diffusers import AutoencoderTiny
+    from safetensors.torch import save_file
+
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("taesd") / "taesd_encoder.safetensors"
+    state = AutoencoderTiny().encoder.state_dict()
+    save_file({name.removeprefix("layers."): tensor.clone() for name, tensor in state.items()}, path)
+    return path
+
+
+@pytest.fixture(scope="session")
 def small_sd15(tmp_path_factory):
     """A small random model of SD1.5's layout, in all its forms."""
     import small_sd15
