@@ -359,23 +359,27 @@ def test_variants_take_enough_steps_to_differ(run, photo, tmp_path, monkeypatch)
 
     taken = []
     real = Colorizer.__call__
+    named = ("steps", "saturation", "noise")
     monkeypatch.setattr(
-        Colorizer, "__call__", lambda self, image, **o: (taken.append(o["steps"]), real(self, image, **o))[1]
+        Colorizer,
+        "__call__",
+        lambda self, image, **o: (taken.append([o.get(n) for n in named]), real(self, image, **o))[1],
     )
     own = Colorizer.from_pretrained
 
     def in_one_step(*args, **options):
         colorizer = own(*args, **options)
-        sampling = dataclasses.replace(colorizer.preset.sampling, steps=1)
+        sampling = dataclasses.replace(colorizer.preset.sampling, steps=1, saturation=2.0)
         colorizer.preset = dataclasses.replace(colorizer.preset, sampling=sampling)
         return colorizer
 
     monkeypatch.setattr(Colorizer, "from_pretrained", in_one_step)
     for k, options in enumerate(
-        [(), ("--variants", 2), ("--variants", 2, "--steps", 1), ("--variants", 2, "--steps", 5)]
+        [(), ("--variants", 2), ("--variants", 2, "--steps", 1), ("--variants", 2, "--saturation", 1.1)]
     ):
         assert run(photo, "-o", tmp_path / f"{k}.png", *options)[0] == 0
-    assert taken == [1, 3, 3, 1, 1, 5, 5]
+    one, varied = [1, None, None], [3, pytest.approx(1.7), 0.6]
+    assert taken == [one, varied, varied, one, one, [3, 1.1, 0.6], [3, 1.1, 0.6]]
 
 
 def test_progress_only_on_a_terminal(run, photo, tmp_path, monkeypatch):
