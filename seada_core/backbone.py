@@ -127,7 +127,7 @@ def denoise(
     features = encode(unet, x, emb, context)
     if residuals is not None:
         features = [f + r for f, r in zip(features, residuals, strict=True)]
-    *skips, h = features
+    skips, h = list(features[:-1]), features[-1]  # torch 2.4 compiles `*skips, h` to a tuple
     site = 0
     for block in unet.up_blocks:
         attentions = getattr(block, "attentions", [None] * len(block.resnets))

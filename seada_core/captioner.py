@@ -319,6 +319,9 @@ class BLIPCaptioner(nn.Module):
         return [strip_monochrome(text) for text in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
 
 
+BLIP_HEAD = "text_decoder.cls.predictions.decoder.weight"
+
+
 def _load_blip(kind: str, folder: Path, options: dict) -> BLIPCaptioner:
     import transformers
 
@@ -332,10 +335,18 @@ def _load_blip(kind: str, folder: Path, options: dict) -> BLIPCaptioner:
     if kind.replace("2", "-2") != described.get("model_type"):
         raise ValueError(f"{folder} holds a {described.get('model_type')!r} model, not {kind}; give a {kind} folder")
     try:
-        model = getattr(transformers, model_class).from_pretrained(folder, local_files_only=True, use_safetensors=True)
+        model, loaded = getattr(transformers, model_class).from_pretrained(
+            folder, local_files_only=True, use_safetensors=True, output_loading_info=True
+        )
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError) as error:
         raise ValueError(f"no complete {kind} model with its tokenizer in {folder}: {first_line(error)}") from error
+    missing = set(loaded["missing_keys"])
+    if BLIP_HEAD in missing:  # newer files leave out what is the word embeddings; older versions draw it at random then
+        model.text_decoder.cls.predictions.decoder.weight = model.text_decoder.bert.embeddings.word_embeddings.weight
+        missing.remove(BLIP_HEAD)
+    if missing:
+        raise ValueError(f"no complete {kind} model in {folder}: it lacks {len(missing)} weights, {min(missing)} first")
     if kind == "blip2" and model.config.image_token_index is None:
         raise ValueError(f"{folder}/config.json names no image_token_index; use a current copy of the BLIP-2 model")
     preprocessor = folder / "preprocessor_config.json"

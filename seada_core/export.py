@@ -97,7 +97,8 @@ def _save_text_encoder(encoder: SemanticEncoder, folder: Path, dtype: torch.dtyp
 
     folder.mkdir(parents=True)
     config = encoder.model.config.to_dict() | {"architectures": ["CLIPTextModel"], "model_type": "clip_text_model"}
-    del config["dtype"]
+    for name in ("dtype", "torch_dtype"):  # of this config; transformers renamed it
+        config.pop(name, None)
     (folder / "config.json").write_text(json.dumps(config, indent=2))
     tensors = {
         "text_model." + name: tensor.to(dtype).contiguous()

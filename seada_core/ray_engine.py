@@ -92,8 +92,9 @@ def run(args: Namespace, jobs: Iterable[Job]) -> Iterator[Report]:
     try:
         import ray
         import ray.data
-    except ImportError:
-        raise CommandError("--engine ray needs Ray: pip install 'ray[data]', or use --engine plain", 2) from None
+    except ImportError as error:
+        text = f"--engine ray needs Ray: pip install 'ray[data]', or use --engine plain ({error})"
+        raise CommandError(text, 2) from None
     if args.device not in (None, "cpu"):
         raise CommandError(f"--engine ray gives every worker a GPU of its own; leave out --device {args.device}", 2)
     for name in ("ray", "ray.data"):
