@@ -7,7 +7,7 @@ running prompt is interrupted or a waiting one deleted. Before that, each good p
 
 - every good prompt that nobody stopped was answered, and its picture is the one of the prompt alone, pixel by pixel;
 - every bad one got an error, and none of them a picture;
-- the server's memory (PSS) over the last third stayed within 3 %;
+- the server's own memory over the last third stayed within 3 %;
 - there are no more threads, file descriptors and temporary files than before.
 
 Prints a table; exit status 1 where one of these does not hold, 2 without a ComfyUI.
@@ -85,9 +85,10 @@ def bad(kind: int, size: int, seed: int) -> dict:
 BAD = 8
 
 
-def pss(pid: int) -> int:
-    """KiB in memory, what it shares with other processes in part."""
-    return int(re.search(r"^Pss:\s+(\d+)", Path(f"/proc/{pid}/smaps_rollup").read_text(), re.M)[1])
+def own_memory(pid: int) -> int:
+    """KiB of the process, swapped out or not, without the files of libraries, which other processes may map too."""
+    status = dict(re.findall(r"^(\w+):\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text(), re.M))
+    return sum(int(status[name]) for name in ("RssAnon", "RssShmem", "VmSwap"))
 
 
 def held(server: Server) -> dict[str, int]:
@@ -169,7 +170,7 @@ def run(server: Server, count: int, seed: int = 0, seeds: int = 2, sizes: int = 
                 load.faults.append(f"prompt {number} ({key}): {error}")
             continue
         finally:
-            load.memory.append(pss(server.process.pid))
+            load.memory.append(own_memory(server.process.pid))
         if outputs is None:
             load.stopped += 1
             if prompt_id not in touched:
@@ -261,7 +262,7 @@ def main(arguments: list[str] | None = None) -> int:
         "answered": f"{load.answered}, all of them compared",
         "refused": f"{sum(load.refused.values())}: {dict(load.refused.most_common())}",
         "stopped": f"{load.stopped} interrupted or deleted",
-        "memory": f"{third[0] >> 10} to {third[-1] >> 10} MiB (PSS) over the last {len(third)}, {load.grown:+.2f} %",
+        "memory": f"{third[0] >> 10} to {third[-1] >> 10} MiB over the last {len(third)}, {load.grown:+.2f} %",
         "held in the end": ", ".join(f"{value} {name}" for name, value in holds.items()),
     }
     for name, value in rows.items():

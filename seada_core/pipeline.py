@@ -197,6 +197,7 @@ class Colorizer:
         temperature: float = 1.0,
         scheduler: str = "ddim",
         shared_control: bool = False,
+        noise: float = 1.0,
         callback: Callback | None = None,
     ) -> Tensor:
         """(Cb, Cr) maps (B, 2, h, w) for grey photos (B, 1, H, W) in [0, 1], h <= H.
@@ -223,6 +224,8 @@ class Colorizer:
             scheduler: "ddim", or "unipc" or "dpm++", half of whose steps come as near; see `sampling.solver`.
             shared_control: with guidance, run the conditional encoder once a step, with the prompt, instead of also
                 without: quicker, and the prompt then guides through the UNet alone.
+            noise: factor on the noise that several steps start from, 0 to 1: with less, seeds differ less and surfaces
+                are evener.
             callback: called as callback(done, steps) after every step.
         Raises:
             ValueError: an argument is out of range; the message says what is allowed.
@@ -236,6 +239,8 @@ class Colorizer:
         _check(
             steps, most, guidance, strength, size, saturation, token_steps, temperature, hint_methods, palette_strength
         )
+        if not 0 <= noise <= 1:
+            raise ValueError(f"noise must be 0 to 1, not {noise}")
         if not torch.isfinite(gray).all():
             raise ValueError("the photo has values that are not finite: expected 0 to 1")
         photo_size = tuple(gray.shape[-2:])
@@ -262,9 +267,8 @@ class Colorizer:
             if "guidance" in hint_methods and here is not None:
                 spread = spread_hints(small, here)
         correct = self._correction(small, spread, palette, palette_strength)
-        z = self.sample(
-            small, context, uncond, steps, guidance, strength, seed, hooks, correct, callback, scheduler, shared_control
-        )
+        how = (hooks, correct, callback, scheduler, shared_control, noise)
+        z = self.sample(small, context, uncond, steps, guidance, strength, seed, *how)
         if "propagation" not in hint_methods:
             sparse = None
         return self.finish(z, decoded, context, sparse, soft, saturation, token_steps, temperature, seed)
@@ -333,6 +337,7 @@ class Colorizer:
         callback: Callback | None = None,
         scheduler: str = "ddim",
         shared_control: bool = False,
+        noise: float = 1.0,
     ) -> Tensor:
         """Latents (B, 4, h, w) in float32, from noise at the last timestep.
 
@@ -341,11 +346,11 @@ class Colorizer:
             context, uncond: (B, L, d); uncond None for no guidance.
             hooks: besides RCA, see `backbone.denoise`.
             correct: changes each step's x0 estimate.
-            scheduler, shared_control: see `chroma`.
+            scheduler, shared_control, noise: see `chroma`.
         """
         batch, _, height, width = gray.shape
-        noise = torch.randn(4, height // 8, width // 8, generator=torch.Generator().manual_seed(seed))
-        x = noise.to(self.device).expand(batch, -1, -1, -1).contiguous(memory_format=torch.channels_last)
+        start = noise * torch.randn(4, height // 8, width // 8, generator=torch.Generator().manual_seed(seed))
+        x = start.to(self.device).expand(batch, -1, -1, -1).contiguous(memory_format=torch.channels_last)
         both = context if uncond is None else torch.cat([context, uncond])
         unet = self.part("unet")
         control = self.part("controlnet_rca") if strength != 0 and self.has("controlnet_rca") else None

@@ -26,7 +26,9 @@ if TYPE_CHECKING:
     from .pipeline import Colorizer
 
 CAPTION_SIZE = 512  # longest side of what the captioner sees, px: far more than it looks at
-VARIED_STEPS = 3  # in fewer, seeds hardly differ
+# of variants by a model of fewer steps: in one or two, seeds hardly differ; in three, from all of the noise and with
+# the saturation that makes up for one step's caution, surfaces get blotches
+VARIED_STEPS, VARIED_NOISE, VARIED_SATURATION = 3, 0.6, 0.85
 SHEET_TILE = 384  # longest side of a picture on a contact sheet, px
 SHEET_MARGIN = 8
 SHEET_LABEL = 24  # height of a label, px
@@ -113,10 +115,13 @@ class Worker:
             report.error, report.broken = self.broken or report.error, self.broken is not None
         report.seconds += time.perf_counter() - start
 
-    def _steps(self) -> int:
-        """Where the command names none: the model's own, but enough for variants to differ."""
-        own = self.colorizer.preset.sampling.steps
-        return own if self.args.variants == 1 else max(own, VARIED_STEPS)
+    def _sampling(self) -> dict:
+        """Steps and what goes with them; for variants, where the command names no steps, enough of them to differ."""
+        args, own = self.args, self.colorizer.preset.sampling
+        if args.variants == 1 or args.steps or own.steps >= VARIED_STEPS:
+            return {"steps": args.steps or own.steps, "saturation": args.saturation}
+        saturation = VARIED_SATURATION * own.saturation if args.saturation is None else args.saturation
+        return {"steps": VARIED_STEPS, "saturation": saturation, "noise": VARIED_NOISE}
 
     def _prepare(self, report: Report) -> _Ready:
         from . import pictures
@@ -133,9 +138,8 @@ class Worker:
             "hint_methods": args.hint_methods,
             "palette": None if schemes else args.palette,
             "palette_strength": 1.0 if schemes and args.palette_strength is None else args.palette_strength,
-            "steps": args.steps or self._steps(),
+            **self._sampling(),
             "guidance": args.guidance,
-            "saturation": args.saturation,
             "strength": args.strength,
             "size": args.size,
             "token_steps": args.token_steps,

@@ -1,6 +1,7 @@
 """Shared fixtures. Photos and TAESD's weights lie beside the checkout; tests that need them skip without."""
 
 import os
+import re
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -84,6 +85,60 @@ def tiny_model(tiny_preset, tmp_path_factory) -> Path:
                     torch.nn.init.normal_(parameter, std=0.02)
             checkpoints.save_part(folder / f"{part}.safetensors", part, tiny_preset, module)
     return folder
+
+
+@pytest.fixture
+def photo(tmp_path) -> Path:
+    """A small colour picture in a file."""
+    from command import scene
+
+    path = tmp_path / "photo.png"
+    scene().save(path)
+    return path
+
+
+@pytest.fixture
+def run(tiny_model, capfd):
+    """Runs the command with the tiny model; gives (status, stdout lines, stderr lines without the summary)."""
+    from seada_core.colorize import main
+
+    def run(*argv, model=tiny_model):
+        capfd.readouterr()
+        status = main([*map(str, argv), "--model", str(model), "--device", "cpu"])
+        out, err = capfd.readouterr()
+        return status, out.splitlines(), [line for line in err.splitlines() if not re.match(r"\d+ coloured", line)]
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory) -> Path:
+    """A folder of 12 small pictures with captions beside them."""
+    import numpy as np
+    from PIL import Image
+    from training import CAPTIONS
+
+    folder = tmp_path_factory.mktemp("pictures")
+    rng = np.random.default_rng(0)
+    for i in range(12):
+        base = rng.integers(0, 255, (6, 6, 3), np.uint8)
+        Image.fromarray(base).resize((80, 64), Image.Resampling.BICUBIC).save(folder / f"{i:02}.png")
+        (folder / f"{i:02}.txt").write_text(CAPTIONS[i % 3])
+    return folder
+
+
+@pytest.fixture(scope="session")
+def encoder_file(tmp_path_factory) -> Path:
+    """A file of TAESD's encoder layout with random weights."""
+    import torch
+    from diffusers import AutoencoderTiny
+    from safetensors.torch import save_file
+
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("taesd") / "taesd_encoder.safetensors"
+    state = AutoencoderTiny().encoder.state_dict()
+    save_file({name.removeprefix("layers."): tensor.clone() for name, tensor in state.items()}, path)
+    return path
 
 
 @pytest.fixture(scope="session")

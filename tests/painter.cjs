@@ -1,6 +1,7 @@
 // Paints in ComfyUI's own page with real mouse, touch and key events. Usage:
 // node painter.cjs CHROMIUM URL SETTINGS, where SETTINGS is JSON: {workflow, photo: [W, H], clicks: [[x, y, color], ...],
-// stroke: [[x, y], ...], hostile: [text, ...], screenshot: PATH or null}. Prints JSON: what was seen at each step.
+// stroke: [[x, y], ...], hostile: [text, ...], markup: text, name: of a photo, screenshot: PATH or null}. Prints JSON:
+// what was seen at each step.
 const fs = require("fs");
 const { chromium } = require("playwright-core");
 
@@ -238,6 +239,8 @@ const [width, height] = settings.photo;
   report.clipboard = await transfer("copy", null, "");
 
   // --- hostile text
+  const marks = () =>
+    page.evaluate(() => [typeof window.pwned, typeof {}.pwned, document.querySelectorAll("[onerror], [onload]").length]);
   report.hostile = [];
   for (const bad of settings.hostile) {
     const graph = structuredClone(workflow);
@@ -247,7 +250,7 @@ const [width, height] = settings.photo;
     report.hostile.push({
       message: await message(),
       kept: (await text()) === bad,
-      marks: await page.evaluate(() => [typeof window.pwned, typeof {}.pwned, document.querySelectorAll("[onerror]").length]),
+      marks: await marks(),
     });
   }
   await page.getByText("Start afresh").click();
@@ -270,6 +273,68 @@ const [width, height] = settings.photo;
   await queue();
   await page.waitForFunction(() => document.querySelector(".seada-empty").hidden, null, { timeout: 60000 });
   report.known = await status();
+
+  // --- a stranger's workflow: markup as the photo's name, in every title, text and choice, and in the hints
+  const { markup, name } = settings;
+  const hostile = structuredClone(workflow);
+  for (const node of hostile.nodes) {
+    node.title = markup;
+    const texts = node.widgets_values ?? [];
+    texts.forEach((value, i) => (texts[i] = typeof value === "string" ? markup : value));
+    if (node.type === "LoadImage") texts[0] = name;
+    if (node.type === "SeAdaHints") texts[0] = JSON.stringify([{ x: 1, y: 2, color: markup, [markup]: markup }]);
+  }
+  hostile.groups = [{ title: markup, bounding: [0, 0, 400, 300] }];
+  const ownErrors = report.errors.length;
+  await load(hostile);
+  report.stranger = { photo: await status(), message: await message(), kept: (await text()).includes("onerror") };
+  report.stranger.texts = await page.evaluate((value) => {
+    const { app, LiteGraph } = window;
+    const types = Object.keys(LiteGraph.registered_node_types).filter((type) => type.startsWith("SeAda"));
+    const texts = [];
+    for (const type of types) {
+      const node = LiteGraph.createNode(type);
+      node.title = value;
+      app.graph.add(node);
+      for (const widget of node.widgets ?? []) {
+        if (typeof widget.value !== "string") continue;
+        widget.value = value;
+        texts.push([type, widget.name]);
+      }
+    }
+    return texts;
+  }, markup);
+  await page.waitForTimeout(1000);
+  report.stranger.marks = await marks();
+
+  // what comes back from the server: names of files, and the message of a node that repeats what it was given
+  const run = async (...nodes) => {
+    await page.evaluate((given) => {
+      const { app, LiteGraph } = window;
+      app.graph.clear();
+      const made = given.map(([type, values]) => {
+        const node = LiteGraph.createNode(type);
+        app.graph.add(node);
+        for (const widget of node.widgets ?? []) if (widget.name in values) widget.value = values[widget.name];
+        return node;
+      });
+      made[0].connect(made[0].outputs.findIndex((output) => output.name === given[1][2]), made[1], 0);
+      window.shownNode = made[1];
+      app.queuePrompt(0);
+    }, nodes);
+  };
+  const shown = (fragment) => page.waitForFunction((part) => {
+    const values = (window.shownNode.widgets ?? []).map((widget) => String(widget.value));
+    return values.find((value) => value.includes(part));
+  }, fragment, { timeout: 120000 }).then((value) => value.jsonValue());
+  await run(["SeAdaLoadFolder", { folder: "strangers" }], ["PreviewAny", {}, "NAME"]);
+  report.stranger.names = await shown("onerror");
+  await run(["SeAdaPalette", { colors: markup }], ["PreviewImage", {}, "preview"]);
+  const told = () => document.body.innerText.includes("bad colour");
+  await page.waitForFunction(told, null, { timeout: 120000 });
+  report.stranger.error = await page.evaluate(() => document.body.innerText.match(/bad colour[^\n]*/)[0]);
+  report.stranger.marksOfAnswers = await marks();
+  report.errors.length = ownErrors; // of the page, which tells of the prompt that failed
 
   console.log(JSON.stringify(report));
   await browser.close();

@@ -35,7 +35,16 @@ const [executablePath, url] = process.argv.slice(2);
       worst,
     };
   });
-  console.log(JSON.stringify({ requests, errors, ...seen }));
+  const report = { requests: [...requests], errors: [...errors], ...seen };
+  report.shut = await page.evaluate(async () => {
+    const script = document.createElement("script");
+    script.textContent = "window.ran = 1";
+    document.body.append(script);
+    document.body.insertAdjacentHTML("beforeend", '<img src="data:," onerror="window.ran = 1">');
+    await new Promise((resolve) => setTimeout(resolve, 300));
+    return !("ran" in window);
+  });
+  console.log(JSON.stringify(report));
   await browser.close();
 })().catch((error) => {
   console.error(error);

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from command import ROOT, scene
 from PIL import Image
-from test_colorize import ROOT, scene
 
 from seada_core import archive, pictures
 from seada_core.archive import JOURNAL, CommandError
@@ -162,7 +162,7 @@ def test_what_fails_together_is_tried_alone(run, tmp_path, monkeypatch):
 
 
 def test_a_full_disk_ends_the_run(run, tmp_path, monkeypatch):
-    from test_colorize import FullDisk
+    from command import FullDisk
 
     folder, out = album(tmp_path / "in", 4), tmp_path / "out"
     opened = []

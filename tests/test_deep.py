@@ -9,7 +9,7 @@ import tifffile
 import torch
 from PIL import Image, ImageCms
 
-from seada_core import color, pictures
+from seada_core import color, deep, pictures
 from seada_core.pictures import Picture, PictureError
 
 RNG = np.random.default_rng(0)
@@ -137,14 +137,19 @@ def test_the_command_keeps_16_bits(tmp_path, tiny_model, batch, capsys):
 def bomb(kind: str, side: int) -> bytes:
     """A small file of a black square picture."""
     file = io.BytesIO()
+    if kind in ("16-bit PNG", "16-bit TIFF"):
+        write = deep.write_png if kind == "16-bit PNG" else deep.write_tiff
+        write(file, np.zeros((side, side, 3), np.uint16), None, None, None)
+        return file.getvalue()
     options = {"TIFF": {"compression": "tiff_adobe_deflate"}}.get(kind, {})
     Image.new("L" if kind != "GIF" else "P", (side, side)).save(file, kind, **options)
     return file.getvalue()
 
 
-@pytest.mark.parametrize("kind", ["PNG", "TIFF", "GIF", "JPEG", "WEBP"])
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "GIF", "JPEG", "WEBP", "16-bit PNG", "16-bit TIFF"])
 def test_bombs_are_refused_with_their_size_and_the_option_that_allows_more(kind, monkeypatch):
     encoded = bomb(kind, 2000)
+    pictures.formats()  # Pillow's own formats decode something as they are imported
     monkeypatch.setattr(Image.Image, "load", lambda self: pytest.fail("it was decoded"))
     monkeypatch.setenv("SEADA_MAX_MEGAPIXELS", "0.5")
     message = r"bomb: the picture is 2000 x 2000, 4 megapixels, over the limit of 0.5; .*--max-megapixels 4 or SEADA"

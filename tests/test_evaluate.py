@@ -494,6 +494,7 @@ def test_page_in_a_browser(folder, photos):
     assert done.returncode == 0, done.stderr
     seen = json.loads(done.stdout)
     assert seen["requests"] == [] and seen["errors"] == [] and not seen["pwned"]
+    assert seen["shut"]  # markup that got in all the same would run nothing
     assert seen["pictures"] == 9 * 3 and seen["broken"] == 0  # input, half, truth of each
     assert f"{name}/{name}" in seen["names"]
     assert name in seen["classes"]

@@ -59,10 +59,14 @@ HOSTILE = [
     '[{"points": [[1, 2], ["__proto__", 3]], "color": "#123456"}]',
     "[" * 20_000,
     "(() => { window.pwned = 1 })()",
+    '[{"x": "<img src=x onerror=window.pwned=1>", "y": "<svg onload=window.pwned=1>", "color": "#123456"}]',
+    '[{"points": [["<img src=x onerror=window.pwned=1>", 1]], "color": "#123456"}]',
+    '[{"x": 1, "y": 2, "color": "<img src=x onerror=window.pwned=1>"}]',
 ]
+MARKUP = """<img src=x onerror="window.pwned = 1"><svg onload='window.pwned=1'>"""
 REASONS = [
     *("not JSON", "not JSON", "bad colour", "unknown field", "expected a list", "unknown field", "bad place"),
-    *("bad point", "not JSON", "not JSON"),
+    *("bad point", "not JSON", "not JSON", "bad place", "bad point", "bad colour"),
 ]
 
 
@@ -146,6 +150,9 @@ def painted(comfy, drive):
 
     photo = Image.open(PHOTO).convert("RGB").resize(SIZE)
     photo.save(comfy.base / "input" / "example.png")
+    (comfy.base / "input" / "strangers").mkdir()
+    for folder, size in ((".", (210, 140)), ("strangers", (30, 20))):
+        photo.resize(size).save(comfy.base / "input" / folder / f"{MARKUP}&#?%.png")
     rgb = torch.tensor(list(photo.tobytes())).view(SIZE[1], SIZE[0], 3).movedim(-1, 0) / 255
     gray = luminance(rgb)
     clicks = []
@@ -160,6 +167,8 @@ def painted(comfy, drive):
         "clicks": clicks,
         "stroke": [[40, 150], [80, 170], [120, 150]],
         "hostile": HOSTILE,
+        "markup": MARKUP,
+        "name": f"{MARKUP}&#?%.png",
         "screenshot": os.environ.get("SCREENSHOT"),
     }
     report = drive("painter.cjs", f"http://127.0.0.1:{comfy.port}", json.dumps(settings))
@@ -278,6 +287,20 @@ def test_hostile_hints_are_shown_as_text_and_kept(painted):
         assert seen["kept"], text
         assert seen["marks"] == ["undefined", "undefined", 0], text
     assert painted["afresh"] == "[]" and painted["hostileBack"]
+
+
+def test_names_prompts_and_hints_with_html_are_text(painted):
+    """A stranger's workflow, whose every text is markup, and what the server answers to it."""
+    seen = painted["stranger"]
+    assert seen["photo"] == "210 × 140"  # of the file whose name is markup
+    assert "unknown field" in seen["message"] and "<img" in seen["message"] and seen["kept"]
+    assert {tuple(text) for text in seen["texts"]} >= {
+        *(("SeAdaColorize", "prompt"), ("SeAdaHints", "points"), ("SeAdaLoadModel", "model_name")),
+        *(("SeAdaPalette", "colors"), ("SeAdaLoadFolder", "folder"), ("SeAdaHintsFromText", "text")),
+    }
+    assert f"{MARKUP}&#?%" in seen["names"]
+    assert "<img src=x" in seen["error"]
+    assert seen["marks"] == seen["marksOfAnswers"] == ["undefined", "undefined", 0]
 
 
 def test_a_photo_from_other_nodes_appears_after_a_run(painted):

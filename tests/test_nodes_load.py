@@ -1,6 +1,9 @@
 """A server under load: mixed prompts, some of them bad, some interrupted; `python -m benchmarks.load` runs 300."""
 
+import statistics
+
 import pytest
+from comfy_server import PromptError
 
 from benchmarks import load
 
@@ -18,6 +21,14 @@ def test_a_dozen_mixed_prompts_give_what_they_give_alone(comfy):
     assert found.faults == []
     assert found.answered >= 6 and found.refused and found.stopped
     assert found.answered + sum(found.refused.values()) + found.stopped == 16
+    assert statistics.median(found.memory[-3:]) <= (1 + load.AIM_MEMORY / 100) * found.memory[0]
+
+
+@pytest.mark.parametrize("kind", range(load.BAD))
+def test_each_kind_of_bad_prompt_is_refused(comfy, kind):
+    load.prepare(comfy)
+    with pytest.raises(PromptError):
+        comfy.run(load.bad(kind, size=0, seed=kind))
 
 
 @pytest.mark.slow

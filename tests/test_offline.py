@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from training import SIZES
 
 ROOT = Path(__file__).resolve().parents[1]
 GUARD = """
@@ -25,11 +26,6 @@ def refuse(event, arguments):
         raise OSError(101, "the network is cut off")
 sys.addaudithook(refuse)
 """
-SIZES = [
-    "--text.width=32", "--text.layers=1", "--text.heads=2", "--text.length=16",
-    "--unet.channels", "32", "32", "64", "--unet.heads=2", "--unet.context-dim=32", "--unet.groups=8",
-    "--adapter.length=16", "--adapter.width=32", "--control.head-dim=16",
-]  # fmt: skip
 
 
 def cut_off() -> list[str]:

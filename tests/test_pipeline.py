@@ -36,6 +36,16 @@ def test_same_size_and_luminance(colorizer, size):
     assert np.asarray(result).std(axis=-1).max() > 0 or size == (1, 1)  # it has colour
 
 
+def test_seeds_differ_by_as_much_as_there_is_noise(colorizer):
+    def apart(noise: float) -> float:
+        gray = luminance(tensor(photo()))[None]
+        a, b = (colorizer.chroma(gray, prompt="a dog", steps=3, seed=seed, noise=noise) for seed in (0, 1))
+        return (a - b).square().mean().sqrt().item()
+
+    differences = [apart(noise) for noise in (0.0, 0.5, 1.0)]
+    assert differences[0] == 0 < 1.2 * differences[1] < differences[2]
+
+
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA", "P", "CMYK", "I;16", "1"])
 def test_any_mode(colorizer, mode):
     if mode == "I;16":
@@ -159,6 +169,7 @@ def test_callback_counts_steps_and_may_interrupt(colorizer):
     "arguments, message",
     [
         ({"steps": 0}, "steps must be 1 to 1000, not 0"),
+        ({"noise": 1.5}, "noise must be 0 to 1, not 1.5"),
         ({"steps": -1}, "steps"),
         ({"guidance": -1}, "guidance"),
         ({"strength": -0.1}, "strength"),

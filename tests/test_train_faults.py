@@ -109,10 +109,11 @@ def test_killed_before_any_rename_or_removal_a_run_goes_on_as_if_nothing_had_hap
 @linux
 @pytest.mark.parametrize("number", [2, 4])
 def test_killed_while_a_checkpoint_changes_its_name(cache, straight, tmp_path, monkeypatch, number):
-    """1 is the log's rename, 2 and 3 are the first checkpoints', 4 the one that takes the oldest one's name away."""
+    """1 is the log's rename, 2 to 4 are the checkpoints'."""
     assert killed(cache, tmp_path, number, monkeypatch) == -signal.SIGKILL
     newest = faults.check_newest(tmp_path)
     assert newest == {2: 0, 4: 4}[number]
+    (tmp_path / "base" / "checkpoint-1.part").mkdir()  # as a kill leaves it in the middle of a removal
     check_same(tmp_path, train(cache, tmp_path), straight)
 
 
@@ -170,8 +171,26 @@ def test_what_is_renamed_is_on_the_disk_before(tmp_path, monkeypatch):
     assert sorted(names[:3]) == ["a.part", "a.part/b", "a.part/b/c"] and names[3:] == ["renamed", "."]
 
 
+def test_what_is_being_deleted_does_not_have_its_name(tmp_path, monkeypatch):
+    import shutil
+
+    folder = tmp_path / "checkpoint-2"
+    folder.mkdir()
+
+    def killed(path, **_):
+        if Path(path).exists():
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(shutil, "rmtree", killed)
+    with pytest.raises(KeyboardInterrupt):
+        disk.discard(folder)
+    assert not folder.exists() and latest_checkpoint(tmp_path) is None
+
+
 def test_a_damaged_checkpoint_is_named_and_what_to_do(cache, straight, tmp_path):
     train(cache, tmp_path, steps=4)
+    with pytest.raises(TrainingError, match="with other settings: batch was 4, now 2"):
+        train(cache, tmp_path, batch=2)
     newest = latest_checkpoint(tmp_path / "base")
     model = newest / "model.safetensors"
     model.write_bytes(model.read_bytes()[:-100])
@@ -210,14 +229,17 @@ def test_a_disk_that_fills_up_while_a_checkpoint_is_written(cache, straight, tmp
 @linux
 def test_a_cache_that_finds_no_room_is_an_error_and_no_bus_error(tmp_path):
     """Writing where a mapped file has no room on the disk ends a process without a word."""
-    small = tmp_path / "small"
-    with faults.small_disk(small, 64 << 10) as mounted:
+    small, pictures = tmp_path / "small", faults.write_pictures(tmp_path / "p")
+    whole = build_cache(str(pictures), tmp_path / "whole", 256, encode, log=print).folder
+    latents = (whole / "latents.npy").stat().st_size
+    others = sum(-(-file.stat().st_size // 4096) * 4096 for file in whole.iterdir() if file.name != "latents.npy")
+    with faults.small_disk(small, others + latents // 2) as mounted:  # room for all but half of the mapped file
         if not mounted:
             pytest.skip("needs the right to mount a small tmpfs")
 
         def child() -> None:
             try:
-                build_cache(str(faults.write_pictures(tmp_path / "p")), small / "cache", 256, encode, log=print)
+                build_cache(str(pictures), small / "cache", 256, encode, log=print)
             except OSError as error:
                 (tmp_path / "said").write_text(str(error))
                 os._exit(3)
