@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parents[1]
 def photos(folder: Path, count: int, side: int) -> None:
     """JPEG photos with a long side of `side` px: views of the example photo, in three aspects."""
     rng = np.random.default_rng(0)
-    source = Image.open(ROOT / "examples" / "photo.jpg").convert("L")
+    source = Image.open(ROOT / "samples" / "photo.jpg").convert("L")
     for k in range(count):
         width, height = ((3, 2), (2, 3), (1, 1))[k % 3]
         scale = source.height * rng.uniform(0.6, 1) / 3

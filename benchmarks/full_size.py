@@ -43,7 +43,7 @@ def prepare(out: Path) -> list[str]:
     state = AutoencoderTiny().encoder.state_dict()
     encoder = out / "encoder.safetensors"
     save_file({name.removeprefix("layers."): tensor.clone() for name, tensor in state.items()}, encoder)
-    photo = Image.open(ROOT / "examples" / "photo.jpg").convert("RGB")
+    photo = Image.open(ROOT / "samples" / "photo.jpg").convert("RGB")
     photos.mkdir(exist_ok=True)
     for i in range(8):
         photo.rotate(45 * i).save(photos / f"{i}.jpg")
@@ -75,7 +75,7 @@ def colorize(parts: Path, size: int) -> dict:
     from seada_core.pipeline import Colorizer
 
     started = time.monotonic()
-    photo = Image.open(ROOT / "examples" / "photo.jpg").resize((size * 3 // 2, size))
+    photo = Image.open(ROOT / "samples" / "photo.jpg").resize((size * 3 // 2, size))
     colorizer = Colorizer.from_pretrained(str(parts))
     hints = np.zeros((1, 3, size, size * 3 // 2), np.float32)
     hints[:, :, 10:14, 10:14] = 0.3
@@ -95,7 +95,7 @@ def comfy(parts: Path, out: Path, size: int) -> dict:
     (base / "models").mkdir(parents=True, exist_ok=True)
     (base / "models" / "seada").symlink_to(parts.parent.resolve())  # all models may be a link
     (base / "input").mkdir()
-    Image.open(ROOT / "examples" / "photo.jpg").resize((size * 3 // 2, size)).save(base / "input" / "photo.png")
+    Image.open(ROOT / "samples" / "photo.jpg").resize((size * 3 // 2, size)).save(base / "input" / "photo.png")
     server = comfy_server.Server(base)
     try:
         started = time.monotonic()

@@ -129,7 +129,7 @@ def pixels(server: Server, outputs: dict) -> np.ndarray:
 
 
 def prepare(server: Server) -> None:
-    photo = Image.open(ROOT / "examples" / "photo.jpg").convert("RGB")
+    photo = Image.open(ROOT / "samples" / "photo.jpg").convert("RGB")
     for number, size in enumerate(SIZES):
         photo.resize(size).save(server.base / "input" / f"load-{number}.png")
 

@@ -158,7 +158,7 @@ def compare(server: Server, photo: Path, repeats: int) -> dict[str, list[tuple[f
 def measure(folder: Path, options: argparse.Namespace) -> None:
     server = Server(folder / "comfy", "--preview-method", "none")
     try:
-        picture = Image.open(ROOT / "examples" / "photo.jpg").convert("RGB")
+        picture = Image.open(ROOT / "samples" / "photo.jpg").convert("RGB")
         scale = options.size / min(picture.size)
         photo = server.base / "input" / "bench.png"
         picture.resize([round(side * scale) for side in picture.size]).save(photo)

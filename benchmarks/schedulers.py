@@ -23,7 +23,7 @@ from seada_core.pipeline import Colorizer
 from . import machine
 
 RUNS = [("ddim", n) for n in (2, 10, 20, 50)] + [(name, n) for name in ("unipc", "dpm++") for n in (5, 10, 15, 20)]
-EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "photo.jpg"
+EXAMPLE = Path(__file__).resolve().parents[1] / "samples" / "photo.jpg"
 
 
 def photos(data: str | None, count: int, side: int) -> torch.Tensor:

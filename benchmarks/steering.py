@@ -20,7 +20,7 @@ from seada_core.hints import Hint
 from seada_core.palettes import load_schemes
 from seada_core.pipeline import Colorizer
 
-PHOTO = Path(__file__).parents[1] / "examples" / "photo.jpg"
+PHOTO = Path(__file__).parents[1] / "samples" / "photo.jpg"
 SIDE = 600  # longest side of what is coloured, px; clicks are given in pixels of the photo itself
 TILE, COLUMNS = 236, 3
 

@@ -81,9 +81,12 @@ class Server:
             self.process.kill()
             self.process.wait()
 
-    def read(self, path: str) -> str:
+    def read_bytes(self, path: str) -> bytes:
         with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=60) as answer:
-            return answer.read().decode()
+            return answer.read()
+
+    def read(self, path: str) -> str:
+        return self.read_bytes(path).decode()
 
     def get(self, path: str):
         return json.loads(self.read(path))

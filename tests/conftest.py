@@ -210,7 +210,7 @@ def _write_pictures(folder: Path) -> None:
     from PIL import Image
 
     folder.mkdir(parents=True, exist_ok=True)
-    photo = Image.open(Path(__file__).resolve().parents[1] / "examples" / "photo.jpg").convert("RGB")
+    photo = Image.open(Path(__file__).resolve().parents[1] / "samples" / "photo.jpg").convert("RGB")
     photo.resize((120, 80)).save(folder / "photo.png")
     photo.resize((120, 80)).transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(folder / "flipped.png")
     photo.resize((67, 45)).save(folder / "odd.png")

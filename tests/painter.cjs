@@ -89,10 +89,6 @@ const [width, height] = settings.photo;
   await page.waitForTimeout(500);
   report.sameNode = await page.evaluate(() => window.app.graph.nodes.includes(window.hintsNode));
 
-  // --- the preview: colour where the hints are, on the canvas itself
-  await page.mouse.move(5, 5);
-  await page.locator(".seada-photo").focus();
-  await page.keyboard.press("h");
   const chromaAt = async (px, py) => {
     const [cx, cy] = await onScreen(px, py);
     return page.locator(".seada-photo").evaluate((canvas, [sx, sy]) => {
@@ -101,6 +97,14 @@ const [width, height] = settings.photo;
       return [...canvas.getContext("2d").getImageData(Math.round(at[0]), Math.round(at[1]), 1, 1).data];
     }, [cx, cy]);
   };
+
+  // --- the hints, then the preview: colour where the hints are, on the canvas itself
+  await page.mouse.move(5, 5);
+  await page.locator(".seada-photo").focus();
+  await page.waitForTimeout(300);
+  report.dots = [];
+  for (const [px, py] of settings.clicks) report.dots.push(await chromaAt(px, py));
+  await page.keyboard.press("h");
   await page.waitForTimeout(4000);
   report.preview = [];
   for (const [px, py] of settings.clicks) report.preview.push(await chromaAt(px, py));

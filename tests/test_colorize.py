@@ -13,7 +13,7 @@ from PIL import Image
 from seada_core.archive import JOURNAL
 from seada_core.colorize import main
 
-EXAMPLE = ROOT / "examples" / "photo.jpg"
+EXAMPLE = ROOT / "samples" / "photo.jpg"
 
 
 def luma_share(source: Image.Image, result: Image.Image) -> float:

@@ -15,7 +15,7 @@ from seada_core.color import luminance
 from seada_core.pipeline import Colorizer
 
 ROOT = Path(__file__).parents[1]
-PHOTO = ROOT / "examples" / "photo.jpg"
+PHOTO = ROOT / "samples" / "photo.jpg"
 
 
 @pytest.fixture(scope="module")

@@ -46,7 +46,7 @@ def test_every_workflow_loads_without_a_red_node_and_a_picture_appears(comfy, dr
 
 # --- the hint painter -------------------------------------------------------------------------------------------------
 
-PHOTO = TESTS.parent / "examples" / "photo.jpg"
+PHOTO = TESTS.parent / "samples" / "photo.jpg"
 SIZE = 300, 200
 HOSTILE = [
     '<img src=x onerror="window.pwned = 1">',
@@ -201,6 +201,11 @@ def test_undo_redo_and_remove(painted):
     assert steps["third removed"] == steps["clicked"][:2] == steps["third removed again"]
     assert steps["third back"] == steps["clicked"]
     assert painted["sameNode"]  # ComfyUI's own undo, which makes the nodes anew, kept out of it
+
+
+def test_a_clicked_hint_is_drawn_in_its_colour(painted):
+    for (_, _, color), shown in zip(painted["clicks"], painted["dots"]):
+        assert shown[:3] == [int(color[i : i + 2], 16) for i in (1, 3, 5)]
 
 
 def test_the_preview_shows_the_colours_on_the_photo_s_luminance(painted):

@@ -49,7 +49,7 @@ def write_photo(path, size: tuple[int, int]) -> torch.Tensor:
     """A grey picture of (height, width) as a file; and as (1, 1, H, W) in [0, 1]."""
     from pathlib import Path
 
-    photo = Image.open(Path(__file__).resolve().parents[1] / "examples" / "photo.jpg").convert("L")
+    photo = Image.open(Path(__file__).resolve().parents[1] / "samples" / "photo.jpg").convert("L")
     photo = photo.resize(size[::-1])
     photo.save(path)
     return torch.from_numpy(np.asarray(photo, np.float32) / 255)[None, None]

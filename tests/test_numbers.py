@@ -39,7 +39,7 @@ def tiny(tiny_model) -> Colorizer:
 
 @pytest.fixture(scope="module")
 def photo() -> torch.Tensor:
-    picture = Image.open(ROOT / "examples" / "photo.jpg").convert("RGB").resize((160, 128))
+    picture = Image.open(ROOT / "samples" / "photo.jpg").convert("RGB").resize((160, 128))
     return torch.from_numpy(np.asarray(picture).copy()).permute(2, 0, 1).float() / 255
 
 
@@ -168,7 +168,7 @@ print(grown, seconds, wrong / 7680 / 4320, chroma)
 def test_an_8k_photo(photo):
     if not sys.platform.startswith("linux"):
         pytest.skip("ru_maxrss is in KiB on Linux")
-    command = [sys.executable, "-c", BIG, ROOT / "examples" / "photo.jpg"]
+    command = [sys.executable, "-c", BIG, ROOT / "samples" / "photo.jpg"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stderr[-2000:]
     grown, seconds, wrong, chroma = map(float, done.stdout.split())

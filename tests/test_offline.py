@@ -65,7 +65,7 @@ def test_the_network_is_cut_off(tmp_path):
 
 
 def test_the_command_colours(run, tmp_path):
-    Image.open(ROOT / "examples" / "photo.jpg").resize((120, 80)).save(tmp_path / "photo.png")
+    Image.open(ROOT / "samples" / "photo.jpg").resize((120, 80)).save(tmp_path / "photo.png")
     done = run("-m", "seada_core.colorize", tmp_path / "photo.png", "--palette", "auto", "--token-steps", 1)
     assert done.returncode == 0, done.stderr
     assert Image.open(tmp_path / "photo-color.png").size == (120, 80)

@@ -19,7 +19,7 @@ from PIL import Image
 from seada_core.color import luminance, merge_chroma
 from seada_core.hints import hint_map, parse_hints, spread_hints
 
-PHOTO = Path(__file__).resolve().parents[1] / "examples" / "photo.jpg"
+PHOTO = Path(__file__).resolve().parents[1] / "samples" / "photo.jpg"
 HINTS = [
     {"x": 300, "y": 60, "color": "#a06040", "radius": 12},
     {"points": [[40, 300], [200, 350], [620, 380]], "color": "#4070b0", "radius": 6},

@@ -28,7 +28,7 @@ def picture() -> torch.Tensor:
     from PIL import Image
     from torchvision.transforms.functional import pil_to_tensor
 
-    gray = pil_to_tensor(Image.open(ROOT / "examples" / "photo.jpg").convert("L").resize((240, 160)))[None] / 255
+    gray = pil_to_tensor(Image.open(ROOT / "samples" / "photo.jpg").convert("L").resize((240, 160)))[None] / 255
     y, x = torch.meshgrid(torch.linspace(-1, 1, 160), torch.linspace(-1, 1, 240), indexing="ij")
     cup = (((x / 0.45) ** 2 + ((y + 0.2) / 0.7) ** 2) < 1).float().view(1, 1, 160, 240)
     blue, orange = (torch.tensor(c).view(1, 2, 1, 1) for c in ((0.12, -0.1), (-0.15, 0.12)))

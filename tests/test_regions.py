@@ -59,7 +59,7 @@ def photo() -> torch.Tensor:
     from PIL import Image
     from torchvision.transforms.functional import pil_to_tensor
 
-    picture = Image.open(ROOT / "examples" / "photo.jpg").convert("L").resize((90, 60))
+    picture = Image.open(ROOT / "samples" / "photo.jpg").convert("L").resize((90, 60))
     return pil_to_tensor(picture)[None] / 255
 
 

@@ -323,7 +323,7 @@ def test_micro_batches():
         micro_batches(replace(c, batch=8), 8, multiple=2)
 
 
-EXAMPLES = sorted((Path(__file__).resolve().parents[1] / "examples" / "accelerate").glob("*.yaml"))
+EXAMPLES = sorted((Path(__file__).resolve().parents[1] / "configs" / "accelerate").glob("*.yaml"))
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=[path.stem for path in EXAMPLES])

@@ -72,6 +72,15 @@ def test_a_workflow_says_what_its_twin_says(comfy, name):
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_the_server_offers_a_workflow_and_its_thumbnail(comfy, name):
+    """ComfyUI serves one folder of a pack's templates alone, and takes several names for it."""
+    assert name in comfy.get("/workflow_templates")["ComfyUI-SeAda"]
+    address = f"/api/workflow_templates/ComfyUI-SeAda/{name}"
+    assert comfy.read_bytes(f"{address}.json") == (WORKFLOWS / f"{name}.json").read_bytes()
+    assert comfy.read_bytes(f"{address}.jpg") == (WORKFLOWS / f"{name}.jpg").read_bytes()
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_a_thumbnail_is_small_and_of_one_shape(name):
     from PIL import Image
 

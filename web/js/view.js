@@ -201,15 +201,23 @@ export class View {
   #drawHint(context, hint, strong) {
     const width = Math.min(1e5, Math.max(hint.points ? 3 : 8, 2 * hint.radius * this.scale));
     if (!this.#isNear(hint, width / 2 + 6, 0, 0, this.width, this.height)) return;
-    const points = pointsOf(hint);
+    const [first, ...rest] = pointsOf(hint).map(([x, y]) => this.toDisplay(x, y));
+    const isDot = rest.every(([x, y]) => x === first[0] && y === first[1]); // a line of no length paints nothing
     const path = new Path2D();
-    points.forEach(([x, y], i) => path[i ? "lineTo" : "moveTo"](...this.toDisplay(x, y)));
-    if (points.length === 1) path.lineTo(...this.toDisplay(...points[0])); // a dot, thanks to the round caps
+    path.moveTo(...first);
+    for (const point of rest) path.lineTo(...point);
     context.lineCap = context.lineJoin = "round";
     const line = (extra, style, alpha) => {
+      context.globalAlpha = alpha;
+      if (isDot) {
+        const dot = new Path2D();
+        dot.arc(...first, (width + extra) / 2, 0, TAU);
+        context.fillStyle = style;
+        context.fill(dot);
+        return;
+      }
       context.lineWidth = width + extra;
       context.strokeStyle = style;
-      context.globalAlpha = alpha;
       context.stroke(path);
     };
     line(strong ? 6 : 4, "#000", 0.55);
