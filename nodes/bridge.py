@@ -22,11 +22,11 @@ from comfy_api.latest import io
 from PIL import Image
 from torch import Tensor, nn
 
-from ..seada_core import checkpoints
-from ..seada_core.checkpoints import CheckpointError
-from ..seada_core.color import luminance
+from ..seada_core.color.sizes import resize
+from ..seada_core.color.spaces import luminance
+from ..seada_core.files.weight_headers import CheckpointError
 from ..seada_core.pipeline import Callback, Colorizer
-from ..seada_core.sizes import resize
+from ..seada_core.weights import part_files
 from . import model_folders
 
 if TYPE_CHECKING:
@@ -146,7 +146,7 @@ class Bundle(Colorizer):
         super().__init__(folder, comfy.model_management.get_torch_device(), compute_dtype())
 
     def part(self, part: str) -> nn.Module:
-        if part not in checkpoints.SECTIONS:
+        if part not in part_files.SECTIONS:
             raise CheckpointError(f"unknown part {part!r}")
         with torch.inference_mode(False):  # gradients do not pass tensors that were made in inference mode
             return super().part(part)

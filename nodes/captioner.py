@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from comfy_api.latest import io
 
-from ..seada_core import captioner as core
+from ..seada_core.models.captioners import loading
 from . import bridge, model_folders
 
 if TYPE_CHECKING:
@@ -21,7 +21,9 @@ FROM_MODEL = "the model's own"
 def _load(name: str, beams: int, max_tokens: int):
     with torch.inference_mode(False):
         path = model_folders.captioner_path(name)
-        return bridge.patcher(core.load_captioner(core.captioner_kind(path), path, beams=beams, max_tokens=max_tokens))
+        return bridge.patcher(
+            loading.load_captioner(loading.captioner_kind(path), path, beams=beams, max_tokens=max_tokens)
+        )
 
 
 class SeAdaCaptioner(io.ComfyNode):

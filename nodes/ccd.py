@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from comfy_api.latest import io
 
-from ..seada_core import ccd
-from ..seada_core.color import ycbcr_to_rgb
-from ..seada_core.hints import palette_chroma, resize_hint_map, scheme_colors, spread_hints
+from ..seada_core.color.spaces import ycbcr_to_rgb
+from ..seada_core.hints.maps import palette_chroma, resize_hint_map, scheme_colors, spread_hints
+from ..seada_core.models import ccd
 from ..seada_core.pipeline import HINT_MOVES, HINT_SCALE
 from . import bridge, inputs, unet
 

@@ -12,7 +12,7 @@ import torch
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..seada_core import pictures
+from ..seada_core.files import folders, pictures
 from . import bridge
 
 
@@ -90,7 +90,7 @@ def _files(folder: str, first: int, count: int) -> tuple[list[Path], int]:
         raise ValueError(f"{shown} lies outside ComfyUI's input folder, {root}; put the photos into a folder there")
     if not os.path.isdir(path):
         raise ValueError(f"no folder {shown} in ComfyUI's input folder, {root}; make it and put photos there")
-    found = pictures.find([path])
+    found = folders.find([path])
     if first >= len(found):
         raise ValueError(f"first is {first}, and the folder has {len(found)} photos; set it to 0 to begin again")
     return found[first : first + count if count else None], len(found)

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import torch
 from comfy_api.latest import io
 
-from ..seada_core import hints as core
-from ..seada_core.color import merge_chroma
-from ..seada_core.sizes import DECODE_SIZE, decode_size, resize
+from ..seada_core.color.merging import merge_chroma
+from ..seada_core.color.sizes import DECODE_SIZE, decode_size, resize
+from ..seada_core.hints import maps as core
 from . import bridge, inputs
 
 if TYPE_CHECKING:

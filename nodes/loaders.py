@@ -6,7 +6,7 @@ import torch
 from comfy_api.latest import io
 from comfy_execution.graph_utils import ExecutionBlocker
 
-from ..seada_core import checkpoints
+from ..seada_core.weights import part_files
 from . import bridge, model_folders
 from .controlnet_rca import Control
 from .unet import load_unet
@@ -63,7 +63,7 @@ class SeAdaLoadControlNetRCA(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "control_name",
-                    options=model_folders.part_files(),
+                    options=model_folders.part_file_names(),
                     default=model_folders.EMBEDDED,
                     tooltip="The one that comes with the pack, or a controlnet_rca part file in models/seada. It must "
                     "have been trained with the MODEL that you apply it to.",
@@ -80,5 +80,5 @@ class SeAdaLoadControlNetRCA(io.ComfyNode):
     def execute(cls, control_name: str) -> io.NodeOutput:
         with torch.inference_mode(False):
             path = model_folders.part_file(control_name, "controlnet_rca")
-            module, preset = checkpoints.load_part(path, "controlnet_rca")
+            module, preset = part_files.load_part(path, "controlnet_rca")
             return io.NodeOutput(Control(bridge.patcher(module), preset.unet))

@@ -17,8 +17,9 @@ from pathlib import Path
 
 import folder_paths
 
-from ..seada_core import checkpoints, palettes
-from ..seada_core.checkpoints import CheckpointError
+from ..seada_core.files.weight_headers import CheckpointError
+from ..seada_core.hints import palettes
+from ..seada_core.weights import part_files
 
 EMBEDDED = "embedded"
 FOLDER = "seada"  # below ComfyUI's models/
@@ -72,7 +73,7 @@ def register_model_folder() -> None:
         folder_paths.add_model_folder_path(name, os.path.join(folder_paths.models_dir, name))
 
 
-def part_files() -> list[str]:
+def part_file_names() -> list[str]:
     """The safetensors files below models/seada, "embedded" first."""
     names = folder_paths.get_filename_list(FOLDER)
     return [EMBEDDED, *(name for name in names if name.endswith(".safetensors"))]
@@ -80,14 +81,14 @@ def part_files() -> list[str]:
 
 def models() -> list[str]:
     """The folders of models/seada that hold part files, "embedded" first."""
-    folders = {os.path.dirname(name) for name in part_files()[1:] if Path(name).stem in checkpoints.SECTIONS}
+    folders = {os.path.dirname(name) for name in part_file_names()[1:] if Path(name).stem in part_files.SECTIONS}
     return [EMBEDDED, *(folder or TOP for folder in sorted(folders))]
 
 
 def part_file(name: str, part: str) -> Path:
-    """The file behind an entry of `part_files`."""
+    """The file behind an entry of `part_file_names`."""
     if name == EMBEDDED:
-        return checkpoints.EMBEDDED / f"{part}.safetensors"
+        return part_files.EMBEDDED / f"{part}.safetensors"
     path = _entry(FOLDER, name)
     if path is None or not path.is_file():
         raise CheckpointError(
@@ -99,7 +100,7 @@ def part_file(name: str, part: str) -> Path:
 def model_folder(name: str) -> Path:
     """The folder behind an entry of `models`."""
     if name == EMBEDDED:
-        return checkpoints.EMBEDDED
+        return part_files.EMBEDDED
     folder = _entry(FOLDER, "." if name == TOP else name)
     if folder is None or not folder.is_dir():
         what = f"no folder {reprlib.repr(name)[1:-1]} in {_folders()}"

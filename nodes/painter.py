@@ -18,8 +18,9 @@ from aiohttp import web
 from PIL import Image
 from torch import Tensor
 
-from ..seada_core import hints as core
-from ..seada_core.color import luminance, merge_chroma
+from ..seada_core.color.merging import merge_chroma
+from ..seada_core.color.spaces import luminance
+from ..seada_core.hints import maps as core
 from . import bridge
 
 ROUTE = "/seada/propagate"

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from comfy_api.latest import io
 
-from ..seada_core import palettes as core
+from ..seada_core.hints import palettes as core
 from . import bridge, inputs, model_folders
 from .hints import Hints
 

@@ -19,16 +19,16 @@ from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel, Upsample
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor, nn
 
-from ..seada_core import checkpoints
-from ..seada_core.checkpoints import CheckpointError
-from ..seada_core.hints import resize_hint_map
-from ..seada_core.sizes import resize
+from ..seada_core.color.sizes import resize
+from ..seada_core.files.weight_headers import CheckpointError
+from ..seada_core.hints.maps import resize_hint_map
+from ..seada_core.weights import part_files
 from .bridge import check_shape, rows
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
 
-    from ..seada_core.backbone import Hook
+    from ..seada_core.models.backbone import Hook
     from ..seada_core.presets import Preset, UNetConfig
 
 LATENTS = "seada_latents"  # key in transformer_options
@@ -92,9 +92,9 @@ def load_unet(path: Path) -> ModelPatcher:
     """A `unet` part file as an ordinary MODEL, for ComfyUI's own samplers, LoRAs and previews.
 
     Raises:
-        CheckpointError: see `checkpoints.read_part`; also sizes that ComfyUI's UNet cannot have.
+        CheckpointError: see `part_files.read_part`; also sizes that ComfyUI's UNet cannot have.
     """
-    preset, _, tensors = checkpoints.read_part(path, "unet")
+    preset, _, tensors = part_files.read_part(path, "unet")
     _check_widths(path, preset.unet, tensors)
     config = SeAdaUNet(preset)
     names = comfy.utils.unet_to_diffusers(config.unet_config)

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import torch
 from comfy_api.latest import io
 
-from ..seada_core.color import merge, merge_chroma
-from ..seada_core.sizes import DECODE_SIZE, decode_size, diffusion_size, resize
+from ..seada_core.color.merging import merge, merge_chroma
+from ..seada_core.color.sizes import DECODE_SIZE, decode_size, diffusion_size, resize
 from . import bridge, inputs
 
 if TYPE_CHECKING:

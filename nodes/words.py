@@ -9,15 +9,16 @@ from typing import TYPE_CHECKING
 import torch
 from comfy_api.latest import io
 
-from ..seada_core import regions, steering
-from ..seada_core.words import color_phrases, without_colors
+from ..seada_core import steering
+from ..seada_core.hints import grounding
+from ..seada_core.hints.color_phrases import color_phrases, without_colors
 from . import bridge, inputs, model_folders
 from .hints import Hints, preview_all
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ..seada_core.words import ColorPhrase
+    from ..seada_core.hints.color_phrases import ColorPhrase
 
 SOURCES = ("auto", *steering.FINDERS)
 
@@ -101,7 +102,7 @@ def find(photos: Tensor, text: str, source: str, seed: int, bundle: bridge.Bundl
         finder = steering.finder(bundle, source)
         bundle.load(*steering.FINDERS[finder])
     else:
-        finder = regions.load_clipseg(model_folders.segmenter_path(source))
+        finder = grounding.load_clipseg(model_folders.segmenter_path(source))
         bridge.load([_patcher(finder[0])])
     show, maps, phrases, missing = bridge.progress(len(photos)), [], color_phrases(text), []
     for i, photo in enumerate(photos.split(1), 1):

@@ -10,23 +10,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from . import ccd, checkpoints, sampling
-from .backbone import Hook, build_scheduler
-from .checkpoints import CheckpointError
-from .color import luminance, merge_chroma, rgb_to_ycbcr
-from .hints import (
-    Hint,
-    Stroke,
-    apply_hints,
-    hint_map,
-    palette_chroma,
-    resize_hint_map,
-    scheme_colors,
-    spread_hints,
-)
-from .parts import Parts
+from .color.merging import merge_chroma
+from .color.sizes import DECODE_SIZE, decode_size, diffusion_size, resize
+from .color.spaces import luminance, rgb_to_ycbcr
+from .files.hint_format import Hint, Stroke
+from .files.weight_headers import CheckpointError
+from .hints.maps import apply_hints, hint_map, palette_chroma, resize_hint_map, scheme_colors, spread_hints
+from .models import ccd, sampling
+from .models.backbone import Hook, build_scheduler
 from .presets import HINT_METHODS
-from .sizes import DECODE_SIZE, decode_size, diffusion_size, resize
+from .weights import part_files
+from .weights.parts import Parts
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -94,9 +88,9 @@ class Colorizer:
         """
         if base is not None and model == "mini":
             raise CheckpointError("the embedded model is whole: leave out the base, or give a folder of parts for it")
-        folder = checkpoints.model_folder(model or "mini") if model or base is None else None
+        folder = part_files.model_folder(model or "mini") if model or base is None else None
         if base is not None:
-            from .stable_diffusion import Base
+            from .weights.stable_diffusion import Base
 
             base = Base(base, download=download)
         parts = Parts(folder, base, *(None if path is None else Path(path) for path in (control, captioner)))
@@ -159,7 +153,7 @@ class Colorizer:
                 raise ValueError(f"expected (B, 3, H, W) or (3, H, W), grey or colour, not {tuple(image.shape)}")
             gray = (luminance(batch) if batch.shape[1] == 3 else batch).float().clamp(0, 1)
         else:
-            from .pictures import from_pil
+            from .files.pictures import from_pil
 
             array = from_pil(image).luminance
             gray = torch.tensor(array, dtype=torch.float32)[None, None]
@@ -171,7 +165,7 @@ class Colorizer:
             return rgb if image.ndim == 4 else rgb[0]
         from PIL import Image as PILImage
 
-        from .color import merge_tiled
+        from .color.merging import merge_tiled
 
         return PILImage.fromarray(merge_tiled(chroma[0].float().cpu(), array))
 

@@ -8,14 +8,15 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from . import reference as reference_colors
-from . import regions
-from .color import rgb_to_ycbcr
-from .hints import over, parse_color
+from .color.sizes import diffusion_size, resize
+from .color.spaces import rgb_to_ycbcr
+from .files.hint_format import parse_color
+from .hints import exemplar as reference_colors
+from .hints import grounding
+from .hints.color_phrases import ColorPhrase, color_phrases
+from .hints.maps import over
+from .models.classifier import classifier_of
 from .pipeline import Colorizer
-from .recognizer import classifier_of
-from .sizes import diffusion_size, resize
-from .words import ColorPhrase, color_phrases
 
 ATTENTION_STEPS = 4  # sampling steps in which attention is listened to
 WORD_WEIGHT = 0.95  # how much a word's colour counts where its thing surely is
@@ -49,7 +50,7 @@ def word_hints(
     phrases = [phrase for phrase, yes in zip(phrases, known) if yes]
     if not phrases:
         return None, [], missing
-    masks = regions.refine(gray.cpu(), scores[:, known].cpu())
+    masks = grounding.refine(gray.cpu(), scores[:, known].cpu())
     masks = (2.2 * masks - 0.4).clamp(0, 1)  # what is likelier than not is it; of what is in doubt less
     # where several things claim a pixel, the strongest has it
     masks = masks * (masks / masks.sum(1, keepdim=True).clamp_min(1)) * WORD_WEIGHT
@@ -92,10 +93,10 @@ def find_regions(
 ) -> Tensor:
     """Scores (B, N, h, w) in [0, 1] of where things are; see `word_hints` and `regions`."""
     if source not in ("auto", *FINDERS):
-        model, tokenizer = source if isinstance(source, tuple) else regions.load_clipseg(source)
-        return regions.clipseg_regions(model.to(colorizer.device), tokenizer, gray.to(colorizer.device), things)
+        model, tokenizer = source if isinstance(source, tuple) else grounding.load_clipseg(source)
+        return grounding.clipseg_regions(model.to(colorizer.device), tokenizer, gray.to(colorizer.device), things)
     if finder(colorizer, source) == "recognition":
-        return regions.recognized_regions(colorizer.part("captioner"), gray.to(colorizer.device), things)
+        return grounding.recognized_regions(colorizer.part("captioner"), gray.to(colorizer.device), things)
     small = resize(gray, diffusion_size(tuple(gray.shape[-2:]), colorizer.preset.sampling.size)).to(colorizer.device)
     tokenizer = colorizer.part("semantic_encoder").tokenizer
     words = tokenizer.encode(prompt)
@@ -104,7 +105,7 @@ def find_regions(
         for thing in things
     ]
     context = colorizer.context([prompt] * len(gray))
-    with regions.AttentionRegions(colorizer.part("unet"), columns) as heard:
+    with grounding.AttentionRegions(colorizer.part("unet"), columns) as heard:
         colorizer.sample(small, context, None, ATTENTION_STEPS, 1.0, 1.0, seed)
     return heard.scores(tuple(side // 8 for side in small.shape[-2:]))
 

@@ -32,13 +32,14 @@ def make_tiny_parts(captions):
 
     import torch
 
-    from seada_core import checkpoints, presets
-    from seada_core.tokenizer import Tokenizer
+    from seada_core import presets
+    from seada_core.models.tokenizer import Tokenizer
+    from seada_core.weights import part_files
 
     torch.manual_seed(0)
     preset = replace(make_tiny_preset(), tokens=presets.TokenConfig(width=32, layers=1, heads=2, context_dim=32))
     tokenizer = Tokenizer.from_captions(captions, 16, 64)
-    parts = {p: checkpoints.build(p, preset, tokenizer) for p in checkpoints.SECTIONS if p != "captioner"}
+    parts = {p: part_files.build(p, preset, tokenizer) for p in part_files.SECTIONS if p != "captioner"}
     for module in parts.values():
         for parameter in module.parameters():
             if parameter.abs().max() == 0:
@@ -71,19 +72,19 @@ def tiny_model(tiny_preset, tmp_path_factory) -> Path:
     """A folder of part files of a tiny random model: quick, whole, and of no use as a colouriser."""
     import torch
 
-    from seada_core import checkpoints
-    from seada_core.tokenizer import Tokenizer
+    from seada_core.models.tokenizer import Tokenizer
+    from seada_core.weights import part_files
 
     folder = tmp_path_factory.mktemp("tiny-model")
     tokenizer = Tokenizer.from_captions(["a photo of a dog on green grass, blue sky"], 16, 64)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         for part in ("unet", "semantic_encoder", "semantic_adapter", "controlnet_rca", "hint_encoder", "vq_decoder"):
-            module = checkpoints.build(part, tiny_preset, tokenizer if part == "semantic_encoder" else None)
+            module = part_files.build(part, tiny_preset, tokenizer if part == "semantic_encoder" else None)
             for name, parameter in module.named_parameters():
                 if parameter.abs().max() == 0 and not name.endswith("bias"):  # zero projections must not hide a fault
                     torch.nn.init.normal_(parameter, std=0.02)
-            checkpoints.save_part(folder / f"{part}.safetensors", part, tiny_preset, module)
+            part_files.save_part(folder / f"{part}.safetensors", part, tiny_preset, module)
     return folder
 
 
@@ -100,7 +101,7 @@ def photo(tmp_path) -> Path:
 @pytest.fixture
 def run(tiny_model, capfd):
     """Runs the command with the tiny model; gives (status, stdout lines, stderr lines without the summary)."""
-    from seada_core.colorize import main
+    from seada_core.colorize.__main__ import main
 
     def run(*argv, model=tiny_model):
         capfd.readouterr()
@@ -186,9 +187,9 @@ def _write_tiny_model(folder: Path, preset, source: Path) -> None:
 
     import torch
 
-    from seada_core import checkpoints
     from seada_core import presets as p
-    from seada_core.tokenizer import Tokenizer
+    from seada_core.models.tokenizer import Tokenizer
+    from seada_core.weights import part_files
 
     shutil.copytree(source, folder)
     captions = p.CaptionerConfig(image_size=32, vision_channels=(8, 8, 8, 16), width=32, heads=2, embed_dim=16)
@@ -198,12 +199,12 @@ def _write_tiny_model(folder: Path, preset, source: Path) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
         for part in ("captioner", "token_diffusion"):
-            module = checkpoints.build(part, preset, tokenizer if part == "captioner" else None)
-            checkpoints.save_part(folder / f"{part}.safetensors", part, preset, module)
+            module = part_files.build(part, preset, tokenizer if part == "captioner" else None)
+            part_files.save_part(folder / f"{part}.safetensors", part, preset, module)
         path = folder / "controlnet_rca.safetensors"
-        control, _ = checkpoints.load_part(path, "controlnet_rca")
+        control, _ = part_files.load_part(path, "controlnet_rca")
         torch.nn.init.normal_(control.encoder.conv_in.weight[:, 4:], std=0.2)  # an untrained one is blind
-        checkpoints.save_part(path, "controlnet_rca", preset, control)
+        part_files.save_part(path, "controlnet_rca", preset, control)
 
 
 def _write_pictures(folder: Path) -> None:

@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, get_type_hints
 
 from ..presets import PRESETS, Preset, TrainConfig
+from ..weights import stock_controlnet
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from ..stable_diffusion import Base, StockWeights
+    from ..weights.stable_diffusion import Base
+    from ..weights.stock_controlnet import StockWeights
     from .data import Cache
-    from .stages import Stage
+    from .stages.stage import Stage
 
 # stage -> (parts that must exist, parts that it makes where they do not)
 STAGES = {
@@ -106,9 +108,9 @@ def _parse(argv: list[str]):
 def main(argv: list[str] | None = None) -> int:
     """Run the command. Returns the exit status: 0 fine, 1 failed; bad usage exits with 2."""
     arguments = _parse(sys.argv[1:] if argv is None else argv)
-    from ..checkpoints import CheckpointError
+    from ..files.weight_headers import CheckpointError
     from .checks import TrainingError
-    from .data import DataError
+    from .sources import DataError
 
     try:
         stages = PRESETS[arguments.preset].recipe if arguments.stage == "all" else [arguments.stage]
@@ -143,7 +145,7 @@ def check(name: str, arguments) -> None:
     Raises:
         TrainingError, CheckpointError
     """
-    from . import part_files
+    from . import exports
     from .checks import check_recipe, check_same_run, latest_checkpoint, process_state
 
     preset, config = _recipe(name, arguments)
@@ -156,9 +158,9 @@ def check(name: str, arguments) -> None:
         check_same_run(newest, config, preset)
     _others(arguments, preset)
     for part in (part for parts in STAGES[name] for part in parts):
-        file = part_files.find(part, _folders(name, arguments, config))
+        file = exports.find(part, _folders(name, arguments, config))
         if file is not None:
-            part_files.check_sizes(file, part, preset)
+            exports.check_sizes(file, part, preset)
     if arguments.stage == name and _needs_probe(name, config):
         _decoder_of_probe(name, _folders(name, arguments, config))
 
@@ -167,7 +169,7 @@ def train(name: str, arguments) -> None:
     """Cache what the stage needs, build its parts, train, and leave its part files in OUT/parts."""
     import torch
 
-    from . import part_files
+    from . import exports
     from .checks import process_state
     from .data import check_captions
     from .loop import fit
@@ -191,13 +193,13 @@ def train(name: str, arguments) -> None:
         from .lora import add_lora
 
         if state.is_main_process and not (lora_folder / "unet.safetensors").is_file():  # as it was without
-            part_files.leave(lora_folder, "unet", parts["unet"], preset, folders)
+            exports.leave(lora_folder, "unet", parts["unet"], preset, folders)
         state.wait_for_everyone()
         file = lora_folder / "unet_lora.safetensors"
         add_lora(parts["unet"], config.lora, file if file.is_file() else None)
     probe = None
     if _needs_probe(name, config):
-        from ..checkpoints import load_part
+        from ..weights.part_files import load_part
         from .probe import ChromaProbe
 
         probe = ChromaProbe(load_part(_decoder_of_probe(name, folders), "vq_decoder")[0])
@@ -205,16 +207,16 @@ def train(name: str, arguments) -> None:
         if state.is_main_process:
             print(f"chroma probe: explains {explained:.3f} of the latents' chroma")
     stage = _stage(name, parts, preset, config, probe)
-    if name == "codec" and arguments.decoder and part_files.find("vq_decoder", folders) is None:
-        from .codec import load_taesd
+    if name == "codec" and arguments.decoder and exports.find("vq_decoder", folders) is None:
+        from .stages.codec import load_taesd
 
         load_taesd(parts["vq_decoder"].decoder, arguments.decoder)
     out = arguments.out / "parts"
-    exported = {part: module for part, module in stage.parts().items() if part_files.learns(module)}
+    exported = {part: module for part, module in stage.parts().items() if exports.learns(module)}
     if state.is_main_process:
         for part, module in stage.parts().items():
             if part not in exported and not (out / f"{part}.safetensors").is_file():
-                part_files.leave(out, part, module, preset, folders)
+                exports.leave(out, part, module, preset, folders)
     state.wait_for_everyone()
     if config.cache_text:
         from .texts import cache_texts, text_is_frozen, use_cached_texts
@@ -227,7 +229,7 @@ def train(name: str, arguments) -> None:
 
     def export(tensors: dict[str, torch.Tensor] | None) -> None:
         for part, module in exported.items():
-            part_files.export(out, part, module, preset, tensors, stage, lora_folder)
+            exports.export(out, part, module, preset, tensors, stage, lora_folder)
 
     fit(stage, config, cache, folder, validation, arguments.resume, export, arguments.workers, preset)
 
@@ -242,8 +244,8 @@ def _decoder_of_probe(name: str, folders: list[Path]) -> Path:
     Raises:
         CheckpointError: there is none.
     """
-    from ..checkpoints import CheckpointError
-    from .part_files import find
+    from ..files.weight_headers import CheckpointError
+    from .exports import find
 
     file = find("vq_decoder", folders)
     if file is None:
@@ -263,7 +265,9 @@ def _folders(name: str, arguments, config: TrainConfig) -> list[Path]:
 def _cache(arguments, source: str, resolution: int, kind: str, state) -> "Cache":
     """The cache of a source, built by all processes together where it is not there yet."""
     from .cache import build_shares, join_shares
-    from .data import Cache, DataError, build_cache, load_encoder
+    from .data import Cache, build_cache
+    from .encoder import load_encoder
+    from .sources import DataError
 
     folder = arguments.cache if kind == "cache" and arguments.cache else arguments.out / f"{kind}-{resolution}"
     if not (folder / "cache.json").is_file():
@@ -299,8 +303,8 @@ def _recognized(cache: "Cache | None", parts: dict[str, "nn.Module"], config: Tr
         return cache
     import torch
 
-    from ..controlnet_rca import recognize
-    from ..efficientnet import EfficientNetLite0
+    from ..models.controlnet_rca import recognize
+    from ..models.efficientnet import EfficientNetLite0
     from .data import Cache, cache_recognized
 
     device = state.device.type
@@ -326,7 +330,7 @@ def _others(arguments, preset: Preset) -> "tuple[Base | None, StockWeights | Non
     Raises:
         CheckpointError: they do not fit the preset.
     """
-    from .. import stable_diffusion
+    from ..weights import stable_diffusion
 
     base = control = None
     if arguments.base is not None:
@@ -335,7 +339,7 @@ def _others(arguments, preset: Preset) -> "tuple[Base | None, StockWeights | Non
         for part in ("unet", "semantic_encoder"):
             base.report(part).require()
     if arguments.control is not None:
-        control = stable_diffusion.StockWeights(arguments.control, preset.unet, arguments.download)
+        control = stock_controlnet.StockWeights(arguments.control, preset.unet, arguments.download)
         control.report().require()
     return base, control
 
@@ -354,22 +358,22 @@ def _parts(
     Raises:
         CheckpointError: a part that an earlier stage makes is nowhere.
     """
-    from .. import checkpoints
-    from ..controlnet_rca import ControlNetRCA
-    from ..tokenizer import Tokenizer
-    from . import part_files
+    from ..models.controlnet_rca import ControlNetRCA
+    from ..models.tokenizer import Tokenizer
+    from ..weights import part_files
+    from . import exports
 
     needed, made = STAGES[name]
     parts: dict[str, nn.Module] = {}
     for part in (*needed, *made):
-        file = part_files.find(part, folders)
+        file = exports.find(part, folders)
         if file is not None:
-            parts[part] = checkpoints.load_part(file, part)[0].requires_grad_(True).train()
+            parts[part] = part_files.load_part(file, part)[0].requires_grad_(True).train()
         elif base is not None and part in ("unet", "semantic_encoder"):
             parts[part] = base.load(part)[0].requires_grad_(True).train()
         elif part in needed:
             maker = next(stage for stage, (_, makes) in STAGES.items() if part in makes)
-            raise checkpoints.CheckpointError(
+            raise part_files.CheckpointError(
                 f"stage {name} needs {part}.safetensors, and there is none in {' or '.join(map(str, folders))}: "
                 f"train stage {maker} first, or give --init{' or --base' if maker == 'base' else ''}"
             )
@@ -378,7 +382,7 @@ def _parts(
             if preset.control.recognition:
                 parts[part].mapper.classifier.load_package_weights()
             if control is not None:
-                from ..stock_controlnet import start_from
+                from ..weights.stock_controlnet import start_from
 
                 for note in start_from(parts[part], control.load()[0]):
                     print(f"not taken from --control: {note}")
@@ -393,7 +397,7 @@ def _parts(
                     for text in record.get(kind, ())
                 ]
                 tokenizer = Tokenizer.from_captions(captions, size.length, size.vocab_size)
-            parts[part] = checkpoints.build(part, preset, tokenizer)
+            parts[part] = part_files.build(part, preset, tokenizer)
             if part == "captioner" and preset.captioner.recognition:
                 parts[part].model.visual.classifier.load_package_weights()
     return parts
@@ -401,32 +405,32 @@ def _parts(
 
 def _stage(name: str, parts: dict[str, "nn.Module"], preset: Preset, config: TrainConfig, probe=None) -> "Stage":
     if name == "captioner":
-        from .captioning import CaptionerStage
+        from .stages.captioning import CaptionerStage
 
         return CaptionerStage(parts["captioner"])
     if name == "codec":
-        from .codec import CodecStage
+        from .stages.codec import CodecStage
 
         stage = CodecStage(preset.codec)
         stage.codec = parts["vq_decoder"]
         return stage
     if name == "decoder":
-        from .codec import DecoderStage
+        from .stages.codec import DecoderStage
 
         return DecoderStage(parts, preset, config)
     if name == "ccd":
-        from .ccd import CCDStage
+        from .stages.ccd import CCDStage
 
         return CCDStage(parts, preset, config, probe)
     if name == "tokens":
-        from .tokens import TokensStage
+        from .stages.tokens import TokensStage
 
         return TokensStage(parts, preset, config)
     if name == "joint":
-        from .joint import JointStage
+        from .stages.joint import JointStage
 
         return JointStage(parts, preset, config, probe)
-    from .diffusion import DiffusionStage
+    from .stages.diffusion import DiffusionStage
 
     return DiffusionStage(name, parts, preset, config, probe)
 

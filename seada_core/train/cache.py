@@ -100,7 +100,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = tyro.cli(Arguments, args=argv, prog="python -m seada_core.train.cache")
     import torch
 
-    from .data import load_encoder
+    from .encoder import load_encoder
 
     device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 from ..presets import Preset, TrainConfig
 from . import disk, saving
 from .averages import Averages, averaged
+from .batches import Batches, rows
 from .checks import (
     TrainingError,
     check_recipe,
@@ -25,9 +26,9 @@ from .checks import (
     micro_batches,
     process_state,
 )
-from .data import Batches, Cache, rows
+from .data import Cache
 from .memory import MemoryOptionError, build_optimizer, checkpoint_activations, freeze_in_bf16
-from .stages import Stage
+from .stages.stage import Stage
 
 # steps in a row whose loss or gradient may be not finite: one bad batch is no reason to stop, a model that is lost is.
 # fp16's loss scaling starts with steps that overflow

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ..checkpoints import CheckpointError
+from ..files.weight_headers import CheckpointError
 
 if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel
@@ -106,10 +106,10 @@ def main(argv: list[str] | None = None) -> int:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    from .. import checkpoints
+    from ..weights import part_files
 
     try:
-        unet, preset = checkpoints.load_part(arguments.unet, "unet")
+        unet, preset = part_files.load_part(arguments.unet, "unet")
         try:
             lora = load_file(arguments.lora)
         except (OSError, SafetensorError) as error:
@@ -121,7 +121,7 @@ def main(argv: list[str] | None = None) -> int:
         if left:
             print(f"not used, since this UNet has no such layers: {', '.join(left)}", file=sys.stderr)
         arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        checkpoints.save_part(arguments.out, "unet", preset, unet)
+        part_files.save_part(arguments.out, "unet", preset, unet)
     except (CheckpointError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

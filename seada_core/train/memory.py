@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from ..presets import TrainConfig
-from .stages import Stage
+from .stages.stage import Stage
 
 OPTIMIZERS = ("adamw", "adamw8bit", "sgd")
 
@@ -68,9 +68,9 @@ def checkpoint_activations(stage: Stage) -> int:
     )
     from transformers.models.clip.modeling_clip import CLIPEncoderLayer
 
-    from ..controlnet_rca import RCA
-    from ..token_diffusion import TokenBlock
-    from ..vq_decoder import Block, Residual
+    from ..models.controlnet_rca import RCA
+    from ..models.token_diffusion import TokenBlock
+    from ..models.vq_decoder import Block, Residual
 
     kinds = (
         ResnetBlock2D, Transformer2DModel, Downsample2D, Upsample2D, RCA, CLIPEncoderLayer, TokenBlock, Block, Residual

@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..color import ycbcr_to_rgb
-from ..efficientnet import EfficientNetLite
+from ..color.spaces import ycbcr_to_rgb
+from ..models.efficientnet import EfficientNetLite
 
 LEVELS = (1, 2, 4, 6)  # of the classifier's groups: at 1/4, 1/8, 1/16 and 1/32
 

@@ -6,9 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..color import luminance, rgb_to_ycbcr
-from ..vq_decoder import VQDecoder
-from .data import Batches, Cache
+from ..color.spaces import luminance, rgb_to_ycbcr
+from ..models.vq_decoder import VQDecoder
+from .batches import Batches
+from .data import Cache
 
 LEVEL = 2  # a quarter of the picture's size: the decoder's finer levels take most of its time and draw edges only
 

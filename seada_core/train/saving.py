@@ -8,7 +8,7 @@ from pathlib import Path
 
 from . import disk
 from .checks import TrainingError, latest_checkpoint
-from .stages import Stage
+from .stages.stage import Stage
 
 EXPORTED = "exported"  # a file in a checkpoint's folder, once the part files are those of its step
 

@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..semantic_adapter import SemanticEncoder
+from ..models.semantic_adapter import SemanticEncoder
 from .data import Cache
-from .diffusion import GENERIC
 from .disk import create_array, put
 from .sources import DataError
-from .stages import Stage
+from .stages.diffusion import GENERIC
+from .stages.stage import Stage
 
 
 def _keys(texts: Iterable[str]) -> np.ndarray:

@@ -1,4 +1,4 @@
-// Hints as data: strict parsing of the node's text, editing, undo. The twin of parse_hints in seada_core/hint_format.py.
+// Hints as data: strict parsing of the node's text, editing, undo. The twin of parse_hints in seada_core/files/hint_format.py.
 
 const MAX_HINTS = 10_000;
 export const MAX_STROKE_POINTS = 10_000;

@@ -1,0 +1,53 @@
+"""Kodak24 through the decoder, PSNR in RGB at 255: `python -m benchmarks.quality.kodak --photos DIR --encoder FILE`.
+
+Eq. 5 on the continuous latent, and through the codebook. Only the latent and the photo's luminance go in.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+from seada_core.color.spaces import luminance
+from seada_core.evaluate import metrics
+from seada_core.evaluate.sources import to_8bit, to_tensor
+from seada_core.train.encoder import load_encoder
+from seada_core.weights import part_files
+
+
+@torch.no_grad()
+def measure(photos: Path, encoder: str, model: str = "mini") -> tuple[float, float]:
+    """Mean PSNR in dB of the decoded latents, and through the codebook; prints each photo's."""
+    encode = load_encoder(encoder)
+    decoder, _ = part_files.load_part(part_files.model_folder(model) / "vq_decoder.safetensors", "vq_decoder")
+    rows = []
+    for path in sorted(photos.glob("*.png")):
+        rgb = to_tensor(Image.open(path))[None]
+        height, width = rgb.shape[-2:]
+        z = encode(F.pad(rgb, (0, -width % 8, 0, -height % 8), mode="replicate"))
+        gray = luminance(rgb)
+        results = decoder.decode(z, gray), decoder.decode_tokens(decoder.encode_tokens(z, gray), gray)
+        rows.append([metrics.psnr(to_8bit(result), rgb).item() for result in results])
+        print(f"{path.stem}  decode {rows[-1][0]:.2f} dB  codebook {rows[-1][1]:.2f} dB")
+    means = torch.tensor(rows).mean(0).tolist()
+    print(f"mean of {len(rows)}  decode {means[0]:.2f} dB  codebook {means[1]:.2f} dB")
+    return means[0], means[1]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--photos", type=Path, required=True)
+    parser.add_argument("--encoder", required=True)
+    parser.add_argument("--model", default="mini")
+    options = parser.parse_args(arguments)
+    measure(options.photos, options.encoder, options.model)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,83 @@
+"""Fewer steps by other schedulers: how far each is from DDIM's limit of many steps, and how long it takes.
+
+`python -m benchmarks.quality.schedulers [--model mini] [--data val-000.tar --pictures 8] [--guidance 5]`: the same
+noise and
+photos for all; root mean square difference of the results' chroma from that of `--limit` DDIM steps, in 1/255, beside
+the difference between two seeds. `--shared` also compares `shared_control` with the default, at 50 DDIM steps.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import sys
+import time
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+
+from seada_core.pipeline import Colorizer
+
+from .. import machine
+
+RUNS = [("ddim", n) for n in (2, 10, 20, 50)] + [(name, n) for name in ("unipc", "dpm++") for n in (5, 10, 15, 20)]
+EXAMPLE = Path(__file__).resolve().parents[2] / "samples" / "photo.jpg"
+
+
+def photos(data: str | None, count: int, side: int) -> torch.Tensor:
+    """Grey squares (B, 1, side, side): of a training source, or views of the example photo."""
+    if data:
+        from seada_core.train.sources import samples
+
+        images = [Image.open(io.BytesIO(encoded)) for _, encoded, _ in islice(samples(data), count)]
+    else:
+        example = Image.open(EXAMPLE)
+        images = [example.crop((left, 0, left + example.height, example.height)) for left in (0, 100, 200)][:count]
+    squares = [ImageOps.fit(image.convert("L"), (side, side), Image.Resampling.LANCZOS) for image in images]
+    return torch.tensor(np.stack(squares), dtype=torch.float32)[:, None] / 255
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--model", default="mini")
+    parser.add_argument("--device")
+    parser.add_argument("--data", help="shards or a folder of photos (default: the example photo)")
+    parser.add_argument("--pictures", type=int, default=8)
+    parser.add_argument("--guidance", type=float, default=5.0)
+    parser.add_argument("--limit", type=int, default=500)
+    parser.add_argument("--shared", action="store_true")
+    options = parser.parse_args(arguments)
+    colorizer = Colorizer.from_pretrained(options.model, options.device)
+    gray = photos(options.data, options.pictures, colorizer.preset.sampling.size)
+    prompts = colorizer.caption(gray.to(colorizer.device))
+
+    def chroma(seed: int = 0, **more) -> tuple[torch.Tensor, float]:
+        started = time.perf_counter()
+        result = colorizer.chroma(gray, prompt=prompts, guidance=options.guidance, seed=seed, **more).cpu()
+        return result, time.perf_counter() - started
+
+    def distance(a: torch.Tensor, b: torch.Tensor) -> float:
+        return (a - b).pow(2).mean().sqrt().item() * 255
+
+    print(machine(str(colorizer.device)))
+    print(
+        f"{options.model}, {len(gray)} photos of {gray.shape[-1]} px, guidance {options.guidance}, RMS chroma in 1/255"
+    )
+    limit, seconds = chroma(steps=options.limit)
+    print(f"ddim {options.limit:4}      the limit, {seconds:6.2f} s; its mean chroma {limit.abs().mean() * 255:.1f}")
+    print(f"another seed    {distance(chroma(seed=1, steps=50)[0], limit):6.2f}")
+    for name, steps in RUNS:
+        result, seconds = chroma(steps=steps, scheduler=name)
+        print(f"{name:6} {steps:4}     {distance(result, limit):6.2f}, {seconds:6.2f} s")
+    if options.shared:
+        apart, slow = chroma(steps=50)
+        shared, quick = chroma(steps=50, shared_control=True)
+        print(f"shared_control, ddim 50: {distance(shared, apart):.2f} from default, {quick / slow:.2f} of the time")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,119 @@
+"""Pictures a second and peak memory of SeAda's stages, with the trainer's own step, on a GPU where there is one.
+
+`python -m benchmarks.speed.training_stages [--preset sd15] [--size 512] [--batch 32] [--micro-batch 8]`: random
+weights and
+pictures; forward and backward pass, optimiser and averages; the first step warms up. On a CPU use `--preset mini --size
+96`; its memory is the process's own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import statistics
+import sys
+import time
+from dataclasses import replace
+
+import torch
+
+from seada_core.presets import PRESETS, Preset, TrainConfig
+from seada_core.train.__main__ import STAGES, _stage
+from seada_core.train.averages import Averages
+from seada_core.train.batches import rows
+from seada_core.train.memory import OPTIMIZERS, build_optimizer, checkpoint_activations, freeze_in_bf16
+from seada_core.train.stages.stage import Stage
+from seada_core.weights import part_files
+
+
+def build(name: str, preset: Preset, device: str, changes: dict) -> tuple[Stage, TrainConfig]:
+    """A stage of a preset with random weights, and its recipe; without the preset's terms that need a fitted probe."""
+    stage, config = assemble(name, preset, changes)
+    if config.frozen == "bf16":
+        freeze_in_bf16(stage)
+    torch.nn.Module.to(stage, device, memory_format=torch.channels_last)
+    if config.gradient_checkpointing:
+        checkpoint_activations(stage)
+    return stage, config
+
+
+def assemble(name: str, preset: Preset, changes: dict) -> tuple[Stage, TrainConfig]:
+    needed, made = STAGES[name]
+    parts = {part: part_files.build(part, preset) for part in (*needed, *made)}
+    config = replace(preset.training[name], **{"chroma_weight": 0.0, "perceptual_weight": 0.0, **changes})
+    return _stage(name, parts, preset, config).train(), config
+
+
+def batch(count: int, size: int, device: str) -> dict:
+    """Random pictures with what belongs to them."""
+    return {
+        "rgb": torch.rand(count, 3, size, size, device=device),
+        "latent": torch.randn(count, 4, size // 8, size // 8, device=device),
+        "captions": ["a photo"] * count,
+        "color_captions": ["a colour photo"] * count,
+        "seeds": list(range(count)),
+        "places": list(range(count)),
+        "uniform": torch.rand(count, device=device),
+    }
+
+
+def measure(stage: Stage, config: TrainConfig, size: int, steps: int, device: str) -> tuple[float, float]:
+    """(pictures a second, peak memory in GB)."""
+    trained = [p for p in stage.parameters() if p.requires_grad]
+    optimizer = build_optimizer(trained, config)
+    averages = Averages(trained, config.ema)
+    data = batch(config.batch, size, device)
+    micro = config.micro_batch or config.batch
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    seconds = []
+    for _ in range(steps + 1):
+        started = time.perf_counter()
+        for k in range(0, config.batch, micro):
+            with torch.autocast(device, torch.bfloat16):
+                loss = stage(rows(data, k, k + micro))["loss"]
+            (loss * micro / config.batch).backward()
+        torch.nn.utils.clip_grad_norm_(trained, config.clip)
+        optimizer.step()
+        optimizer.zero_grad()
+        averages.step(trained)
+        if device == "cuda":
+            torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - started)
+    if device == "cuda":
+        peak = torch.cuda.max_memory_allocated()
+    else:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return config.batch / statistics.median(seconds[1:]), peak / 1e9
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--preset", choices=PRESETS, default="sd15")
+    parser.add_argument("--stages", nargs="*", default=["stage1", "stage2", "stage3"])
+    parser.add_argument("--size", type=int, default=512, help="side of the pictures, px")
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--micro-batch", type=int, default=8)
+    parser.add_argument("--checkpointing", action="store_true")
+    parser.add_argument("--optimizer", choices=OPTIMIZERS, default="adamw")
+    parser.add_argument("--steps", type=int, default=5)
+    options = parser.parse_args(arguments)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    changes = {
+        "batch": options.batch,
+        "micro_batch": options.micro_batch,
+        "optimizer": options.optimizer,
+        "gradient_checkpointing": options.checkpointing,
+    }
+    where = torch.cuda.get_device_name() if device == "cuda" else "CPU"
+    print(f"{options.preset}, {options.size} px, batch {options.batch} by {options.micro_batch}, {where}")
+    for name in options.stages:
+        stage, config = build(name, PRESETS[options.preset], device, changes)
+        rate, peak = measure(stage, config, options.size, options.steps, device)
+        print(f"{name:8} {rate:8.2f} pictures a second {peak:8.1f} GB")
+        del stage
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

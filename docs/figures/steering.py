@@ -1,0 +1,127 @@
+"""docs/steering.jpg: photos without and with clicks, words, a reference picture, a palette.
+
+python -m docs.figures.steering --historical FOLDER --kodak FOLDER --out docs/steering.jpg
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torchvision.transforms.functional import to_tensor
+
+from benchmarks.quality.contact_sheet import BACKGROUND, GROUP_GAP, INK, section
+from seada_core import steering
+from seada_core.files.hint_format import Hint
+from seada_core.hints import color_phrases
+from seada_core.hints.palettes import load_schemes
+from seada_core.pipeline import Colorizer
+
+PHOTO = Path(__file__).resolve().parents[2] / "samples" / "photo.jpg"
+SIDE = 600  # longest side of what is coloured, px; clicks are given in pixels of the photo itself
+TILE, COLUMNS = 236, 3
+
+
+@dataclass(frozen=True)
+class Example:
+    label: str
+    photo: str  # a file's name without its suffix
+    clicks: tuple[tuple[float, float, str, float], ...] = ()  # x, y, colour, radius
+    words: str = ""
+    reference: str = ""
+    palette: str = ""
+
+
+EXAMPLES = (
+    Example(
+        "clicks", "photo",
+        ((130, 330, "#2f7a4a", 8), (420, 330, "#2f7a4a", 8), (540, 90, "#b08050", 8), (60, 110, "#a87848", 8),
+         (40, 360, "#a87848", 8), (560, 330, "#a87848", 8)),
+    ),
+    Example(
+        "clicks", "1890Surfer",
+        ((100, 20, "#a9c8e6", 6), (400, 30, "#a9c8e6", 6), (400, 250, "#7fa6a0", 5), (80, 250, "#7fa6a0", 5),
+         (230, 150, "#a8704a", 3), (262, 197, "#8a5a34", 3)),
+    ),
+    Example(
+        "clicks", "Hemmingway",
+        ((60, 40, "#8fb0d8", 6), (470, 150, "#9ab6d8", 8), (345, 95, "#c08c68", 5), (300, 225, "#9a6a40", 6),
+         (80, 130, "#52683c", 6)),
+    ),
+    Example("a red motorcycle", "kodim05", words="a red motorcycle"),
+    Example("a yellow airplane", "kodim20", words="a yellow airplane"),
+    Example("a turquoise cup", "photo", words="a turquoise cup"),
+    Example("reference: another beach", "kodim12", reference="kodim16"),
+    Example("palette: Nile journey", "Sphinx", palette="Nile journey"),
+    Example("palette: Nile journey", "EgyptRiver2", palette="Nile journey"),
+)  # fmt: skip
+
+
+def find(name: str, folders: list[Path]) -> Path:
+    """Raises FileNotFoundError."""
+    if name == PHOTO.stem:
+        return PHOTO
+    for folder in folders:
+        for path in sorted(folder.glob(f"{name}.*")):
+            return path
+    raise FileNotFoundError(f"no {name} in {' or '.join(map(str, folders))}")
+
+
+def pair(colorizer: Colorizer, example: Example, folders: list[Path]) -> tuple[Image.Image, Image.Image]:
+    """The photo in colour as it comes, with the clicks drawn on it; and as steered."""
+    photo = Image.open(find(example.photo, folders)).convert("L")
+    scale = min(1.0, SIDE / max(photo.size))
+    photo = photo.resize([round(side * scale) for side in photo.size], Image.Resampling.LANCZOS)
+    gray = to_tensor(photo)[None]
+    caption = colorizer.caption(gray)[0]
+    options: dict = {"prompt": caption}
+    if example.clicks:
+        options["hints"] = [Hint(x * scale, y * scale, color, r * scale) for x, y, color, r in example.clicks]
+    if example.words:
+        hints, phrases, _ = steering.word_hints(colorizer, gray, example.words)
+        options |= {"soft_hints": hints, "prompt": color_phrases.without_colors(example.words, phrases)}
+    if example.reference:
+        reference = Image.open(find(example.reference, folders)).convert("RGB")
+        options["soft_hints"] = steering.reference_hints(colorizer, gray, to_tensor(reference)[None])
+    if example.palette:
+        options |= {"palette": load_schemes()[example.palette].colors, "palette_strength": 1.0}
+    plain, steered = colorizer(photo, prompt=caption), colorizer(photo, **options)
+    draw = ImageDraw.Draw(plain)
+    for hint in options.get("hints", ()):
+        draw.ellipse((hint.x - 7, hint.y - 7, hint.x + 7, hint.y + 7), fill=hint.color, outline="white", width=2)
+    if example.reference:
+        reference.thumbnail((plain.width // 3, plain.height // 3))
+        plain.paste(reference, (0, plain.height - reference.height))
+    return plain, steered
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--historical", type=Path, required=True)
+    parser.add_argument("--kodak", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--model", default="mini")
+    options = parser.parse_args(arguments)
+    torch.manual_seed(0)
+    colorizer, folders = Colorizer.from_pretrained(options.model), [options.historical, options.kodak]
+    font = ImageFont.load_default(15)
+    tiles = []
+    for example in EXAMPLES:
+        tile = section("", [pair(colorizer, example, folders)], TILE, 1)
+        ImageDraw.Draw(tile).text((GROUP_GAP, 6), example.label, INK, font)
+        tiles.append(tile)
+        print(example.photo, example.label)
+    width, height = tiles[0].size
+    sheet = Image.new("RGB", (COLUMNS * width, -(-len(tiles) // COLUMNS) * height), BACKGROUND)
+    for index, tile in enumerate(tiles):
+        sheet.paste(tile, (index % COLUMNS * width, index // COLUMNS * height))
+    sheet.save(options.out, quality=88)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

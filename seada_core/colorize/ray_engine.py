@@ -1,0 +1,150 @@
+"""`--engine ray`: a worker for each GPU, or for some CPUs, of a machine or a cluster, by Ray Data.
+
+Workers read photos and write results themselves, so all of a cluster's machines must see both at the same paths; only
+jobs and reports travel. A worker that dies is started again and goes on with its pictures; a picture that kills workers
+is found by a ledger, and reported.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import pickle
+from argparse import Namespace
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from .plan import CommandError, Job, chunks
+from .worker import Report, Worker
+
+WINDOW = 50_000  # pictures planned at once; each window loads the model again
+CHUNK = 8  # pictures that a worker takes at a time, at least
+CPUS_PER_WORKER = 4  # where there is no GPU
+ATTEMPTS = 3  # deaths of workers after which a picture is given up
+
+
+class Ledger:
+    """What workers have begun, and what became of it: a worker that died cannot say."""
+
+    def __init__(self):
+        self.begun: dict[str, int] = {}
+        self.ended: dict[str, bytes] = {}
+
+    def look(self, names: list[str]) -> list[tuple[int, bytes | None]]:
+        """How often each picture has been begun, and its pickled report where it was done."""
+        return [(self.begun.get(name, 0), self.ended.get(name)) for name in names]
+
+    def begin(self, names: list[str]) -> None:
+        for name in names:
+            self.begun[name] = self.begun.get(name, 0) + 1
+
+    def end(self, reports: dict[str, bytes]) -> None:
+        self.ended |= reports
+
+
+class RayWorker:
+    """A `worker.Worker` as Ray Data calls it: a batch of pickled lists of jobs to one of pickled lists of reports."""
+
+    def __init__(self, args: Namespace, ledger, folder: str, threads: int | None):
+        import ray
+
+        os.chdir(folder)
+        if threads is not None:
+            import torch
+
+            torch.set_num_threads(threads)
+        self.worker, self.ledger, self.get = Worker(args), ledger, ray.get
+
+    def __call__(self, batch: dict) -> dict:
+        return {"reports": [pickle.dumps(self.reports(pickle.loads(jobs))) for jobs in batch["jobs"]]}
+
+    def reports(self, jobs: list[Job]) -> list[Report]:
+        """What became of each job; of those that were done before a worker died, what became of them then."""
+        found: dict[str, Report] = {}
+        fresh: list[Job] = []
+        groups: list[list[Job]] = []
+        for job, (begun, report) in zip(jobs, self.get(self.ledger.look.remote([job.name for job in jobs]))):
+            if report is not None:
+                found[job.name] = pickle.loads(report)
+            elif begun >= ATTEMPTS:
+                found[job.name] = Report(job, error=f"{job.name}: workers died {begun} times with it (out of memory?)")
+            elif begun:
+                groups.append([job])  # alone, so that it shows which one it is
+            else:
+                fresh.append(job)
+        for group in [*chunks(fresh, self.worker.args.batch), *groups]:
+            self.get(self.ledger.begin.remote([job.name for job in group]))
+            reports = {report.job.name: report for report in self.worker(group)}
+            self.ledger.end.remote({name: pickle.dumps(report) for name, report in reports.items()})
+            found |= reports
+        return [found[job.name] for job in jobs]
+
+
+def run(args: Namespace, jobs: Iterable[Job]) -> Iterator[Report]:
+    """Colour pictures with Ray Data, in the order in which they get done.
+
+    Starts Ray on this machine, or joins the cluster that RAY_ADDRESS names.
+
+    Raises:
+        CommandError: Ray is missing, has too little for a worker, or gives up.
+    """
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # what goes wrong comes back as an exception
+    try:
+        import ray
+        import ray.data
+    except ImportError as error:
+        text = f"--engine ray needs Ray: pip install 'ray[data]', or use --engine plain ({error})"
+        raise CommandError(text, 2) from None
+    if args.device not in (None, "cpu"):
+        raise CommandError(f"--engine ray gives every worker a GPU of its own; leave out --device {args.device}", 2)
+    for name in ("ray", "ray.data"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    ours = not ray.is_initialized()
+    if ours:
+        ray.init(logging_level=logging.ERROR, log_to_driver=False, include_dashboard=False)
+    try:
+        workers, resources = _workers(args, ray.cluster_resources())
+        for window in chunks(jobs, WINDOW):
+            yield from _window(args, window, workers, resources)
+    finally:
+        if ours:
+            ray.shutdown()
+
+
+def _workers(args: Namespace, cluster: dict[str, float]) -> tuple[int, dict[str, float]]:
+    """How many workers, and what Ray is to keep for each."""
+    gpus, cpus = int(cluster.get("GPU", 0)), int(cluster.get("CPU", 0))
+    if gpus and args.device is None:
+        workers = args.workers or gpus
+        return workers, {"num_gpus": min(1.0, gpus / workers), "num_cpus": min(1.0, cpus / workers)}
+    workers = args.workers or max(1, cpus // CPUS_PER_WORKER)
+    if workers > cpus:
+        raise CommandError(f"--workers {workers}: Ray has {cpus} CPUs, and a worker needs one", 2)
+    return workers, {"num_cpus": cpus // workers}
+
+
+def _window(args: Namespace, jobs: list[Job], workers: int, resources: dict[str, float]) -> Iterator[Report]:
+    import ray
+
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    # where this package lies is not where workers look, unless it is installed
+    path = os.pathsep.join([str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH", "")])
+    environment = {"env_vars": {"PYTHONPATH": path}}
+    ledger = ray.remote(num_cpus=0, runtime_env=environment)(Ledger).remote()
+    threads = int(resources["num_cpus"]) if "num_gpus" not in resources else None
+    rows = [{"jobs": pickle.dumps(chunk)} for chunk in chunks(jobs, max(CHUNK, args.batch))]
+    data = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
+        RayWorker,
+        batch_size=1,
+        compute=ray.data.ActorPoolStrategy(size=min(workers, len(rows))),
+        fn_constructor_args=(args, ledger, os.getcwd(), threads),
+        runtime_env=environment,
+        **resources,
+    )
+    try:
+        for row in data.iter_rows():
+            yield from pickle.loads(row["reports"])
+    except ray.exceptions.RayError as error:
+        reason = str(error).strip().splitlines()[-1]
+        raise CommandError(f"Ray gave up: {reason}; what was coloured stays: run this again to go on") from error

@@ -1,0 +1,327 @@
+"""An evaluation from pictures to report: colour, measure, keep, sum up."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import groupby, islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ..files import pictures
+from . import features, hint_points, labels, metrics, page, report, sources, summary
+from .journal import Journal
+from .measure import GRAY_TRUTH, Networks, measure
+from .protocols import PROTOCOLS, Protocol
+
+if TYPE_CHECKING:
+    from ..pipeline import Colorizer
+
+AHEAD = 32  # pictures that are read while others are measured
+RESERVED = ("truth", "gray", "ours")  # methods that every report has
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to evaluate and how; see `evaluate`'s command line for each.
+
+    `steering` goes to every call of the Colorizer (steps, guidance, seed, ...). `model` None evaluates `compare` alone.
+    """
+
+    images: str
+    out: Path
+    model: str | None = "mini"
+    compare: dict[str, Path] = field(default_factory=dict)
+    protocol: Protocol = PROTOCOLS["own"]
+    names: tuple[str, ...] | None = None
+    labels: Path | None = None
+    limit: int | None = None
+    networks: Networks = field(default_factory=Networks)
+    truth: bool = True
+    exclude_gray: bool = False
+    common: bool = False
+    hint_counts: tuple[int, ...] = ()
+    steering: dict = field(default_factory=dict)
+    batch: int = 16
+    resume: bool = False
+    made: str = ""
+
+
+@dataclass(frozen=True)
+class Item:
+    """A picture that was read: the truth (3, H, W) and the other methods' results, or why it could not be."""
+
+    index: int
+    entry: sources.Entry
+    truth: Tensor | None = None
+    results: dict[str, Tensor] = field(default_factory=dict)
+    error: str | None = None
+
+
+def evaluate(options: Options, colorizer: Colorizer | None = None) -> dict:
+    """Runs an evaluation, writes `report.json` and `report.html` (and `ours/KEY.png`) to `options.out`; the report.
+
+    Args:
+        colorizer: in place of `options.model`'s, which then is its name alone.
+    Raises:
+        SourceError, JournalError, WeightsError, CheckpointError, ImportError: nothing can be evaluated; the message
+            says why. What was measured before stays, for `resume`.
+    """
+    features.load([*options.networks.features, *options.networks.perceptual], options.networks.device)
+    entries = sources.choose(sources.find(options.images), options.protocol, options.names, options.limit)
+    others = {name: sources.pair(entries, name, folder, options.common) for name, folder in options.compare.items()}
+    entries = [entry for entry in entries if all(entry.key in results for results in others.values())]
+    if not entries:
+        raise sources.SourceError("no picture has a result by every method")
+    known = labels.read_labels(options.labels) if options.labels else {}
+    groups = [known.get(e.name, known.get(Path(e.name).stem, e.group)) for e in entries]
+    classes = labels.class_indices(groups)
+    if options.model is not None and colorizer is None:
+        from ..pipeline import Colorizer
+
+        colorizer = Colorizer.from_pretrained(options.model, options.networks.device)
+    settings = _settings(options, entries, colorizer)
+    widths = {name: features.width(name) for name in options.networks.features}
+    journal = Journal(options.out, settings, options.resume, widths)
+    seconds = {"coloring": 0.0, "all": time.perf_counter()}
+    try:
+        places = hint_points.draw(len(entries), options.hint_counts, options.protocol.size or 0)
+        items = _read(entries, others, options, journal.done)
+        for batch in _batches(_progress(items, len(entries), len(journal.done)), options.batch, journal):
+            _measure(batch, options, colorizer, journal, places, groups, classes, seconds)
+        seconds["all"] = time.perf_counter() - seconds["all"]
+        return _report(options, entries, others, journal, settings, seconds)
+    finally:
+        journal.close()
+
+
+def _settings(options: Options, entries: list[sources.Entry], colorizer: Colorizer | None) -> dict:
+    """What a resumed run may not change."""
+    keys = hashlib.sha256("\n".join(entry.key for entry in entries).encode()).hexdigest()[:16]
+    return {
+        "images": str(options.images),
+        "pictures": len(entries),
+        "keys_sha256": keys,
+        "protocol": options.protocol.name,
+        "model": options.model,
+        "model_sha256": fingerprint(colorizer.folder) if colorizer is not None else None,
+        "compare": {name: str(folder) for name, folder in options.compare.items()},
+        "labels": str(options.labels) if options.labels else None,
+        "features": list(options.networks.features),
+        "perceptual": list(options.networks.perceptual),
+        "truth": options.truth,
+        "exclude_gray": options.exclude_gray,
+        "hint_counts": list(options.hint_counts),
+        **options.steering,
+    }
+
+
+def fingerprint(folder: Path) -> str:
+    """The start of the SHA-256 of a model folder's part files."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.glob("*.safetensors")):
+        digest.update(path.name.encode())
+        with open(path, "rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()[:16]
+
+
+def _read(
+    entries: list[sources.Entry], others: dict[str, dict[str, sources.Entry]], options: Options, done: dict[str, bool]
+) -> Iterator[Item]:
+    """Pictures that are not done yet, in order, read by a second thread."""
+
+    def read(place: tuple[int, sources.Entry]) -> Item:
+        index, entry = place
+        try:
+            truth, own_size = sources.read_truth(entry, options.protocol)
+            results = {
+                method: sources.read_result(found[entry.key], method, truth, own_size, options.protocol)
+                for method, found in others.items()
+            }
+        except (pictures.PictureError, OSError) as error:
+            text = " ".join(str(error).split())
+            return Item(index, entry, error=text if entry.name in text else f"{entry.key}: {text}")
+        return Item(index, entry, truth, results)
+
+    waiting: deque = deque()
+    with ThreadPoolExecutor(1) as pool:
+        for place in enumerate(entries):
+            if place[1].key in done:
+                continue
+            waiting.append(pool.submit(read, place))
+            if len(waiting) > AHEAD:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+def _progress(items: Iterable[Item], total: int, done: int) -> Iterator[Item]:
+    from tqdm import tqdm
+
+    return iter(tqdm(items, total=total, initial=done, unit="pic", leave=False, disable=not sys.stderr.isatty()))
+
+
+def _batches(items: Iterable[Item], size: int, journal: Journal) -> Iterator[list[Item]]:
+    """Runs of at most `size` consecutive pictures of one shape; what could not be read is noted and left out."""
+
+    def readable() -> Iterator[Item]:
+        for item in items:
+            if item.error is not None:
+                print(f"error: {item.error}", file=sys.stderr)
+                journal.skip(item.entry.key, error=item.error)
+            else:
+                yield item
+
+    for _, run in groupby(readable(), key=lambda item: item.truth.shape):
+        while batch := list(islice(run, size)):
+            yield batch
+
+
+def _measure(
+    batch: list[Item],
+    options: Options,
+    colorizer: Colorizer | None,
+    journal: Journal,
+    places: dict[int, Tensor],
+    groups: list[str | None],
+    classes: list[int | None],
+    seconds: dict[str, float],
+) -> None:
+    truth = torch.stack([item.truth for item in batch])
+    if options.exclude_gray:
+        kept = metrics.colorfulness(truth) >= GRAY_TRUTH
+        for item in (item for item, keep in zip(batch, kept) if not keep):
+            journal.skip(item.entry.key, excluded="grey truth")
+        batch, truth = [item for item, keep in zip(batch, kept) if keep], truth[kept]
+        if not batch:
+            return
+    gray = sources.gray_of(truth)
+    methods = {"truth": truth, "gray": gray} if options.truth else {}
+    if colorizer is not None:
+        started = time.perf_counter()
+        methods["ours"] = sources.to_8bit(colorizer(gray, **options.steering).float().cpu())
+        seconds["coloring"] += time.perf_counter() - started
+        for item, result in zip(batch, methods["ours"]):
+            _save(result, options.out / "ours" / f"{item.entry.key}.png")
+    for method in options.compare:
+        methods[method] = torch.stack([item.results[method] for item in batch])
+    records, pooled = measure(methods, options.networks, options.truth)
+    at: dict[int, list[float]] = {}
+    for count, drawn in places.items():
+        result = methods["ours"]
+        if count:
+            hints = torch.stack([hint_points.reveal(t, drawn[item.index]) for t, item in zip(truth, batch)])
+            result = sources.to_8bit(colorizer(gray, hints=hints, **options.steering).float().cpu())
+        at[count] = metrics.psnr(result, truth).tolist()
+    lines = []
+    for k, (item, values) in enumerate(zip(batch, records)):
+        line = {"key": item.entry.key, "group": groups[item.index], "class": classes[item.index], "methods": values}
+        if at:
+            line["psnr_at"] = {count: values[k] for count, values in at.items()}
+        lines.append(line)
+    journal.add(lines, pooled if options.truth else {})
+
+
+def _save(rgb: Tensor, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.part")
+    sources.to_image(rgb).save(part, "PNG", compress_level=4)
+    os.replace(part, path)
+
+
+def _report(
+    options: Options,
+    entries: list[sources.Entry],
+    others: dict[str, dict[str, sources.Entry]],
+    journal: Journal,
+    settings: dict,
+    seconds: dict[str, float],
+) -> dict:
+    columns = summary.Columns(journal)
+    if not len(columns):
+        raise sources.SourceError(f"not one of {len(entries)} pictures could be evaluated; see {journal.path}")
+    found = {
+        "about": options.protocol.about,
+        "made": options.made,
+        "settings": settings,
+        "networks": report.about(list(options.networks.features)) if options.truth else {},
+        "perceptual": report.about(list(options.networks.perceptual)) if options.truth else {},
+        **summary.summarise(journal, columns, options.networks.features if options.truth else ()),
+        "seconds": {name: round(value, 2) for name, value in seconds.items()},
+        "threads": torch.get_num_threads(),
+    }
+    _write(options.out / "report.json", json.dumps(found, indent=1, ensure_ascii=False) + "\n")
+    look = _looker(options, {entry.key: entry for entry in entries}, others)
+    _write(options.out / "report.html", page.render(found, cases(columns), look))
+    return found
+
+
+def _write(path: Path, content: str) -> None:
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(content, encoding="utf-8")
+    os.replace(part, path)
+
+
+def cases(columns: summary.Columns, shown: int = page.SHOWN) -> dict[str, list[tuple[str, dict[str, str]]]]:
+    """Which pictures a page shows: the worst and the best of ours (of the first method without) by PSNR over grey's,
+    and some spread evenly; by colourfulness where there is no truth. A picture is in one section only."""
+    measured = [m for m in columns.methods if m not in ("truth", "gray")]
+    if not measured:
+        return {}
+    main = "ours" if "ours" in measured else measured[0]
+    if columns.has(main, "psnr"):
+        score = columns.get(main, "psnr") - columns.get("gray", "psnr")
+        titles = "Worst by PSNR over grey's", "Best"
+    else:
+        score, titles = columns.get(main, "colorfulness"), ("Least colourful", "Most colourful")
+    ranked = [int(i) for i in score.argsort(kind="stable") if score[i] == score[i]]
+    few = min(shown, max(1, len(ranked) // 3))
+    worst = ranked[:few]
+    best = [i for i in ranked[::-1][:few] if i not in worst]
+    rest = [i for i in range(len(columns)) if i not in {*worst, *best}]
+    sample = rest[:: max(1, len(rest) // shown)][:shown]
+
+    def captions(index: int) -> dict[str, str]:
+        texts = {}
+        for method in columns.methods:
+            name, unit = ("psnr", " dB") if columns.has(method, "psnr") else ("colorfulness", "")
+            value = columns.get(method, name)[index]
+            texts[method] = f"{'CF ' if name != 'psnr' else ''}{value:.1f}{unit}"
+        return texts
+
+    sections = {titles[0]: worst, titles[1]: best, "Spread evenly over the rest": sample}
+    return {title: [(columns.keys[i], captions(i)) for i in chosen] for title, chosen in sections.items()}
+
+
+def _looker(
+    options: Options, entries: dict[str, sources.Entry], others: dict[str, dict[str, sources.Entry]]
+) -> Callable[[str], dict[str, Image.Image] | None]:
+    def look(key: str) -> dict[str, Image.Image] | None:
+        try:
+            truth, own_size = sources.read_truth(entries[key], options.protocol)
+            shown = {"gray": sources.to_image(sources.gray_of(truth)), "truth": sources.to_image(truth)}
+            if not options.truth:
+                del shown["truth"]
+            if options.model is not None:
+                shown["ours"] = pictures.to_pil(pictures.read(options.out / "ours" / f"{key}.png"))
+            for method, found in others.items():
+                result = sources.read_result(found[key], method, truth, own_size, options.protocol)
+                shown[method] = sources.to_image(result)
+            return shown
+        except (pictures.PictureError, OSError):
+            return None
+
+    return look

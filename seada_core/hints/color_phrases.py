@@ -1,0 +1,154 @@
+"""Colours in words: "a yellow fire hydrant on a green lawn" is two things and the colour of each.
+
+Where a thing lies in the photo is for `regions` to find.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from ..models.captioners.caption_text import strip_monochrome
+
+# what people mean by a colour word on a thing in a photo: nearer to paint and cloth than to a screen's primaries
+COLORS = {
+    "red": "#b8302c",
+    "crimson": "#a8203a",
+    "scarlet": "#c63222",
+    "maroon": "#6e2226",
+    "burgundy": "#6a1f33",
+    "pink": "#dc8fa6",
+    "orange": "#dd7a24",
+    "peach": "#e8b08c",
+    "brown": "#7a4e2c",
+    "tan": "#b8946a",
+    "beige": "#cdb892",
+    "cream": "#e6dab6",
+    "khaki": "#9c8c5c",
+    "yellow": "#dcb92c",
+    "gold": "#bf9530",
+    "golden": "#c59a38",
+    "blond": "#cfae6c",
+    "blonde": "#cfae6c",
+    "green": "#4d8a3a",
+    "olive": "#70702c",
+    "lime": "#8abe3a",
+    "emerald": "#2a8a5c",
+    "teal": "#1f7f80",
+    "turquoise": "#34a8a4",
+    "cyan": "#38a8bc",
+    "blue": "#3565a8",
+    "navy": "#24365e",
+    "azure": "#4a90d0",
+    "indigo": "#3c3a86",
+    "violet": "#6e4a9e",
+    "purple": "#7b3594",
+    "lavender": "#a498cc",
+    "lilac": "#b49ac6",
+    "magenta": "#b03a86",
+    "gray": "#808080",
+    "grey": "#808080",
+    "silver": "#a8a8a8",
+    "white": "#f0f0f0",
+    "black": "#181818",
+}
+_SHADE = r"(?:(?:light|dark|bright|deep|pale|vivid|soft|rich|muted|faded|dusty|pastel)[ -]){0,3}"
+_WORD = rf"(?:{'|'.join(sorted(COLORS, key=len, reverse=True))})(?:-colou?red)?(?!\w)"
+# of "red, white and blue", "navy blue" and "blue-green" the first counts
+_MORE = rf"(?:(?:, {_SHADE}{_WORD}){{0,4}},? (?:and|or|&) {_SHADE}{_WORD}|[ /-]{_SHADE}{_WORD}){{0,4}}"
+_BREAK = r",.;:!?()\[\]{}\"“”"  # ends a clause
+_MAX_WORDS = 3  # of a thing's name
+_COLORED = re.compile(
+    rf"(?<![\w-]){_SHADE}(?P<color>{_WORD}){_MORE}(?P<attached>-\w+)?"
+    rf"(?=(?P<rest>(?: [^\s{_BREAK}]+){{0,{_MAX_WORDS}}}))"
+)
+_ATTACHED = {"eyed": "eyes", "haired": "hair", "bearded": "beard", "skinned": "skin", "faced": "face"}  # "blue-eyed"
+# "the car is red", "a door that was painted a deep blue"
+_VERBS = frozenset(re.findall(r"\w+", "is are was were painted colored coloured dyed"))
+_LINKS = _VERBS | frozenset(re.findall(r"\w+", "a an all also be been being both has have mostly that very which who"))
+# words that a thing's name does not run across
+_STOP = frozenset(
+    re.findall(
+        r"\w+",
+        """a an the and or but with without of on in at by near under over beside behind above below between from to
+        into onto against along around across through for past inside outside off up down out toward towards next atop
+        among amid before after during like than then is are was were be been being has have had do does not no very
+        that which who whose what where when while as it its he she they his her their my our your i we you there this
+        these those some all both each wearing parked seated worn""",
+    )
+) | set(COLORS)
+# what ends in -ing and is a thing, not what one does
+_THINGS_ING = frozenset(
+    re.findall(
+        r"\w+",
+        """awning bowling building ceiling clothing crossing dressing dumpling duckling earring icing king lightning
+        lining painting paving piping railing ring roofing seating siding sling spring stocking string swing thing
+        tubing wing wiring wrapping""",
+    )
+)
+_MAX_TEXT = 2000  # characters; no text encoder reads as far
+_MAX_PHRASES = 20
+
+
+@dataclass(frozen=True)
+class ColorPhrase:
+    """A thing and its colour: `thing` as the prompt names it, `word` the colour's, `color` "#rrggbb"."""
+
+    thing: str
+    word: str
+    color: str
+
+
+def color_phrases(prompt: str) -> list[ColorPhrase]:
+    """The things that a prompt gives a colour, in its order; each thing once, with its first colour.
+
+    A colour word before a thing ("a dark green vintage car", "red and white awning": red), or after it ("the car is
+    red", "lips painted red"). A colour word that is itself the thing ("an orange on a table", "the colour green") gives
+    none, and neither do plain captions. At most the first 2,000 characters and 20 things are read.
+    """
+    things: dict[str, ColorPhrase] = {}
+    text = strip_monochrome(" ".join(prompt[:_MAX_TEXT].replace("_", " ").split())).lower()
+    for match in _COLORED.finditer(text):
+        attached = (match["attached"] or "").removeprefix("-")  # "red-brick house"
+        thing = _ATTACHED.get(attached) or _name([attached] * bool(attached) + match["rest"].split())
+        thing = thing or _name_before(text[: match.start()])
+        word = re.sub("-colou?red$", "", match["color"])
+        if thing:
+            things.setdefault(thing, ColorPhrase(thing, word, COLORS[word]))
+    return list(things.values())[:_MAX_PHRASES]
+
+
+def without_colors(prompt: str, phrases: Iterable[ColorPhrase]) -> str:
+    """The prompt without the colour words in front of some of its things: "a fire hydrant on a lawn".
+
+    Where a thing has its colour as a hint, the same word in the text would tint the whole photo.
+    """
+    for phrase in phrases:
+        colors = rf"(?<![\w-]){_SHADE}{_WORD}{_MORE}\s+(?={re.escape(phrase.thing)}(?!\w))"
+        prompt = re.sub(colors, "", prompt, flags=re.IGNORECASE)
+    return prompt
+
+
+def _name(words: list[str]) -> str:
+    """The name of a thing that a list of words starts with."""
+    name: list[str] = []
+    for word in words[:_MAX_WORDS]:
+        doing = name and word.endswith("ing") and word not in _THINGS_ING  # "a car driving by"
+        if word in _STOP or doing or not re.search("[a-z]", word):
+            break
+        name.append(word)
+    return " ".join(name)
+
+
+def _name_before(text: str) -> str:
+    """The thing of which a text's end says that it is some colour."""
+    words, linked = re.split(f"[{_BREAK}]", text)[-1].split(), False
+    while words and words[-1] in _LINKS:
+        linked |= words.pop() in _VERBS
+    name: list[str] = []
+    for word in reversed(words if linked else []):
+        if word in _STOP or len(name) == _MAX_WORDS or not re.search("[a-z]", word):
+            break
+        name.insert(0, word)
+    return " ".join(name)

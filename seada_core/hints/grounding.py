@@ -1,0 +1,177 @@
+"""Where a thing that a prompt names lies in a photo.
+
+Three ways, best first: CLIPSeg, where the user has its files; what the embedded captioner's classifier sees, cell by
+cell; the UNet's own cross-attention to the words.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .propagation import propagate
+
+if TYPE_CHECKING:
+    from diffusers import UNet2DConditionModel
+
+SIZES = (256, 384)  # what the classifier looks at, px: cells of 1/8 and 1/12 of the photo
+REFINED = 160  # long side at which regions are fitted to the photo's edges, px
+# what the likeliest cell must reach in one of the two: in 31 validation photos every labelled thing does, and 46 % of
+# the other photos' labels, of which some are there too (python -m benchmarks.quality.words --names 40)
+NEAR = 0.8  # similarity, of a cell whose picture's pooled embedding has unit length
+PROBABLE = -1.5  # log-probability
+CERTAIN = 0.25  # score this far from the middle speaks for the pixel's neighbours too
+
+
+def refined_size(photo: tuple[int, int]) -> tuple[int, int]:
+    """A photo's shape, at most `REFINED` px long."""
+    scale = min(1.0, REFINED / max(photo))
+    height, width = (max(1, round(side * scale)) for side in photo)
+    return height, width
+
+
+def refine(gray: Tensor, scores: Tensor) -> Tensor:
+    """Coarse scores (B, N, h, w) in [0, 1] fitted to the edges of photos (B, 1, H, W): (B, N, h', w') in [0, 1].
+
+    Where a score is clear it is a seed, of the thing or of what is not it, and seeds spread over what is alike (random
+    walks, Grady 2006, on the same graph as hint propagation). The result has `refined_size`.
+    """
+    size = refined_size(tuple(gray.shape[-2:]))
+    photo = F.interpolate(gray, size, mode="bilinear", antialias=True)
+    scores = F.interpolate(scores, size, mode="bilinear")
+    refined = []
+    for score in scores.unbind(1):
+        value = score[:, None] - 0.5
+        mask = ((value.abs() - CERTAIN) / (0.5 - CERTAIN)).clamp(0, 1)
+        seeds = torch.cat([torch.where(mask > 0, value.sign() * 0.5, 0), torch.zeros_like(value), mask], 1)
+        refined.append(propagate(photo, seeds, prior=0.0)[0][:, :1] + 0.5)
+    return torch.cat(refined, dim=1).clamp(0, 1)
+
+
+def _scaled(score: Tensor) -> Tensor:
+    """(..., h, w) with each map's least value at 0 and its largest at 1."""
+    low, high = score.amin((-2, -1), keepdim=True), score.amax((-2, -1), keepdim=True)
+    return (score - low) / (high - low).clamp_min(1e-6)
+
+
+@torch.no_grad()
+def recognized_regions(captioner: nn.Module, gray: Tensor, things: Sequence[str]) -> Tensor:
+    """Scores (B, N, h, w) of things by a captioner with a `RecognizingTower`; gray (B, 1, H, W) in [0, 1].
+
+    Two opinions of each cell, averaged: how near its embedding is to the text's (CoCa pools linearly, so that a
+    picture's similarity is the sum of its cells': class activation maps, Zhou et al. 2016, with words for classes), and
+    how probable ImageNet's classes of that name are there. An opinion that is sure of the thing in no cell does not
+    count; what neither sees, or has a word for, scores 0 everywhere.
+    """
+    from ..models.classifier import cell_log_probabilities, class_words
+
+    tower = captioner.model.visual
+    tokens = captioner.tokenizer([f"a photo of a {thing}" for thing in things]).to(gray.device)
+    texts = F.normalize(captioner.model._encode_text(tokens)[0].float(), dim=-1)
+    words = [set(re.findall(r"[a-z]+", names.lower())) for names in class_words()]
+    classes = [[i for i, names in enumerate(words) if set(re.findall(r"[a-z]+", thing)) <= names] for thing in things]
+    total, shape = 0, refined_size(tuple(gray.shape[-2:]))
+    for size in SIZES:
+        square = F.interpolate(gray.expand(-1, 3, -1, -1), (size, size), mode="bilinear", antialias=True)
+        maps = tower.classifier(square.contiguous(memory_format=torch.channels_last))[-1]
+        cells = tower.projection(tower.head(maps.flatten(2).mT)).float()
+        cells = cells / cells.mean(1, keepdim=True).norm(dim=-1, keepdim=True)
+        near = (cells @ texts.mT).mT.unflatten(2, maps.shape[-2:])
+        log_probability = cell_log_probabilities(maps).to(near)
+        scores = []
+        for n, (here, thing) in enumerate(zip(classes, things)):
+            opinions = [(near[:, n], NEAR)] if captioner.tokenizer.knows(thing) else []
+            if here:
+                opinions.append((log_probability[:, here].logsumexp(1).clamp_min(-8), PROBABLE))
+            sure = [(x.amax((1, 2), keepdim=True) >= least).to(x) for x, least in opinions]
+            said = sum((_scaled(x) * yes for (x, _), yes in zip(opinions, sure)), torch.zeros_like(near[:, n]))
+            scores.append(said / sum(sure, torch.zeros_like(said[:, :1, :1])).clamp_min(1))
+        total = total + F.interpolate(torch.stack(scores, 1), shape, mode="bilinear")
+    return total / len(SIZES)
+
+
+class AttentionRegions:
+    """`with AttentionRegions(unet, columns) as heard:` listens to the UNet's cross-attention while it samples.
+
+    columns: of each of N things, the positions of its tokens in the context. The maps of a thing are its tokens' shares
+    of the attention, averaged over heads, layers and calls (Hertz et al. 2022).
+    """
+
+    def __init__(self, unet: UNet2DConditionModel, columns: Sequence[Sequence[int]]):
+        self.unet, self.columns = unet, columns
+        self.maps: list[Tensor] = []  # (B, cells, N) of each layer and call
+
+    def __enter__(self) -> AttentionRegions:
+        blocks = [m.attn2 for m in self.unet.modules() if getattr(m, "attn2", None) is not None]
+        self.handles = [block.register_forward_pre_hook(self._listen, with_kwargs=True) for block in blocks]
+        return self
+
+    def __exit__(self, *_) -> None:
+        for handle in self.handles:
+            handle.remove()
+
+    def _listen(self, attention: nn.Module, arguments: tuple, options: dict) -> None:
+        query, key = attention.to_q(arguments[0]), attention.to_k(options["encoder_hidden_states"])
+        query, key = (x.unflatten(-1, (attention.heads, -1)).transpose(1, 2) for x in (query, key))
+        weights = (query @ key.mT * attention.scale).softmax(-1).mean(1).float()
+        self.maps.append(
+            torch.stack([weights[..., list(c)].mean(-1) if c else weights[..., 0] * 0 for c in self.columns], -1)
+        )
+
+    def scores(self, size: tuple[int, int]) -> Tensor:
+        """(B, N, h, w) at the latents' size (h, w), each map from 0 to 1."""
+        resized = []
+        for weights in self.maps:
+            grid = next(g for g in _halves(size) if g[0] * g[1] == weights.shape[1])
+            resized.append(F.interpolate(weights.mT.unflatten(2, grid), size, mode="bilinear"))
+        return _scaled(torch.stack(resized).mean(0))
+
+
+def _halves(size: tuple[int, int]) -> Iterator[tuple[int, int]]:
+    """A UNet's grids: the latents' own, its half, and so on, rounded up."""
+    while True:
+        yield size
+        size = (-(-size[0] // 2), -(-size[1] // 2))
+
+
+@lru_cache(maxsize=1)
+def load_clipseg(folder: str | Path) -> tuple[nn.Module, object]:
+    """CLIPSeg and its tokenizer from a transformers folder, the last one kept; nothing is downloaded.
+
+    Raises ValueError where the folder is missing or holds something else.
+    """
+    import transformers
+
+    try:
+        model = transformers.CLIPSegForImageSegmentation.from_pretrained(
+            folder, local_files_only=True, use_safetensors=True
+        )
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise ValueError(f"no complete CLIPSeg model with its tokenizer in {folder}: {first}") from error
+    return model.eval(), tokenizer
+
+
+@torch.no_grad()
+def clipseg_regions(model: nn.Module, tokenizer, gray: Tensor, things: Sequence[str]) -> Tensor:
+    """Scores (B, N, h, w) by CLIPSeg (Lüddecke and Ecker 2022); gray (B, 1, H, W) in [0, 1]."""
+    from ..models.captioners.decoding import normalize
+
+    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # CLIPSeg's preprocessor's
+    side = model.config.vision_config.image_size
+    square = F.interpolate(gray.expand(-1, 3, -1, -1), (side, side), mode="bicubic", antialias=True).clamp(0, 1)
+    longest = model.config.text_config.max_position_embeddings
+    text = tokenizer(list(things), padding=True, truncation=True, max_length=longest, return_tensors="pt")
+    text = text.to(gray.device)
+    pixels = normalize(square, mean, std).repeat_interleave(len(things), 0)
+    text = {name: ids.repeat(len(gray), 1) for name, ids in text.items() if name in ("input_ids", "attention_mask")}
+    logits = model(pixel_values=pixels, **text).logits
+    return logits.float().sigmoid().view(len(gray), len(things), *logits.shape[-2:])

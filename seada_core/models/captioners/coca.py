@@ -1,0 +1,227 @@
+"""Captions for grey photos: CoCa, BLIP, BLIP-2 and ClipCap behind one interface (SeAda, Table 5).
+
+A captioner is a module that maps pictures (B, 3, H, W) in [0, 1] to B strings; it resizes and normalises for itself.
+Nothing is downloaded: weights are local files.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ...color.spaces import luminance
+from ...files.weight_headers import read_header
+from ...presets import CaptionerConfig
+from ..efficientnet import CHANNELS, EfficientNetLite0
+from ..tokenizer import Tokenizer
+from .caption_text import strip_monochrome
+from .decoding import CLIP_MEAN, CLIP_STD, beam_search, normalize, resize
+from .reading import load_weights, read_safetensors
+
+# --- pictures ---------------------------------------------------------------------------------------------------------
+
+
+# --- decoding ---------------------------------------------------------------------------------------------------------
+
+
+# --- CoCa -------------------------------------------------------------------------------------------------------------
+
+
+class CoCaCaptioner(nn.Module):
+    """An open_clip `CoCa` with the decoding that open_clip's own `generate` no longer offers under transformers 5."""
+
+    def __init__(
+        self, model: nn.Module, tokenizer: Tokenizer, image_size: int, *, beams: int = 1, max_tokens: int = 30
+    ):
+        super().__init__()
+        self.model = model
+        self.tokenizer = tokenizer
+        self.image_size = image_size
+        self.beams = beams
+        self.length = min(max_tokens, model.context_length)
+
+    def prepare(self, images: Tensor) -> Tensor:
+        """Pictures (B, 3, H, W) in [0, 1] as the image encoder wants them."""
+        return normalize(resize(images, self.image_size, crop=True), CLIP_MEAN, CLIP_STD)
+
+    @torch.no_grad()
+    def decode(self, images: Tensor) -> list[tuple[list[int], float]]:
+        """Token ids (start and end included) and mean log-probability of the best caption of each prepared picture."""
+        _, image_tokens = self.model._encode_image(images)
+
+        def next_log_probs(tokens: Tensor, pictures: Tensor) -> Tensor:
+            tokens, pictures = tokens.to(image_tokens.device), pictures.to(image_tokens.device)
+            _, text_tokens = self.model._encode_text(tokens)
+            logits = self.model.text_decoder(image_tokens[pictures], text_tokens)[:, -1].float()
+            logits[:, [self.model.pad_id, self.tokenizer.start]] = float("-inf")
+            if tokens.shape[1] == 1:
+                logits[:, self.tokenizer.end] = float("-inf")  # no empty caption
+            return logits.log_softmax(-1)
+
+        return beam_search(
+            next_log_probs,
+            len(images),
+            beams=self.beams,
+            start=self.tokenizer.start,
+            end=self.tokenizer.end,
+            length=self.length,
+        )
+
+    @torch.no_grad()
+    def forward(self, images: Tensor) -> list[str]:
+        weight = self.model.logit_scale
+        prepared = self.prepare(images.to(weight.device)).to(weight.dtype)
+        return [strip_monochrome(self.tokenizer.decode(ids)) for ids, _ in self.decode(prepared)]
+
+
+class ConvTower(nn.Module):
+    """A small residual convolutional image encoder in place of CoCa's ViT, which learns too little from few pictures.
+
+    Grey (B, 1, S, S) to a pooled embedding (B, embed_dim) and tokens (B, 1 + n, width), the pooled picture first.
+    """
+
+    def __init__(self, config: CaptionerConfig):
+        super().__init__()
+
+        def conv(inputs: int, outputs: int, kernel: int, stride: int) -> nn.Sequential:
+            padding = (kernel - stride + 1) // 2
+            # running statistics over the last 30 steps or so suit averaged (EMA) weights better than the last ten's
+            norm = nn.BatchNorm2d(outputs, momentum=0.03)
+            return nn.Sequential(nn.Conv2d(inputs, outputs, kernel, stride, padding, bias=False), norm)
+
+        stages = []
+        inputs, kernel, stride = 1, config.stem_stride + 2, config.stem_stride
+        for channels, blocks in zip(config.vision_channels, config.vision_blocks):
+            stages += [conv(inputs, channels, kernel, stride), nn.ReLU()]
+            stages += [_Residual(conv(channels, channels, 3, 1), conv(channels, channels, 3, 1)) for _ in range(blocks)]
+            inputs, kernel, stride = channels, 3, 2
+        self.stages = nn.Sequential(*stages).to(memory_format=torch.channels_last)
+        self.token_projection = nn.Linear(inputs, config.width)
+        self.projection = nn.Linear(inputs, config.embed_dim, bias=False)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        x = self.stages(images.contiguous(memory_format=torch.channels_last)).flatten(2).mT
+        pooled = x.mean(1, keepdim=True)
+        return self.projection(pooled[:, 0]), self.token_projection(torch.cat([pooled, x], 1))
+
+
+class _Residual(nn.Module):
+    def __init__(self, first: nn.Module, second: nn.Module):
+        super().__init__()
+        self.first, self.second = first, second
+        nn.init.zeros_(second[1].weight)  # a block starts as the identity
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(x + self.second(F.relu(self.first(x))))
+
+
+class RecognizingTower(nn.Module):
+    """A frozen ImageNet classifier's last feature map as CoCa's image tokens: few pictures teach words, not sight.
+
+    Grey (B, 3, S, S) in [0, 1], or the classifier's map of it (B, 320, S / 32, S / 32), to a pooled embedding
+    (B, embed_dim) and tokens (B, 1 + n, width), the pooled picture first.
+    """
+
+    def __init__(self, config: CaptionerConfig):
+        super().__init__()
+        self.classifier = EfficientNetLite0()
+        self.head = nn.Sequential(nn.Linear(CHANNELS[-1], 512), nn.ReLU(), nn.Dropout(0.3))
+        self.token_projection = nn.Linear(512, config.width)
+        self.projection = nn.Linear(512, config.embed_dim, bias=False)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        if images.shape[1] == 3:
+            with torch.no_grad():
+                images = self.classifier(images.contiguous(memory_format=torch.channels_last))[-1]
+        x = self.head(images.flatten(2).mT)
+        pooled = x.mean(1, keepdim=True)
+        return self.projection(pooled[:, 0]), self.token_projection(torch.cat([pooled, x], 1))
+
+
+class TinyCoCa(CoCaCaptioner):
+    """CoCa of `mini`'s size with a small image encoder over luminance; vocabulary and length are the tokenizer's."""
+
+    def __init__(self, config: CaptionerConfig, tokenizer: Tokenizer):
+        from open_clip.coca_model import CoCa
+
+        if tokenizer.vocabulary is None:
+            raise ValueError("a tiny CoCa needs a compact vocabulary: build its tokenizer by Tokenizer.from_captions")
+        text = {"context_length": tokenizer.length, "vocab_size": tokenizer.size, "width": config.width}
+        text |= {"heads": config.heads}
+        model = CoCa(
+            config.embed_dim,
+            multimodal_cfg=text | {"layers": config.decoder_layers},
+            text_cfg=text | {"layers": config.text_layers, "embed_cls": True, "output_tokens": True},
+            vision_cfg={"image_size": 16, "patch_size": 16, "layers": 1, "width": 64, "output_tokens": True},
+            pad_id=tokenizer.pad,
+        )
+        model.visual = RecognizingTower(config) if config.recognition else ConvTower(config)
+        # open_clip leaves the output projection uninitialised
+        nn.init.normal_(model.text_decoder.text_projection, std=config.width**-0.5)
+        super().__init__(model, tokenizer, config.image_size, max_tokens=tokenizer.length)
+        self.config = config
+
+    def prepare(self, images: Tensor) -> Tensor:
+        """Luminance as the image encoder wants it.
+
+        For a classifier (B, 3, S, S) in [0, 1]. Otherwise (B, 1, S, S), each picture at zero mean and unit deviation:
+        faded photos look like any other.
+        """
+        gray = luminance(resize(images, self.image_size, crop=True))
+        return gray.expand(-1, 3, -1, -1) if self.config.recognition else self.standardize(gray)
+
+    @staticmethod
+    def standardize(gray: Tensor) -> Tensor:
+        """(B, 1, H, W) less its mean, over its standard deviation (at least 0.02, so that noise stays noise)."""
+        std, mean = torch.std_mean(gray, (-2, -1), keepdim=True, correction=0)
+        return (gray - mean) / std.clamp_min(0.02)
+
+
+def _load_coca(path: Path, config: str | None, options: dict) -> CoCaCaptioner:
+    from open_clip import get_model_config
+    from open_clip.coca_model import CoCa
+
+    if path.is_dir():  # the hub's layout
+        described = path / "open_clip_config.json"
+        if config is None and described.is_file():
+            model_config = json.loads(described.read_text())["model_cfg"]
+        else:
+            model_config = get_model_config(config or _coca_name(path / "open_clip_model.safetensors"))
+        path = path / "open_clip_model.safetensors"
+    else:
+        model_config = get_model_config(config or _coca_name(path))
+    if model_config is None or "multimodal_cfg" not in model_config:
+        raise ValueError(f"{config!r} is no CoCa that open_clip knows; use coca_ViT-L-14, coca_ViT-B-32 or coca_base")
+    weights = read_safetensors(path, ("coca",), "a CoCa of open_clip")
+    model = CoCa(**{name: value for name, value in model_config.items() if name != "custom_text"})
+    load_weights(model, weights, path)
+    tokenizer = Tokenizer(model_config["multimodal_cfg"]["context_length"])
+    return CoCaCaptioner(model, tokenizer, model_config["vision_cfg"]["image_size"], **options)
+
+
+def _coca_name(path: Path) -> str:
+    """Which of open_clip's CoCas a file's shapes are those of; coca_ViT-L-14 where they do not tell."""
+    from open_clip import get_model_config, list_models
+
+    shapes = read_header(path).shapes if path.is_file() else {}
+    shapes = {name.removeprefix("module."): shape for name, shape in shapes.items()}
+    for name in list_models():
+        config = get_model_config(name)
+        if "multimodal_cfg" not in config or "vocab_size" not in config["text_cfg"]:
+            continue
+        vision, text = config["vision_cfg"], config["text_cfg"]
+        patches = (vision["width"], 3, vision["patch_size"], vision["patch_size"])
+        words = (text["vocab_size"], text["width"])
+        if (shapes.get("visual.conv1.weight"), shapes.get("text.token_embedding.weight")) == (patches, words):
+            return name
+    return "coca_ViT-L-14"
+
+
+# --- BLIP and BLIP-2 --------------------------------------------------------------------------------------------------
+
+
+# --- files ------------------------------------------------------------------------------------------------------------

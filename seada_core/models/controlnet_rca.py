@@ -1,0 +1,259 @@
+"""SeAda's controller (Fig. 4): mapper, conditional encoder and representation cross-attention (RCA)."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from ..presets import ControlConfig
+from .backbone import decoder_sites, encode, encoder_features, time_embedding
+from .efficientnet import CHANNELS, EfficientNetLite0
+
+if TYPE_CHECKING:
+    from diffusers import UNet2DConditionModel
+
+
+class Mapper(nn.Sequential):
+    """Condition picture (B, 3, 8h, 8w) in [0, 1] to c_f (B, out_channels, h, w).
+
+    The paper's "four convolutions, 4x4, stride 2, 512 -> 64" cannot be: three have stride 2, the fourth stride 1.
+    """
+
+    def __init__(self, in_channels: int = 3, channels: tuple[int, ...] = (16, 32, 64), out_channels: int = 4):
+        layers: list[nn.Module] = []
+        for width in channels:
+            layers += [nn.Conv2d(in_channels, width, 4, stride=2, padding=1), nn.SiLU()]
+            in_channels = width
+        # an even kernel keeps the size with one more row of padding below and to the right
+        super().__init__(*layers, nn.ZeroPad2d((1, 2, 1, 2)), nn.Conv2d(in_channels, out_channels, 4))
+
+    def forward(self, picture: Tensor) -> Tensor:
+        return super().forward(picture * 2 - 1)
+
+
+@torch.no_grad()
+def recognize(classifier: EfficientNetLite0, picture: Tensor) -> list[Tensor]:
+    """The classifier's maps of a picture (B, 3, 8h, 8w) in [0, 1]: (B, 112, h, w) and (B, 320, h / 2, w / 2).
+
+    It looks at the picture at twice its size, so that its map at 1/16 is as large as a latent.
+    """
+    return classifier(F.interpolate(picture, scale_factor=2, mode="bilinear"))
+
+
+class RecognizingMapper(nn.Module):
+    """A mapper that also sees what a classifier recognises in the picture, where a small model has no SD to know it.
+
+    The classifier's weights stay as they are: its maps of a training photo are computed once.
+    """
+
+    def __init__(self, config: ControlConfig):
+        super().__init__()
+        width = config.recognition_width
+        self.picture = Mapper(config.condition_channels, config.mapper_channels, width)
+        self.classifier = EfficientNetLite0()
+        self.maps = nn.ModuleList(nn.Conv2d(channels, width, 1) for channels in CHANNELS)
+        self.blocks = nn.ModuleList(
+            nn.Sequential(
+                nn.SiLU(), nn.Conv2d(width, width, 3, padding=1), nn.SiLU(), nn.Conv2d(width, width, 3, padding=1)
+            )
+            for _ in range(config.recognition_blocks)
+        )
+        self.out = nn.Conv2d(width, config.condition_latent, 3, padding=1)
+
+    def forward(self, picture: Tensor, recognized: list[Tensor] | None = None) -> Tensor:
+        """Picture (B, 3, 8h, 8w) in [0, 1], and its maps where they are known, to c_f (B, condition_latent, h, w)."""
+        x = self.picture(picture)
+        recognized = recognize(self.classifier, picture) if recognized is None else recognized
+        for convolution, seen in zip(self.maps, recognized):
+            x = x + F.interpolate(convolution(seen.to(x.dtype)), size=x.shape[-2:], mode="bilinear")
+        for block in self.blocks:
+            x = x + block(x)
+        return self.out(F.silu(x))
+
+
+class ConditionalEncoder(nn.Module):
+    """E_con: a trainable copy of a UNet's encoder that also sees c_f, through a widened `conv_in`.
+
+    The columns of `conv_in` for z_t keep the UNet's weights and those for c_f start at zero; the mapper's last layer
+    does not, or no gradient would ever reach either.
+    """
+
+    def __init__(self, unet: UNet2DConditionModel, condition_latent: int = 4):
+        super().__init__()
+        old = unet.conv_in
+        self.conv_in = nn.Conv2d(
+            old.in_channels + condition_latent, old.out_channels, old.kernel_size, padding=old.padding
+        )
+        with torch.no_grad():
+            self.conv_in.weight.zero_()
+            self.conv_in.weight[:, : old.in_channels] = old.weight
+            self.conv_in.bias.copy_(old.bias)
+        self.time_proj = copy.deepcopy(unet.time_proj)
+        self.time_embedding = copy.deepcopy(unet.time_embedding)
+        self.down_blocks = copy.deepcopy(unet.down_blocks)
+        self.mid_block = copy.deepcopy(unet.mid_block)
+
+    def forward(self, z_t: Tensor, timesteps: Tensor, context: Tensor, c_f: Tensor) -> list[Tensor]:
+        """Features at every resolution, see `backbone.encode`."""
+        x = torch.cat([z_t, c_f], dim=1)
+        return encode(self, x, time_embedding(self, timesteps.expand(x.shape[0]), x.dtype), context)
+
+
+class RCA(nn.Module):
+    """Representation cross-attention: the decoder's state looks up the controller's feature (PASD; SeAda Fig. 4).
+
+    Query (B, C, h, w); key and value come from a feature (B, C', h, w) of the same resolution, taken before any zero
+    convolution. Residual with a zero-initialised projection: at the start it changes nothing.
+    """
+
+    def __init__(self, channels: int, feature_channels: int, head_dim: int = 64, groups: int = 32):
+        super().__init__()
+        self.heads = max(1, channels // head_dim)
+        self.norm_h = nn.GroupNorm(groups, channels)
+        self.norm_f = nn.GroupNorm(groups, feature_channels)
+        self.to_q = nn.Linear(channels, channels, bias=False)
+        self.to_k = nn.Linear(feature_channels, channels, bias=False)
+        self.to_v = nn.Linear(feature_channels, channels, bias=False)
+        self.to_out = nn.Linear(channels, channels)
+        nn.init.zeros_(self.to_out.weight)
+        nn.init.zeros_(self.to_out.bias)
+
+    def forward(self, h: Tensor, feature: Tensor) -> Tensor:
+        """The update to add to `h`, same shape. A feature of fewer rows is every so many rows' (`sampling.predict`)."""
+        query = rearrange(self.norm_h(h), "b c y x -> b (y x) c")
+        keys = rearrange(self.norm_f(feature), "b c y x -> b (y x) c")
+        q, k, v = (
+            rearrange(t, "b n (m d) -> b m n d", m=self.heads)
+            for t in (self.to_q(query), self.to_k(keys), self.to_v(keys))
+        )
+        if len(k) != len(q):
+            k, v = (t.repeat(len(q) // len(t), 1, 1, 1) for t in (k, v))
+        if h.device.type == "cpu" and torch.is_autocast_enabled("cpu"):  # bf16 attention is 2.5 times slower there
+            with torch.autocast("cpu", enabled=False):
+                out = F.scaled_dot_product_attention(q.float(), k.float(), v.float())
+        else:
+            out = F.scaled_dot_product_attention(q, k, v)
+        out = rearrange(out, "b m n d -> b n (m d)")
+        return rearrange(self.to_out(out), "b (y x) c -> b c y x", y=h.shape[2])
+
+
+@dataclass
+class ControlFeatures:
+    """What one pass of the controller gives: E_con's maps (skips, then middle) and how strongly to apply them."""
+
+    condition: Tensor  # c_f, the mapper's output
+    maps: list[Tensor]
+    residuals: list[Tensor] | None  # for `backbone.denoise`; None in the paper's literal reading
+    strength: float
+
+
+class ControlNetRCA(nn.Module):
+    """Mapper, conditional encoder and RCA around a UNet of SD1.5's kind.
+
+    Args:
+        unet: the UNet whose encoder is copied and whose decoder is attended to; not kept.
+        config: `sites` "all" puts RCA after each decoder sub-block (12 in SD1.5), "blocks" after each decoder block
+            (4); `additive` also adds zero-convolved features to the skips, as PASD does.
+    """
+
+    def __init__(self, unet: UNet2DConditionModel, config: ControlConfig):
+        super().__init__()
+        self.config = config
+        self.mapper = (
+            RecognizingMapper(config)
+            if config.recognition
+            else Mapper(config.condition_channels, config.mapper_channels, config.condition_latent)
+        )
+        self.encoder = ConditionalEncoder(unet, config.condition_latent)
+        groups = unet.conv_norm_out.num_groups
+        features = encoder_features(unet)
+        sites = decoder_sites(unet)
+        self.pairs = _pair_sites(sites, features, config.sites)
+        self.rca = nn.ModuleDict(
+            {
+                str(site): RCA(sites[site][0], features[feature][0], config.head_dim, groups)
+                for site, feature in self.pairs.items()
+            }
+            if config.rca
+            else {}
+        )
+        self.zero_convs = nn.ModuleList(_zero_conv(c) for c, _ in features) if config.additive else None
+
+    def encode(
+        self,
+        z_t: Tensor,
+        timesteps: Tensor,
+        context: Tensor,
+        condition: Tensor | None = None,
+        strength: float = 1.0,
+        recognized: list[Tensor] | None = None,
+        c_f: Tensor | None = None,
+    ) -> ControlFeatures:
+        """Run E_con once for a step.
+
+        Args:
+            z_t: noisy latents (B, 4, h, w).
+            timesteps: (B,) or scalar tensor.
+            context: (B, L, d).
+            condition: picture (B, 3, 8h, 8w) in [0, 1]; grey pictures repeat their channel.
+            strength: scales residuals and attention; callers leave the controller out altogether at 0.
+            recognized: the classifier's maps of `condition`, where the mapper takes them and they are known already.
+            c_f: `condense(condition)`, the same at every step, where it is known already; `condition` is not needed.
+        Raises:
+            ValueError: `condition` is not 8 times the latent's size.
+        """
+        if c_f is None:
+            c_f = self.condense(condition, tuple(z_t.shape[-2:]), recognized)
+        maps = self.encoder(z_t, timesteps, context, c_f)
+        residuals = None
+        if self.zero_convs is not None:
+            residuals = [conv(m) * strength for conv, m in zip(self.zero_convs, maps)]
+        return ControlFeatures(c_f, maps, residuals, strength)
+
+    def condense(
+        self, condition: Tensor, latent_size: tuple[int, int], recognized: list[Tensor] | None = None
+    ) -> Tensor:
+        """c_f (B, C, h, w), the mapper's output for a condition picture (B, 3, 8h, 8w); see `encode`."""
+        expected = (latent_size[0] * 8, latent_size[1] * 8)
+        if tuple(condition.shape[-2:]) != expected:
+            raise ValueError(
+                f"condition picture is {tuple(condition.shape[-2:])}, expected 8 times the latent: {expected}"
+            )
+        return self.mapper(condition) if recognized is None else self.mapper(condition, recognized)
+
+    def attend(self, i: int, h: Tensor, features: ControlFeatures) -> Tensor:
+        """Apply the RCA of decoder site `i`, if there is one, to the hidden state `h`."""
+        if str(i) not in self.rca:
+            return h
+        return h + self.rca[str(i)](h, features.maps[self.pairs[i]]) * features.strength
+
+
+def _zero_conv(channels: int) -> nn.Conv2d:
+    conv = nn.Conv2d(channels, channels, 1)
+    nn.init.zeros_(conv.weight)
+    nn.init.zeros_(conv.bias)
+    return conv
+
+
+def _pair_sites(sites: list[tuple[int, int]], features: list[tuple[int, int]], which: str) -> dict[int, int]:
+    """Decoder site -> index of the controller's feature of the same resolution, the deepest ones first.
+
+    `conv_in`'s output (feature 0) has seen no network yet and is never attended to.
+    """
+    if which not in ("all", "blocks"):
+        raise ValueError(f'sites must be "all" or "blocks", not {which!r}')
+    pairs = {}
+    for level in {level for _, level in sites}:
+        here = [i for i, (_, site_level) in enumerate(sites) if site_level == level]
+        if which == "blocks":
+            here = here[-1:]
+        candidates = [j for j in range(len(features) - 1, 0, -1) if features[j][1] == level]
+        for rank, site in enumerate(here):
+            pairs[site] = candidates[rank * len(candidates) // len(here)]
+    return dict(sorted(pairs.items()))

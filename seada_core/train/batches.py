@@ -1,0 +1,108 @@
+"""Batches of a cache by step number: the same on any number of processes."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from .data import Cache
+from .sources import DataError
+
+
+class Batches(Dataset):
+    """Batch number `step`, as a function of the step and the seed alone: a resumed run sees what it would have seen.
+
+    Every epoch is a new permutation, of which a step takes the next `batch` places, and each of `processes` an equal
+    share of those. All that is random about a picture (crop, mirror, caption, and the `seeds` and `uniform` that stages
+    draw from) follows from its place: any number of processes trains on the same. A picture is cropped at a random
+    multiple of 8 px, and mirrored half of the time where the cache holds mirrored latents.
+
+    Raises:
+        DataError: `crop` does not fit the cache, or `batch` the processes or the number of pictures.
+    """
+
+    def __init__(self, cache: Cache, batch: int, crop: int, seed: int, rank: int = 0, processes: int = 1):
+        resolution = cache.meta["resolution"]
+        if crop > resolution or crop % 8:
+            raise DataError(f"crop {crop} px must be a multiple of 8 and at most the cache's {resolution} px")
+        if batch % processes:
+            raise DataError(f"batch {batch} cannot be shared among {processes} processes equally")
+        if batch > len(cache):
+            raise DataError(
+                f"batch {batch} is more than the {len(cache)} pictures there are: give --batch {len(cache)}"
+            )
+        self.cache, self.batch, self.crop, self.seed = cache, batch, crop, seed
+        self.rank, self.processes = rank, processes
+        self._permutation: tuple[int, np.ndarray] | None = None
+
+    def _index(self, position: int) -> int:
+        epoch, place = divmod(position, len(self.cache))
+        if self._permutation is None or self._permutation[0] != epoch:
+            self._permutation = (epoch, np.random.default_rng([self.seed, epoch]).permutation(len(self.cache)))
+        return int(self._permutation[1][place])
+
+    def __getitem__(self, step: int) -> dict:
+        share = self.batch // self.processes
+        mine = slice(self.rank * share, (self.rank + 1) * share)
+        places = range(step * self.batch, (step + 1) * self.batch)[mine]
+        strata = np.random.default_rng([self.seed, step, 2]).permutation(self.batch)[mine]
+        indices = [self._index(place) for place in places]
+        rngs = [np.random.default_rng([self.seed, place, 1]) for place in places]
+        spare = (self.cache.meta["resolution"] - self.crop) // 8
+        tops, lefts = np.array([rng.integers(0, spare + 1, 2) for rng in rngs]).T
+        mirror = np.array([rng.random() for rng in rngs]) < (0.5 if self.cache.meta["mirror"] else 0)
+        rgb, latents = [], []
+        cells = self.crop // 8
+        for index, top, left, flip in zip(indices, tops, lefts, mirror):
+            view = self.cache.view(index, int(flip))
+            rgb.append(view[:, top * 8 : (top + cells) * 8, left * 8 : (left + cells) * 8])
+            latent = self.cache.latents[index, int(flip), :, top : top + cells, left : left + cells]
+            latents.append(torch.from_numpy(latent.astype(np.float32)))
+        captions, color_captions = zip(*(_captions(self.cache.records[i], rng) for i, rng in zip(indices, rngs)))
+        recognized = {}
+        if self.cache.recognized and not spare:  # the classifier saw whole pictures, not crops
+            recognized["recognized"] = [
+                torch.from_numpy(array[indices, mirror.astype(int)].astype(np.float32))
+                for array in self.cache.recognized
+            ]
+        return {
+            **recognized,
+            "rgb": torch.stack(rgb),
+            "latent": torch.stack(latents),
+            "captions": list(captions),
+            "color_captions": list(color_captions),
+            "labels": [self.cache.records[i].get("label") for i in indices],
+            "places": list(places),
+            "seeds": [int(rng.integers(2**63)) for rng in rngs],
+            "uniform": torch.tensor([(s + rng.random()) / self.batch for s, rng in zip(strata, rngs)]).float(),
+        }
+
+
+def _captions(record: dict, rng: np.random.Generator) -> tuple[str, str]:
+    """One grey caption of a record and the colour caption that belongs to it; empty where there is none."""
+    captions = record.get("captions") or [""]
+    k = int(rng.integers(len(captions)))
+    return captions[k], (record.get("color_captions") or captions)[k]
+
+
+def rows(batch: dict, start: int, stop: int) -> dict:
+    """Some pictures of a batch, whose values are tensors, lists with a value a picture, or lists of tensors."""
+    return {
+        name: [v[start:stop] for v in value] if name == "recognized" else value[start:stop]
+        for name, value in batch.items()
+    }
+
+
+def in_halves(batch: dict) -> dict:
+    """The batch with the pictures of even places first: of two halves, the same go into the first on any processes."""
+    places = batch["places"]
+    order = sorted(range(len(places)), key=lambda k: places[k] % 2)
+
+    def reordered(value):
+        return value[order] if isinstance(value, Tensor) else [value[k] for k in order]
+
+    return {
+        name: [v[order] for v in value] if name == "recognized" else reordered(value) for name, value in batch.items()
+    }

@@ -1,0 +1,228 @@
+"""The diffusion stages of SeAda: base, control, stage1, stage2, stage3 (method.md's table)."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ...color.merging import merge_chroma
+from ...color.spaces import luminance
+from ...models import ccd
+from ...models.backbone import Hook, build_scheduler, denoise
+from ...models.semantic_adapter import representation_loss
+from ...presets import Preset, TrainConfig
+from ..draws import Draws
+from ..lora import train_lora_alone
+from ..perceptual import PerceptualLoss
+from .stage import Stage
+
+GENERIC = ("colored photo", "high-quality photo", "a colorful photo")
+
+
+def add_noise(scheduler, z: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+    """z_t = sqrt(alpha_bar_t) z + sqrt(1 - alpha_bar_t) noise, in float32."""
+    return scheduler.add_noise(z.float(), noise.float(), t)
+
+
+def target(scheduler, z: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+    """What the UNet is to predict: the noise, or v = sqrt(alpha_bar_t) noise - sqrt(1 - alpha_bar_t) z."""
+    if scheduler.config.prediction_type == "v_prediction":
+        return scheduler.get_velocity(z.float(), noise.float(), t)
+    return noise.float()
+
+
+def sample_timesteps(u: Tensor, config: TrainConfig, train_steps: int) -> Tensor:
+    """(B,) long of u (B,) in [0, 1); a shift s maps u to s u / (1 + (s - 1) u), more noise for s > 1."""
+    s = config.timestep_shift
+    return (s * u / (1 + (s - 1) * u) * train_steps).long().clamp(max=train_steps - 1)
+
+
+def predict_x0(scheduler, z_t: Tensor, output: Tensor, t: Tensor) -> Tensor:
+    """The clean latent that an output (noise or v) at z_t stands for; Eq. 3 of EDN for noise."""
+    alpha_bar = scheduler.alphas_cumprod.to(z_t.device)[t][:, None, None, None]
+    if scheduler.config.prediction_type == "v_prediction":
+        return alpha_bar.sqrt() * z_t - (1 - alpha_bar).sqrt() * output
+    return ccd.predict_x0(z_t, output, alpha_bar)
+
+
+def pick_texts(batch: dict, config: TrainConfig, draws: Draws) -> list[str]:
+    """A text a picture: grey caption, colour caption, a generic prompt, or none, by the config's probabilities."""
+    texts = []
+    for gray, color, (u, v) in zip(batch["captions"], batch["color_captions"], draws.uniform(2).tolist()):
+        if u < config.empty_prob:
+            texts.append("")
+        elif u < config.empty_prob + config.generic_prob:
+            texts.append(GENERIC[int(v * len(GENERIC))])
+        else:
+            texts.append(color if v < config.color_prob else gray)
+    return texts
+
+
+def drop_channels(maps: Sequence[Tensor], share: float, draws: Draws) -> list[Tensor]:
+    """Maps (B, C, h, w) without a random `share` of each picture's channels, the others made up for it.
+
+    A classifier's maps are the same whenever a photo is seen again, and what is learnt of them is soon learnt by heart.
+    """
+    if not share:
+        return list(maps)
+    kept = [draws.uniform(x.shape[1], 1, 1, device=x.device) >= share for x in maps]
+    return [x * k.to(x.dtype) / (1 - share) for x, k in zip(maps, kept)]
+
+
+class DiffusionStage(Stage):
+    """One of base, control, stage1, stage2, stage3.
+
+    Args:
+        name: the stage.
+        parts: modules by part name: unet, semantic_encoder; from `control` on controlnet_rca; from `stage1` on
+            semantic_adapter.
+        preset: for the noise schedule.
+        config: the stage's recipe.
+        probe: reads chroma off a latent; needed where `config.chroma_weight` or `perceptual_weight` is not 0.
+    """
+
+    def __init__(self, name: str, parts: dict[str, nn.Module], preset: Preset, config: TrainConfig, probe=None):
+        super().__init__()
+        self.name, self.config, self.probe = name, config, probe
+        self.perceptual = None
+        if config.perceptual_weight:
+            self.perceptual = PerceptualLoss()
+            self.perceptual.classifier.load_package_weights()
+        self.condition: Tensor | None = None  # c_f of the last step
+        self.scheduler = build_scheduler(preset.diffusion)
+        self.unet, self.semantic_encoder = parts["unet"], parts["semantic_encoder"]
+        self.controlnet_rca = parts.get("controlnet_rca")
+        self.semantic_adapter = parts.get("semantic_adapter")
+        self.color_encoder = copy.deepcopy(self.semantic_encoder) if name == "stage1" else None  # part (b)
+        for module, learns in self._trained():
+            if module is not None:
+                module.requires_grad_(learns)
+        if getattr(self.unet, "peft_config", None):
+            train_lora_alone(self.unet)
+        # until stage II residuals alone connect the controller; a preset without them has nothing but RCA to learn by
+        control = self.controlnet_rca
+        self.bypass_rca = name in ("control", "stage1") and control is not None and control.zero_convs is not None
+        if self.bypass_rca:
+            control.rca.requires_grad_(False)
+
+    def _trained(self) -> list[tuple[nn.Module | None, bool]]:
+        more = self.config.train_unet
+        control = self.name in ("control", "stage2", "stage3")
+        return [
+            (self.unet, self.name == "base" or (more and control)),
+            (self.semantic_encoder, self.name in ("stage1", "stage3") or (more and self.name in ("base", "control"))),
+            (self.semantic_adapter, self.name in ("stage1", "stage3")),
+            (self.controlnet_rca, control),
+            (self.color_encoder, False),
+        ]
+
+    def forward(self, batch: dict) -> dict[str, Tensor]:
+        terms: dict[str, Tensor] = {}
+        draws = Draws(batch["seeds"])
+        if self.name == "stage1":
+            e_g, mask = self.semantic_encoder(batch["captions"])
+            with torch.no_grad():
+                e_c, color_mask = self.color_encoder(batch["color_captions"])
+            terms["representation"] = representation_loss(e_g.float(), e_c.float(), mask | color_mask)
+            keep = (draws.uniform(1, 1, device=e_g.device) >= self.config.empty_prob).to(e_g.dtype)
+            context = self.semantic_adapter(keep * e_g + (1 - keep) * self.semantic_encoder([""])[0])
+        else:
+            context = self.context(pick_texts(batch, self.config, draws))
+        z, rgb = batch["latent"], batch["rgb"]
+        noise = draws.normal(z)
+        t = sample_timesteps(batch["uniform"], self.config, self.scheduler.config.num_train_timesteps)
+        z_t = add_noise(self.scheduler, z, noise, t)
+        if self.name == "stage1":
+            output = self.predict(z_t, t, context, rgb).float()
+        else:
+            recognized = batch.get("recognized")
+            if recognized is not None and self.training:
+                recognized = drop_channels(recognized, self.config.recognition_dropout, draws)
+            output = self.predict(z_t, t, context, luminance(rgb).expand_as(rgb), recognized).float()
+        terms |= self.errors(output, z, noise, z_t, t, rgb)
+        if self.name == "stage1":
+            # Eq. 6, as printed
+            terms["loss"] = self.config.representation_weight * terms["representation"] + 0.5 * terms["loss"]
+        return terms
+
+    def errors(
+        self, output: Tensor, z: Tensor, noise: Tensor, z_t: Tensor, t: Tensor, rgb: Tensor
+    ) -> dict[str, Tensor]:
+        """`diffusion`, the mean squared error of Eq. 4; `chroma`, that of the colour that x0 shows; `perceptual`, how
+        much of it a classifier sees in the noisiest third of the timesteps, where colours are decided; `loss`, the
+        first plus `chroma_weight`, `perceptual_weight` and `condition_weight` times the others.
+
+        `condition` draws the first channels of c_f, "the latent space vector" of SeAda, towards z_0: the grey photo
+        tells a latent's luminance, and where the estimate of luminance is off, the decoder reads it as a false colour.
+        Where c_f has room, `condition_chroma` draws the next two towards the colour itself, in the probe's units.
+        Luminance is put back from the photo, so only colour counts in the end; in a latent it is a small share of the
+        variance, and a small model would learn it last.
+        """
+        terms = {"diffusion": (output - target(self.scheduler, z, noise, t)).pow(2).mean()}
+        terms["loss"] = terms["diffusion"]
+        if self.config.chroma_weight or self.config.perceptual_weight:
+            gray, wanted = luminance(rgb), self.probe.wanted(rgb)
+            shown = self.probe(predict_x0(self.scheduler, z_t, output, t), gray)
+            terms["chroma"] = (shown - wanted).float().pow(2).mean()
+            terms["loss"] = terms["loss"] + self.config.chroma_weight * terms["chroma"]
+        if self.config.perceptual_weight:
+            border = sample_timesteps(torch.tensor([2 / 3]), self.config, self.scheduler.config.num_train_timesteps)
+            noisy = t >= border.to(t.device)  # a third of a step's pictures, whichever of them are in this batch
+            colorings = (shown[noisy] * self.probe.deviation, wanted[noisy] * self.probe.deviation)
+            distance = self.perceptual(*colorings, gray[noisy]).sum() if noisy.any() else shown.sum() * 0
+            terms["perceptual"] = 3 * distance / len(t)
+            terms["loss"] = terms["loss"] + self.config.perceptual_weight * terms["perceptual"]
+        if self.config.condition_weight and self.condition is not None:
+            c_f, latent = self.condition.float(), z.shape[1]
+            terms["condition"] = (c_f[:, :latent] - z).pow(2).mean()
+            drawn = terms["condition"]
+            if self.probe is not None and c_f.shape[1] >= latent + 2:
+                wanted = self.probe.wanted(rgb).float()
+                terms["condition_chroma"] = (c_f[:, latent : latent + 2] - wanted).pow(2).mean()
+                drawn = drawn + terms["condition_chroma"]
+            terms["loss"] = terms["loss"] + self.config.condition_weight * drawn
+        return terms
+
+    def context(self, texts: list[str]) -> Tensor:
+        """e_r of captions; e_g before there is an adapter."""
+        e_g = self.semantic_encoder(texts)[0]
+        return e_g if self.semantic_adapter is None else self.semantic_adapter(e_g)
+
+    def predict(
+        self,
+        z_t: Tensor,
+        t: Tensor,
+        context: Tensor,
+        condition: Tensor,
+        recognized: list[Tensor] | None = None,
+        hooks: Sequence[Hook] = (),
+    ) -> Tensor:
+        """The UNet's output; where residuals connect the controller, RCA is bypassed up to and with stage I.
+
+        recognized: the condition's cached maps.
+        """
+        if self.controlnet_rca is None:
+            return denoise(self.unet, z_t, t, context, hooks=hooks)
+        features = self.controlnet_rca.encode(z_t, t, context, condition, recognized=recognized)
+        if not self.bypass_rca:
+            hooks = [lambda i, h: self.controlnet_rca.attend(i, h, features), *hooks]
+        self.condition = features.condition
+        return denoise(self.unet, z_t, t, context, features.residuals, hooks)
+
+    def preview(self, batch: dict) -> dict[str, Tensor]:
+        """The grey photos in the colours that x0 shows to the probe after one step from pure noise; and the truth."""
+        if self.probe is None:
+            return {}
+        rgb, z_t = batch["rgb"], Draws(batch["seeds"]).normal(batch["latent"])
+        gray = luminance(rgb)
+        t = torch.full((len(rgb),), self.scheduler.config.num_train_timesteps - 1, device=rgb.device)
+        output = self.predict(z_t, t, self.context(batch["captions"]), gray.expand_as(rgb)).float()
+        chroma = self.probe(predict_x0(self.scheduler, z_t, output, t), gray) * self.probe.deviation
+        return {"one_step": merge_chroma(chroma, gray), "truth": rgb}
+
+    def parts(self) -> dict[str, nn.Module]:
+        names = ("unet", "semantic_encoder", "semantic_adapter", "controlnet_rca")
+        return {n: getattr(self, n) for n in names if getattr(self, n) is not None}

@@ -1,0 +1,133 @@
+"""A model as a folder that diffusers' pipelines load, and beside it, as part files, what diffusers has no place for."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from ..models.backbone import build_scheduler
+from . import part_files
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL
+
+    from ..models.semantic_adapter import SemanticEncoder
+    from .parts import Parts
+
+BESIDE = "seada"  # the folder of part files within the export
+# why a part cannot be expressed
+_REASONS = {
+    "semantic_encoder": "its vocabulary is a reduced one, which CLIP's tokenizer cannot have",
+    "semantic_adapter": "diffusers' pipelines have nothing between text encoder and UNet",
+    "controlnet_rca": "a ControlNet of diffusers has another embedder, and no attention in the UNet's decoder",
+    "hint_encoder": "diffusers' pipelines have no hints",
+    "vq_decoder": "diffusers' pipelines decode without the photo",
+    "token_diffusion": "diffusers' pipelines decode without the photo",
+    "captioner": "it writes the prompt, and is no part of a pipeline",
+}
+
+
+def export_diffusers(parts: Parts, out: Path, vae: AutoencoderKL | None = None, dtype=torch.float32) -> list[str]:
+    """Write unet, text_encoder, tokenizer and scheduler, the `vae` where it is given, and a stock ControlNet where that
+    is the controller; every other part that the model has of its own as part files in OUT/seada.
+
+    With a VAE and CLIP's own vocabulary the folder is a StableDiffusionPipeline (or StableDiffusionControlNetPipeline).
+    `Colorizer.from_pretrained(OUT/seada, base=OUT)` is the model again.
+
+    Returns:
+        what was left beside, and why, in lines.
+    Raises:
+        CheckpointError: the model has no UNet or text encoder.
+    """
+    notes = []
+    components: dict[str, list[str | None]] = {"safety_checker": [None, None], "feature_extractor": [None, None]}
+    unet = parts.load("unet")
+    unet.register_to_config(sample_size=parts.preset.sampling.size // 8)
+    _save(unet, out / "unet", dtype)
+    components["unet"] = ["diffusers", "UNet2DConditionModel"]
+    del unet
+
+    build_scheduler(parts.preset.diffusion).save_pretrained(out / "scheduler")
+    components["scheduler"] = ["diffusers", "DDIMScheduler"]
+
+    encoder = parts.load("semantic_encoder")
+    beside = [part for part in part_files.SECTIONS if part not in ("unet", "semantic_encoder") and parts.file(part)]
+    if encoder.tokenizer.vocabulary is None:
+        _save_text_encoder(encoder, out / "text_encoder", dtype)
+        save_tokenizer(encoder.tokenizer.length, out / "tokenizer")
+        components["text_encoder"] = ["transformers", "CLIPTextModel"]
+        components["tokenizer"] = ["transformers", "CLIPTokenizer"]
+    else:
+        beside.insert(0, "semantic_encoder")
+    if vae is not None:
+        _save(vae, out / "vae", dtype)
+        components["vae"] = ["diffusers", "AutoencoderKL"]
+    name = "StableDiffusionPipeline"
+    if parts.has_stock_control():
+        _save(parts.load("controlnet_rca").net, out / "controlnet", dtype)
+        components["controlnet"] = ["diffusers", "ControlNetModel"]
+        name = "StableDiffusionControlNetPipeline"
+        beside = [part for part in beside if part != "controlnet_rca"]
+
+    for part in beside:
+        (out / BESIDE).mkdir(exist_ok=True)
+        module, preset = part_files.load_part(parts.file(part), part)
+        part_files.save_part(out / BESIDE / f"{part}.safetensors", part, preset, module, dtype)
+        notes.append(f"{part} is a part file in {BESIDE}/: {_REASONS[part]}")
+    lacking = [c for c in ("vae", "text_encoder", "tokenizer") if c not in components]
+    if lacking:
+        notes.append(f"no model_index.json: a pipeline needs {' and '.join(lacking)} too")
+    else:
+        _save_index(out, name, components)
+    return notes
+
+
+def _save(module: nn.Module, folder: Path, dtype: torch.dtype) -> None:
+    nn.Module.to(module, dtype).save_pretrained(folder, safe_serialization=True)
+
+
+def _save_text_encoder(encoder: SemanticEncoder, folder: Path, dtype: torch.dtype) -> None:
+    """With the names that every reader knows; transformers 5 writes others."""
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True)
+    config = encoder.model.config.to_dict() | {"architectures": ["CLIPTextModel"], "model_type": "clip_text_model"}
+    for name in ("dtype", "torch_dtype"):  # of this config; transformers renamed it
+        config.pop(name, None)
+    (folder / "config.json").write_text(json.dumps(config, indent=2))
+    tensors = {
+        "text_model." + name: tensor.to(dtype).contiguous()
+        for name, tensor in encoder.model.state_dict().items()
+        if tensor.is_floating_point()
+    }
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+
+
+def save_tokenizer(length: int, folder: Path) -> None:
+    """CLIP's tokenizer as transformers reads it, of the vocabulary that open_clip carries."""
+    from open_clip.tokenizer import SimpleTokenizer
+
+    clip = SimpleTokenizer()
+    start, end = "<|startoftext|>", "<|endoftext|>"
+    special = {"<start_of_text>": start, "<end_of_text>": end}
+    folder.mkdir(parents=True)
+    vocabulary = {special.get(token, token): number for token, number in clip.encoder.items()}
+    (folder / "vocab.json").write_text(json.dumps(vocabulary, ensure_ascii=False), encoding="utf-8")
+    merges = "\n".join(" ".join(pair) for pair in clip.bpe_ranks)
+    (folder / "merges.txt").write_text(f"#version: 0.2\n{merges}\n", encoding="utf-8")
+    config = {"tokenizer_class": "CLIPTokenizer", "model_max_length": length, "do_lower_case": True}
+    config |= {"bos_token": start, "eos_token": end, "pad_token": end, "unk_token": end, "add_prefix_space": False}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2))
+
+
+def _save_index(out: Path, name: str, components: dict) -> None:
+    import diffusers
+
+    index = {"_class_name": name, "_diffusers_version": re.match(r"[\d.]+", diffusers.__version__)[0].rstrip(".")}
+    index |= {"requires_safety_checker": False} | components
+    (out / "model_index.json").write_text(json.dumps(index, indent=2))

@@ -1,0 +1,247 @@
+"""Part files: one safetensors file a part, with metadata that says which part it is and how to build it."""
+
+from __future__ import annotations
+
+import json
+import os
+import reprlib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from .. import presets
+from ..files import weight_headers
+from ..files.weight_headers import CheckpointError, Header
+from ..models.tokenizer import END as CLIP_END
+from ..models.tokenizer import Tokenizer
+from ..presets import Preset
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+VERSION = "1"
+EMBEDDED = Path(__file__).parents[1] / "embedded"
+# part -> the preset's sections that its file records
+SECTIONS = {
+    "unet": ("unet", "diffusion", "sampling"),
+    "semantic_encoder": ("text",),
+    "semantic_adapter": ("adapter",),
+    "controlnet_rca": ("unet", "control"),
+    "hint_encoder": ("unet", "hint"),
+    "vq_decoder": ("codec",),
+    "token_diffusion": ("tokens",),
+    "captioner": ("captioner",),
+}
+
+
+def build(part: str, preset: Preset, tokenizer: Tokenizer | None = None) -> nn.Module:
+    """A part with random weights. Parts around the UNet are built for a UNet of the preset's sizes."""
+    from ..models import backbone
+
+    if part == "unet":
+        return backbone.build_unet(preset.unet)
+    if part == "semantic_encoder":
+        from ..models.semantic_adapter import SemanticEncoder
+
+        return SemanticEncoder(preset.text, tokenizer)
+    if part == "semantic_adapter":
+        from ..models.semantic_adapter import SemanticAdapter
+
+        return SemanticAdapter(preset.adapter)
+    if part == "controlnet_rca":
+        from ..models.controlnet_rca import ControlNetRCA
+
+        return ControlNetRCA(backbone.build_unet(preset.unet), preset.control)
+    if part == "hint_encoder":
+        from ..models.ccd import HintEncoder
+
+        return HintEncoder(backbone.build_unet(preset.unet), preset.hint)
+    if part == "vq_decoder":
+        from ..models.vq_decoder import VQDecoder
+
+        return VQDecoder(preset.codec)
+    if part == "token_diffusion":
+        from ..models.token_diffusion import TokenDiffusion
+
+        return TokenDiffusion(preset.tokens)
+    if part == "captioner":
+        from ..models.captioners.coca import TinyCoCa
+
+        return TinyCoCa(preset.captioner, tokenizer)
+    raise CheckpointError(f"unknown part {part!r}; the parts are {', '.join(SECTIONS)}")
+
+
+def save_part(path: Path, part: str, preset: Preset, module: nn.Module, dtype: torch.dtype = torch.float32) -> None:
+    """Write a part file, atomically. Floating tensors are stored as `dtype`, others as they are."""
+    from safetensors.torch import save_file
+
+    config = {section: presets.to_dict(getattr(preset, section)) for section in SECTIONS[part]}
+    tokenizer = getattr(module, "tokenizer", None)
+    if tokenizer is not None:
+        config["vocabulary"] = tokenizer.vocabulary
+        config["length"] = tokenizer.length
+    metadata = {
+        "format": "pt",
+        "seada.part": part,
+        "seada.preset": preset.name,
+        "seada.version": VERSION,
+        "seada.config": json.dumps(config),
+    }
+    tensors = {
+        name: (tensor.to(dtype) if tensor.is_floating_point() else tensor).contiguous().cpu()
+        for name, tensor in module.state_dict().items()
+    }
+    temporary = path.with_name(f".{path.name}.part")
+    try:
+        save_file(tensors, temporary, metadata)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _read_header(path: Path, part: str) -> Header:
+    """The header of a part's file; every way in which it can be wrong is a CheckpointError."""
+    if not path.is_file():
+        raise CheckpointError(f"no {part} file: {path} does not exist")
+    header = weight_headers.read_header(path)
+    found = header.metadata.get("seada.part")
+    if found is None:
+        raise CheckpointError(
+            f"{path} is not a SeAda part file (its metadata has no seada.part) but {weight_headers.kind(header).text}; "
+            "`python -m seada_core.convert` makes part files of other models' weights"
+        )
+    if found != part:
+        raise CheckpointError(f"{path} holds the part {reprlib.repr(found)}, expected {part!r}")
+    version = header.metadata.get("seada.version")
+    if version != VERSION:
+        raise CheckpointError(
+            f"{path} has format version {str(version)[:40]}, this program reads {VERSION}; "
+            "use the release that wrote it, or convert it there"
+        )
+    return header
+
+
+def _config(header: Header, part: str) -> tuple[Preset, Tokenizer | None]:
+    try:
+        config = json.loads(header.metadata["seada.config"])
+        sections = {name: presets.from_dict(type(getattr(presets.SD15, name)), config[name]) for name in SECTIONS[part]}
+        tokenizer = _tokenizer(config["length"], config["vocabulary"]) if "length" in config else None
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise CheckpointError(f"{header.path} has a broken seada.config: {reason}") from None
+    return Preset(header.metadata.get("seada.preset", "custom")[:100], **sections), tokenizer
+
+
+def _tokenizer(length: object, vocabulary: object) -> Tokenizer:
+    """Raises ValueError where these are not a length and CLIP's token ids, or None for all of them."""
+    if type(length) is not int or not 3 <= length <= presets.LIMITS["length"][1]:
+        raise ValueError(f"the texts' length is {reprlib.repr(length)}")
+    known = isinstance(vocabulary, list) and all(type(token) is int and 0 <= token <= CLIP_END for token in vocabulary)
+    if vocabulary is not None and not (known and len(set(vocabulary)) == len(vocabulary)):
+        raise ValueError("the vocabulary is no list of different tokens of CLIP's")
+    return Tokenizer(length, vocabulary)
+
+
+def read_preset(path: Path, part: str) -> Preset:
+    """The preset of a part file (only the part's sections are meaningful), without reading its weights.
+
+    Raises:
+        CheckpointError: no such file, not safetensors, another part or version.
+    """
+    return _config(_read_header(Path(path), part), part)[0]
+
+
+def read_part(path: Path, part: str) -> tuple[Preset, Tokenizer | None, dict[str, Tensor]]:
+    """The preset (only the part's sections are meaningful), tokenizer and float32 tensors of a part file.
+
+    Raises:
+        CheckpointError: no such file, not safetensors, another part or version, or weights that are not finite.
+    """
+    header = _read_header(Path(path), part)
+    return *_config(header, part), _tensors(header)
+
+
+def _tensors(header: Header) -> dict[str, Tensor]:
+    from safetensors import SafetensorError, safe_open
+
+    tensors = {}
+    try:
+        with safe_open(header.path, "pt") as file:
+            for name in header.shapes:
+                tensor = file.get_tensor(name)
+                # a copy: else the weights are the file itself, which could then not be replaced everywhere
+                tensors[name] = tensor.to(torch.float32 if tensor.is_floating_point() else tensor.dtype, copy=True)
+                if tensor.is_floating_point() and not torch.isfinite(tensors[name]).all():
+                    raise CheckpointError(f"{header.path} is damaged: {name} has values that are not finite")
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{header.path} is not a readable safetensors file: {error}") from None
+    return tensors
+
+
+def plan_part(path: Path, part: str) -> tuple[Header, Preset, nn.Module]:
+    """The header of a part's file, its preset sections, and the part without memory, which its tensors fit.
+
+    Raises:
+        CheckpointError: see `read_preset`; also tensors that do not fit the recorded configuration.
+    """
+    from accelerate import init_empty_weights
+
+    header = _read_header(Path(path), part)
+    preset, tokenizer = _config(header, part)
+    try:
+        # first wholly without memory, as the configuration may ask for any amount of it
+        with torch.device("meta"):
+            expected = build(part, preset, tokenizer).state_dict()
+    except Exception as error:
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise CheckpointError(f"{path} has a seada.config of which no {part} can be built: {reason}") from None
+    shapes = {name: tuple(tensor.shape) for name, tensor in expected.items()}
+    wrong = sorted(name for name in shapes.keys() | header.shapes if shapes.get(name) != header.shapes.get(name))
+    if wrong:
+        found, wanted = header.shapes.get(wrong[0], "missing"), shapes.get(wrong[0], "not there")
+        raise CheckpointError(
+            f"{path} does not fit its own configuration: {len(wrong)} tensors, such as {reprlib.repr(wrong[0])[1:-1]}, "
+            f"which is {found} and should be {wanted}"
+        )
+    for name, tensor in expected.items():
+        if tensor.is_floating_point() != header.dtypes[name].startswith(("F", "BF")):
+            raise CheckpointError(f"{path} holds {name} as {header.dtypes[name]}, which is no {tensor.dtype}")
+    with init_empty_weights(include_buffers=False):
+        module = build(part, preset, tokenizer)
+    return header, preset, module
+
+
+def load_part(path: Path, part: str) -> tuple[nn.Module, Preset]:
+    """Build a part from its file, in evaluation mode and float32; and the preset sections that it was built from.
+
+    Raises:
+        CheckpointError: see `read_part` and `plan_part`, which comes first: what does not fit is not read.
+    """
+    header, preset, module = plan_part(path, part)
+    module.load_state_dict(_tensors(header), assign=True)
+    return module.eval().requires_grad_(False), preset
+
+
+def model_folder(model: str) -> Path:
+    """The folder of part files that `model` names: "mini" is the embedded model, anything else a path.
+
+    Raises:
+        CheckpointError: neither.
+    """
+    if model == "mini":
+        return EMBEDDED
+    if Path(model).is_dir():
+        return Path(model)
+    raise CheckpointError(f'unknown model {model!r}: use "mini" (the embedded model) or a folder of part files')
+
+
+def convert(source: Path, target: Path, dtype: torch.dtype, parts: Iterable[str] = tuple(SECTIONS)) -> None:
+    """Copy the part files of a folder to another, stored as `dtype`."""
+    target.mkdir(parents=True, exist_ok=True)
+    for part in parts:
+        file = source / f"{part}.safetensors"
+        if file.is_file():
+            module, preset = load_part(file, part)
+            save_part(target / file.name, part, preset, module, dtype)

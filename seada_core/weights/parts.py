@@ -1,0 +1,138 @@
+"""Where a model's parts come from: a folder of part files, and beside it weights of other makes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..files import weight_headers
+from ..files.weight_headers import CheckpointError
+from ..presets import SD15, Preset
+from . import part_files
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from .stable_diffusion import Base
+    from .stock_controlnet import StockWeights
+
+LENT = ("vq_decoder", "captioner")  # the embedded model's, which know SD1.5's latents and any photo
+
+
+class Parts:
+    """A model's parts by name, none of them loaded yet.
+
+    Args:
+        folder: part files, which come first; None where everything comes from `base`.
+        base: Stable Diffusion 1.5's UNet and text encoder, where the folder has none. The embedded model then lends
+            what is missing of `LENT`.
+        control: in place of the folder's controller: a `controlnet_rca` part file or a stock ControlNet.
+        captioner: in place of the folder's captioner: see `captioner.load_captioner`.
+    Raises:
+        CheckpointError: a file is missing, broken or of another kind; a part was made for another UNet.
+    """
+
+    def __init__(
+        self,
+        folder: Path | None,
+        base: Base | None = None,
+        control: Path | None = None,
+        captioner: Path | None = None,
+    ):
+        self._part_files, self._base, self._control, self._captioner = folder, base, control, captioner
+        self.folder = folder or (base.path if base else part_files.EMBEDDED)
+        self.preset: Preset = SD15  # parts alone may stand beside somebody's own UNet: then SD1.5's numbers hold
+        unet = self.file("unet")
+        if unet is not None:
+            self.preset = part_files.read_preset(unet, "unet")
+        elif base is not None:
+            self.preset = base.preset
+        if base is not None:
+            self._check()
+        if control is not None and not _is_part(control):
+            _stock(control, self.preset).report().require()
+        elif control is not None:
+            _require_same(control, part_files.read_preset(control, "controlnet_rca"), self.preset)
+        if captioner is not None:
+            _captioner_kind(captioner)
+
+    def file(self, part: str) -> Path | None:
+        """The folder's own file of a part, where it has one."""
+        file = self._part_files and self._part_files / f"{part}.safetensors"
+        return file if file and file.is_file() else None
+
+    def _lent(self, part: str) -> Path | None:
+        return part_files.EMBEDDED / f"{part}.safetensors" if self._base is not None and part in LENT else None
+
+    def _check(self) -> None:
+        """Parts that were made for one UNet or text encoder are not for another."""
+        unet, width = self.preset.unet, self.preset.unet.context_dim
+        for part, made_for, wanted in (
+            ("controlnet_rca", lambda preset: preset.unet, unet),
+            ("hint_encoder", lambda preset: preset.unet, unet),
+            ("semantic_adapter", lambda preset: preset.adapter.width, width),
+            ("token_diffusion", lambda preset: preset.tokens.context_dim, width),
+        ):
+            file = self.file(part)
+            found = wanted if file is None else made_for(part_files.read_preset(file, part))
+            if found != wanted:
+                raise CheckpointError(
+                    f"{file} was made for another model than {self._base.path}: {found}, expected {wanted}"
+                )
+
+    def has(self, part: str) -> bool:
+        """Whether the model comes with a part."""
+        given = {"controlnet_rca": self._control, "captioner": self._captioner}
+        if given.get(part) or self.file(part) or self._lent(part):
+            return True
+        return self._base is not None and part in ("unet", "semantic_encoder")
+
+    def has_stock_control(self) -> bool:
+        """Whether the controller is a stock ControlNet."""
+        return self._control is not None and not _is_part(self._control)
+
+    def load(self, part: str) -> nn.Module:
+        """A part in evaluation mode and float32."""
+        if part == "controlnet_rca" and self._control is not None:
+            if not _is_part(self._control):
+                return _stock(self._control, self.preset).load()[0]
+            return part_files.load_part(self._control, part)[0]
+        if part == "captioner" and self._captioner is not None:
+            return _load_captioner(self._captioner)
+        file = self.file(part) or self._lent(part)
+        if file is None and self._base is not None and part in ("unet", "semantic_encoder"):
+            return self._base.load(part)[0]
+        return part_files.load_part(file or self.folder / f"{part}.safetensors", part)[0]
+
+
+def _is_part(path: Path) -> bool:
+    return path.is_file() and "seada.part" in weight_headers.read_header(path).metadata
+
+
+def _stock(path: Path, preset: Preset) -> StockWeights:
+    from .stock_controlnet import StockWeights
+
+    return StockWeights(path, preset.unet)
+
+
+def _require_same(path: Path, made_for: Preset, preset: Preset) -> None:
+    if made_for.unet != preset.unet:
+        raise CheckpointError(f"{path} was made for another UNet: {made_for.unet}, expected {preset.unet}")
+
+
+def _captioner_kind(path: Path) -> str:
+    from ..models.captioners.loading import captioner_kind
+
+    try:
+        return captioner_kind(path)
+    except ValueError as error:
+        raise CheckpointError(str(error)) from None
+
+
+def _load_captioner(path: Path) -> nn.Module:
+    from ..models.captioners.loading import load_captioner
+
+    try:
+        return load_captioner(_captioner_kind(path), path)
+    except ValueError as error:
+        raise CheckpointError(str(error)) from None

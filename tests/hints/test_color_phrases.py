@@ -1,0 +1,111 @@
+"""Colours in words."""
+
+import time
+
+import pytest
+
+from seada_core.files.hint_format import parse_color
+from seada_core.hints.color_phrases import COLORS, color_phrases
+from seada_core.models.captioners.caption_text import strip_monochrome
+
+PHRASES = {
+    # before the thing
+    "a yellow fire hydrant on a green lawn": {"fire hydrant": "yellow", "lawn": "green"},
+    "a dark green vintage car parked here": {"vintage car": "green"},
+    "RED CAR": {"car": "red"},
+    "a red car driving fast": {"car": "red"},
+    "a red brick building": {"brick building": "red"},
+    "orange juice beside a golden retriever": {"juice": "orange", "retriever": "golden"},
+    "a man wearing a brown hat standing by a dark red barn.": {"hat": "brown", "barn": "red"},
+    "a tan, very old sofa; pink curtains": {"curtains": "pink"},
+    # after it
+    "the car is red": {"car": "red"},
+    "the walls are painted a deep blue": {"walls": "blue"},
+    "lips painted red": {"lips": "red"},
+    "a dog that is brown": {"dog": "brown"},
+    "his eyes are blue and his hair is blond": {"eyes": "blue", "hair": "blond"},
+    "the sky is blue, red car below": {"sky": "blue", "car": "red"},
+    # several colours: the first
+    "a red and white awning": {"awning": "red"},
+    "a red, white and blue flag": {"flag": "red"},
+    "a navy blue suit": {"suit": "navy"},
+    "the door is green or blue": {"door": "green"},
+    "a black and white cat": {"cat": "black"},
+    "a red car and a blue car": {"car": "red"},
+    # hyphens, prompts' own signs
+    "a blue-green vase": {"vase": "blue"},
+    "a red-brick house": {"brick house": "red"},
+    "a blue-eyed girl with light-brown hair": {"eyes": "blue", "hair": "brown"},
+    "an orange-coloured coat": {"coat": "orange"},
+    "(red car:1.2), (blue sky), [green grass]": {"car": "red", "sky": "blue", "grass": "green"},
+    "red_hair, green_eyes": {"hair": "red", "eyes": "green"},
+    # none
+    "": {},
+    "   \n ": {},
+    "a cup of coffee on a wooden table": {},
+    "an orange on a table": {},
+    "the colour green": {},
+    "it is red": {},
+    "a man in red": {},
+    "a redhead in a greenhouse with blueberries": {},
+    "a black and white photo of a dog": {},
+    "a red 3": {},
+    "une voiture rouge": {},
+    "红色的汽车": {},
+}
+
+
+@pytest.mark.parametrize("prompt", PHRASES)
+def test_things_and_their_colours(prompt):
+    found = color_phrases(prompt)
+    assert {phrase.thing: phrase.word for phrase in found} == PHRASES[prompt]
+    assert all(phrase.color == COLORS[phrase.word] for phrase in found)
+
+
+def test_every_colour_is_one():
+    for word, color in COLORS.items():
+        parse_color(color)
+        assert [(p.thing, p.word) for p in color_phrases(f"a {word} thing")] == [("thing", word)]
+
+
+def test_a_text_has_an_end():
+    names = [f"{a}{b}" for a in "bcdfg" for b in ("at", "it", "ot", "ut", "et")]
+    assert len(color_phrases(", ".join(f"a red {name}" for name in names))) == 20
+    assert color_phrases("x" * 5000 + " red car") == []
+
+
+HOSTILE = (
+    *("red ", "light ", " ", "a", "is ", "red,", "red and ", "light-", "red-", "red, ", "black and white ", "in a "),
+    *(
+        "the photo is ",
+        "(",
+        "red x ",
+        "\n",
+        "\0",
+        "painted ",
+        ", ",
+        "very old vintage ",
+        "monochrome ",
+        "shown in ",
+        "is ",
+    ),
+)
+
+
+@pytest.mark.parametrize("part", HOSTILE)
+def test_a_megabyte_of_anything_is_read_in_no_time(part):
+    for text in (
+        part * (1_000_000 // len(part)),
+        part * (1_000_000 // len(part)) + "red",
+        "the car is red" + part * 9000,
+    ):
+        start = time.thread_time()
+        color_phrases(text)
+        assert time.thread_time() - start < 0.5
+
+
+def test_captions_that_repeat_themselves_are_read_in_no_time():
+    start = time.thread_time()
+    strip_monochrome("black and white " * 100)
+    strip_monochrome("black-and-white, " * 100)
+    assert time.thread_time() - start < 0.5

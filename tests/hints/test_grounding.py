@@ -1,0 +1,203 @@
+"""Where things lie: each finder and the fitting to edges against plain recomputation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from clipseg import tiny_clipseg
+
+from seada_core import steering
+from seada_core.hints import grounding
+from seada_core.hints.propagation import HINT_WEIGHT, MIN_EDGE
+from seada_core.pipeline import Colorizer
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def clipseg(tmp_path_factory) -> Path:
+    return tiny_clipseg(tmp_path_factory.mktemp("segmenters") / "clipseg")
+
+
+@pytest.fixture(scope="module")
+def mini() -> Colorizer:
+    return Colorizer.from_pretrained("mini", "cpu")
+
+
+@pytest.fixture(scope="module")
+def photo() -> torch.Tensor:
+    from PIL import Image
+    from torchvision.transforms.functional import pil_to_tensor
+
+    picture = Image.open(ROOT / "samples" / "photo.jpg").convert("L").resize((90, 60))
+    return pil_to_tensor(picture)[None] / 255
+
+
+# --- attention --------------------------------------------------------------------------------------------------------
+
+
+def test_attention_is_an_explicit_softmax_over_the_words(tiny_preset):
+    from seada_core.models.backbone import denoise
+    from seada_core.weights import part_files
+
+    torch.manual_seed(0)
+    unet = part_files.build("unet", tiny_preset).eval()
+    x, context, columns = torch.randn(2, 4, 8, 6), torch.randn(2, 16, 32), [[2], [4, 5], []]
+    seen = []
+    blocks = [m.attn2 for m in unet.modules() if getattr(m, "attn2", None) is not None]
+    keep = [b.register_forward_pre_hook(lambda m, a, k: seen.append((m, a[0], k)), with_kwargs=True) for b in blocks]
+    with torch.no_grad(), grounding.AttentionRegions(unet, columns) as heard:
+        denoise(unet, x, torch.tensor(10), context)
+    assert len(heard.maps) == len(seen) == len(blocks) > 0
+    for handle in keep:
+        handle.remove()
+    with torch.no_grad():
+        denoise(unet, x, torch.tensor(10), context)
+    assert len(heard.maps) == len(seen)  # nobody listens any more
+
+    expected = torch.zeros(2, 3, 8, 6)
+    for block, hidden, options in seen:
+        q, k = block.to_q(hidden), block.to_k(options["encoder_hidden_states"])
+        width = q.shape[-1] // block.heads
+        cells = torch.zeros(2, 3, q.shape[1])
+        for b in range(2):
+            for head in range(block.heads):
+                part = slice(head * width, (head + 1) * width)
+                for cell in range(q.shape[1]):
+                    logits = torch.stack([q[b, cell, part] @ word[part] for word in k[b]]) / width**0.5
+                    shares = logits.exp() / logits.exp().sum()
+                    cells[b, 0, cell] += shares[2] / block.heads
+                    cells[b, 1, cell] += (shares[4] + shares[5]) / 2 / block.heads
+        grid = {48: (8, 6), 12: (4, 3), 4: (2, 2)}[q.shape[1]]
+        expected += F.interpolate(cells.unflatten(2, grid), (8, 6), mode="bilinear") / len(seen)
+    low, high = expected.amin((2, 3), keepdim=True), expected.amax((2, 3), keepdim=True)
+    expected = (expected - low) / (high - low).clamp_min(1e-6)
+    torch.testing.assert_close(heard.scores((8, 6)), expected, atol=1e-3, rtol=1e-3)
+    assert (heard.scores((8, 6))[:, 2] == 0).all()
+
+
+def test_attention_of_a_batch_is_that_of_its_photos(tiny_model):
+    colorizer = Colorizer.from_pretrained(str(tiny_model), "cpu")
+    gray = torch.rand(2, 1, 40, 70, generator=torch.Generator().manual_seed(0))
+    both, phrases, missing = steering.word_hints(colorizer, gray, "a red dog, a purple zorblat", "attention")
+    assert ([p.thing for p in phrases], [p.thing for p in missing]) == (["dog"], ["zorblat"])
+    for i in range(2):
+        alone = steering.word_hints(colorizer, gray[i : i + 1], "a red dog, a purple zorblat", "attention")[0]
+        torch.testing.assert_close(both[i : i + 1], alone, atol=2e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 50), (300, 2)])
+def test_attention_takes_any_shape(tiny_model, size):
+    colorizer = Colorizer.from_pretrained(str(tiny_model), "cpu")
+    scores = steering.find_regions(colorizer, torch.rand(1, 1, *size), "a red dog", ["dog"], "attention", 0)
+    assert scores.shape[:2] == (1, 1) and scores.isfinite().all()
+
+
+# --- fitting to edges -------------------------------------------------------------------------------------------------
+
+
+def test_refine_is_a_dense_solve():
+    generator = torch.Generator().manual_seed(0)
+    gray, scores = torch.rand(1, 1, 7, 9, generator=generator), torch.rand(1, 2, 7, 9, generator=generator)
+    found = grounding.refine(gray, scores)
+    n, y = 63, gray.flatten().double()
+    laplacian = torch.zeros(n, n, dtype=torch.float64)
+    for a in range(n):
+        for b in range(n):
+            if a != b and max(abs(a // 9 - b // 9), abs(a % 9 - b % 9)) == 1:
+                weight = max(MIN_EDGE, float(torch.exp(-((y[a] - y[b]) ** 2) / (2 * 0.04**2))))
+                laplacian[a, a] += weight
+                laplacian[a, b] -= weight
+    for i in range(2):
+        value = scores[0, i].flatten().double() - 0.5
+        sure = ((value.abs() - 0.25) / 0.25).clamp(0, 1)
+        x = torch.linalg.solve(laplacian + HINT_WEIGHT * torch.diag(sure), HINT_WEIGHT * sure * 0.5 * value.sign())
+        torch.testing.assert_close(found[0, i].flatten().double(), (x + 0.5).clamp(0, 1), atol=0.01, rtol=0)
+
+
+def test_a_large_photo_is_refined_at_a_small_size():
+    assert grounding.refine(torch.rand(1, 1, 400, 1000), torch.rand(1, 1, 5, 5)).shape == (1, 1, 64, 160)
+    assert grounding.refined_size((1, 9000)) == (1, 160)
+
+
+# --- recognition ------------------------------------------------------------------------------------------------------
+
+
+def test_recognition_knows_everyday_things_alone(mini, photo):
+    captioner = mini.part("captioner")
+    scores = grounding.recognized_regions(captioner, photo, ["cup", "zorblat", "coffee mug"])
+    assert scores.shape == (1, 3, 60, 90)
+    assert scores.min() >= 0 and scores.max() <= 1
+    assert (scores[:, 1] == 0).all()
+    middle, edges = scores[0, 0, 5:30, 30:60].mean(), scores[0, 0, :, :12].mean()
+    assert middle > edges + 0.3
+
+
+def test_recognition_of_a_batch_and_of_large_photos(mini, photo):
+    captioner, both = mini.part("captioner"), torch.cat([photo, photo.flip(3)])
+    scores = grounding.recognized_regions(captioner, both, ["cup"])
+    for i in range(2):
+        alone = grounding.recognized_regions(captioner, both[i : i + 1], ["cup"])
+        torch.testing.assert_close(scores[i : i + 1], alone, atol=1e-4, rtol=1e-4)
+    large = grounding.recognized_regions(captioner, F.interpolate(photo, (1200, 1800)), ["cup"])
+    assert large.shape == (1, 1, 107, 160)  # many things of a large photo must fit in memory
+
+
+def test_words_paint_the_thing_and_name_what_is_unknown(mini, photo):
+    found, phrases, missing = steering.word_hints(mini, photo, "a red cup beside a purple zorblat")
+    assert ([p.thing for p in phrases], [p.thing for p in missing]) == (["cup"], ["zorblat"])
+    assert found.shape == (1, 3, 60, 90) and found[:, 2].min() >= 0 and found[:, 2].max() <= steering.WORD_WEIGHT + 1e-6
+    cup = found[0, :, 10:25, 35:55]
+    assert cup[2].mean() > 0.4 and cup[1].mean() > 0.1  # Cr of red
+    assert steering.word_hints(mini, photo, "a cup on a table") == (None, [], [])
+    assert steering.word_hints(mini, photo, "a purple zorblat")[0] is None
+
+
+def test_who_looks(mini, tiny_model, tmp_path):
+    tiny = Colorizer.from_pretrained(str(tiny_model), "cpu")
+    assert [steering.finder(c) for c in (mini, tiny)] == ["recognition", "attention"]
+    with pytest.raises(ValueError, match="no classifier to find things with"):
+        steering.finder(tiny, "recognition")
+    with pytest.raises(ValueError, match="no unet and semantic_encoder"):
+        steering.finder(Colorizer(tmp_path, "cpu"))
+
+
+# --- CLIPSeg ----------------------------------------------------------------------------------------------------------
+
+
+def test_clipseg_scores_are_the_model_s_own(clipseg):
+    model, tokenizer = grounding.load_clipseg(clipseg)
+    assert grounding.load_clipseg(clipseg)[0] is model  # a folder of photos does not load it for each
+    gray = torch.rand(2, 1, 32, 32, generator=torch.Generator().manual_seed(0))
+    things = ["cup", "fire hydrant", "zorblat"]
+    scores = grounding.clipseg_regions(model, tokenizer, gray, things)
+    assert scores.shape == (2, 3, 32, 32) and scores.std() > 1e-3
+    mean, std = (torch.tensor(x).view(1, 3, 1, 1) for x in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    for i in range(2):
+        for n, thing in enumerate(things):
+            ids = torch.tensor([tokenizer(thing)["input_ids"]])
+            with torch.no_grad():
+                logits = model(input_ids=ids, pixel_values=(gray[i : i + 1].expand(-1, 3, -1, -1) - mean) / std).logits
+            torch.testing.assert_close(scores[i, n], logits.sigmoid().view(32, 32), atol=1e-4, rtol=1e-3)
+
+
+def test_clipseg_takes_any_photo_and_one_thing(clipseg, mini):
+    loaded = grounding.load_clipseg(clipseg)
+    for size in ((1, 1), (1, 70), (90, 60)):
+        for count in (1, 2):
+            found, phrases, _ = steering.word_hints(mini, torch.rand(count, 1, *size), "a red cup", loaded)
+            assert found.shape == (count, 3, *size) and len(phrases) == 1
+    assert steering.word_hints(mini, torch.rand(1, 1, 20, 20), "a red cup", clipseg)[0].shape == (1, 3, 20, 20)
+    long = grounding.clipseg_regions(*loaded, torch.rand(1, 1, 9, 9), ["a very long name of a thing that nobody has"])
+    assert long.shape == (1, 1, 32, 32)
+
+
+def test_no_clipseg_gets_a_plain_message(tmp_path, clipseg):
+    with pytest.raises(ValueError, match="no complete CLIPSeg model with its tokenizer in"):
+        grounding.load_clipseg(tmp_path / "nowhere")
+    (tmp_path / "config.json").write_text((clipseg / "config.json").read_text())
+    with pytest.raises(ValueError, match="no complete CLIPSeg model"):
+        grounding.load_clipseg(tmp_path)

@@ -1,0 +1,332 @@
+"""Hint maps, parsing and the training samplers."""
+
+import json
+import math
+
+import pytest
+import torch
+from PIL import Image
+
+from seada_core.color.spaces import rgb_to_ycbcr
+from seada_core.files.hint_format import Hint, Stroke
+from seada_core.hints import maps as H
+
+
+def chroma(color):
+    """JFIF's own formula, for one "#rrggbb"."""
+    r, g, b = (int(color[i : i + 2], 16) / 255 for i in (1, 3, 5))
+    return -0.168736 * r - 0.331264 * g + 0.5 * b, 0.5 * r - 0.418688 * g - 0.081312 * b
+
+
+def photo(data_dir, name, size):
+    picture = Image.open(data_dir / "test" / "kodak24" / name).convert("RGB").resize(size)
+    return torch.tensor(list(picture.tobytes()), dtype=torch.float32).view(size[1], size[0], 3).permute(2, 0, 1) / 255
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ((1, 2, "red"), "bad colour 'red'"),
+        ((1, 2, "#12345"), "bad colour"),
+        ((1, 2, "#1234567"), "bad colour"),
+        ((1, 2, "#12345g"), "bad colour"),
+        ((1, 2, "#123456\n"), "bad colour"),
+        ((1, 2, None), "bad colour"),
+        ((math.nan, 2, "#123456"), "hint x is nan"),
+        ((1, math.inf, "#123456"), "hint y is inf"),
+        ((1, 2, "#123456", -math.inf), "hint radius is -inf"),
+        ((1, 10**400, "#123456"), "hint y is 1000"),
+        ((True, 2, "#123456"), "hint x is True"),
+        (("1", 2, "#123456"), "hint x is '1'"),
+        ((1, 2, "#123456", -1), "hint radius is -1"),
+    ],
+)
+def test_a_malformed_hint_is_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        Hint(*arguments)
+
+
+def test_parse_hint():
+    assert H.parse_hint("12, 30.5,#A0b1C2") == Hint(12, 30.5, "#A0b1C2", 0)
+    assert H.parse_hint("12,30,#a0b1c2,7.5") == Hint(12, 30, "#a0b1c2", 7.5)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "1,2", "1,2,#aabbcc,3,4", "a,2,#aabbcc", "1,2,aabbcc", "1,2,#aabbcc,-3", "nan,2,#aabbcc"]
+)
+def test_a_malformed_hint_text_is_named(text):
+    with pytest.raises(ValueError) as error:
+        H.parse_hint(text)
+    assert repr(text) in str(error.value) and "\n" not in str(error.value)
+
+
+def test_load_hints(tmp_path):
+    entries = [{"x": 1, "y": 2.5, "color": "#aabbcc"}, {"x": 3, "y": 4, "color": "#010203", "radius": 5}]
+    for data in (entries, {"hints": entries}):
+        (tmp_path / "hints.json").write_text(json.dumps(data))
+        assert H.load_hints(tmp_path / "hints.json") == [Hint(1, 2.5, "#aabbcc"), Hint(3, 4, "#010203", 5)]
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        ("{", "not a JSON file"),
+        ("1" * 5000, "not a JSON file|expected"),
+        ("3", "list of hints"),
+        ('{"points": []}', "list of hints"),
+        ('[{"x": 1, "y": 2, "color": "#aabbcc"}, 7]', "hint 2.*got 7"),
+        ('[{"x": 1, "color": "#aabbcc"}]', "hint 1 has no y"),
+        ('[{"x": 1, "y": 2, "color": "#aabbcc", "colour": 1}]', "hint 1 has an unknown field 'colour'"),
+        ('[{"x": 1, "y": 2, "color": "#aabbcc", "__proto__": {}}]', "hint 1 has an unknown field '__proto__'"),
+        ('[{"points": [[1, 2]], "x": 1, "color": "#aabbcc"}]', "hint 1 has an unknown field 'x'"),
+        ('[{"points": [[1, 2]]}]', "hint 1 has no color; fields are points, color"),
+        ('[{"points": [], "color": "#aabbcc"}]', "hint 1: a stroke of 0 points"),
+        ('[{"points": "12", "color": "#aabbcc"}]', "hint 1: stroke points are '12'"),
+        ('[{"points": [[1, 2], [3]], "color": "#aabbcc"}]', r"hint 1: stroke point 2 is \[3\]: expected \[x, y\]"),
+        ('[{"points": [[1, "2"]], "color": "#aabbcc"}]', "hint 1: stroke point 1's y is '2'"),
+        ('[{"points": [[1, 1e7]], "color": "#aabbcc"}]', "at most 1000000 pixels"),
+        ("[" * 100000, "not a JSON file"),
+        ('[{"x": 1e999, "y": 2, "color": "#aabbcc"}]', "hint 1: hint x is inf"),
+        ('[{"x": 1, "y": 2, "color": "blue"}]', "hint 1: bad colour 'blue'"),
+    ],
+)
+def test_a_malformed_hints_file_is_named_with_its_entry(tmp_path, content, message):
+    path = tmp_path / "clicks.json"
+    path.write_text(content)
+    with pytest.raises(ValueError, match=message) as error:
+        H.load_hints(path)
+    assert "clicks.json" in str(error.value)
+
+
+def test_a_missing_hints_file(tmp_path):
+    with pytest.raises(ValueError, match=r"cannot read hints from .*nothing\.json"):
+        H.load_hints(tmp_path / "nothing.json")
+
+
+def test_parse_palette():
+    assert H.parse_palette("#AABBCC, #ddeeff") == ["#aabbcc", "#ddeeff"]
+    for text in ("", "  ", "#aabbcc,", "red"):
+        with pytest.raises(ValueError, match=r"palette is empty|bad colour"):
+            H.parse_palette(text)
+
+
+def test_a_point_is_one_pixel_with_its_colour_s_chroma():
+    drawn = H.hint_map([Hint(5, 3, "#ff8000")], (8, 10), (8, 10))
+    assert drawn.shape == (1, 3, 8, 10)
+    assert drawn[0, 2].nonzero().tolist() == [[3, 5]]
+    assert drawn[0, :2, 3, 5].tolist() == pytest.approx(chroma("#ff8000"), abs=1e-5)
+    assert drawn.count_nonzero() == 3
+
+
+def test_a_disc_covers_the_pixel_centres_within_its_radius():
+    drawn = H.hint_map([Hint(10, 7, "#204080", 3.5)], (20, 24), (20, 24))[0, 2]
+    expected = [[float((x - 10) ** 2 + (y - 7) ** 2 <= 3.5**2) for x in range(24)] for y in range(20)]
+    assert drawn.tolist() == expected
+
+
+def test_hints_scale_from_photo_to_map():
+    # 400x200 photo on a 100x100 map: a circle of the photo is an ellipse there
+    drawn = H.hint_map([Hint(200, 100, "#204080", 40)], (100, 100), (200, 400))[0, 2]
+    rows, columns = drawn.nonzero().unbind(1)
+    assert (columns.max() - columns.min() + 1, rows.max() - rows.min() + 1) == (20, 40)
+    assert drawn.sum().item() == pytest.approx(math.pi * 10 * 20, rel=0.03)
+    assert columns.float().mean() + 0.5 == pytest.approx(50, abs=0.6)
+    # every pixel of the photo has a place on the map, whatever the ratio
+    for size in ((1, 1), (3, 7), (450, 301)):
+        for x, y in ((0, 0), (399, 199), (399.9, 0)):
+            assert H.hint_map([Hint(x, y, "#204080")], size, (200, 400))[0, 2].sum() == 1
+
+
+def test_the_later_hint_wins():
+    one, two = Hint(5, 5, "#ff0000", 3), Hint(6, 5, "#0000ff", 3)
+    drawn = H.hint_map([one, two], (12, 12), (12, 12))
+    assert drawn[0, :2, 5, 6].tolist() == pytest.approx(chroma("#0000ff"), abs=1e-5)
+    assert drawn[0, :2, 5, 2].tolist() == pytest.approx(chroma("#ff0000"), abs=1e-5)
+
+
+@pytest.mark.parametrize("x, y", [(-1, 2), (20, 2), (2, 10), (2, -0.5)])
+def test_a_hint_outside_the_photo_is_named(x, y):
+    with pytest.raises(ValueError, match=rf"\({x:g}, {y:g}\) lies outside the photo, which is 20 wide and 10 high"):
+        H.hint_map([Hint(x, y, "#ff0000", 50)], (10, 20), (10, 20))
+
+
+def test_a_file_holds_strokes_too(tmp_path):
+    stroke = {"points": [[1, 2], [3.5, -4]], "color": "#aabbcc", "radius": 2}
+    (tmp_path / "hints.json").write_text(json.dumps([stroke, {"x": 1, "y": 2, "color": "#010203"}]))
+    expected = [Stroke(((1, 2), (3.5, -4)), "#aabbcc", 2), Hint(1, 2, "#010203")]
+    assert H.load_hints(tmp_path / "hints.json") == expected
+    assert hash(expected[0]) == hash(Stroke([[1, 2], [3.5, -4]], "#aabbcc", 2))
+
+
+def test_too_many_hints_and_points_are_refused():
+    hint = {"x": 1, "y": 2, "color": "#aabbcc"}
+    assert len(H.parse_hints([hint] * 10_000)) == 10_000
+    with pytest.raises(ValueError, match="10001 hints; at most 10000"):
+        H.parse_hints([hint] * 10_001)
+    stroke = {"points": [[1, 2]] * 10_000, "color": "#aabbcc"}
+    assert len(H.parse_hints([stroke] * 10)) == 10
+    with pytest.raises(ValueError, match="hint 11: more than 100000 points in all"):
+        H.parse_hints([stroke] * 10 + [hint])
+    with pytest.raises(ValueError, match="10001 points: expected 1 to 10000"):
+        Stroke([(1, 2)] * 10_001, "#aabbcc")
+
+
+def to_segment(x, y, a, b):
+    """The distance of (x, y) to the segment from a to b, by the angles at its ends."""
+    to_a, to_b, length = math.dist((x, y), a), math.dist((x, y), b), math.dist(a, b)
+    if not length or to_b**2 >= to_a**2 + length**2 or to_a**2 >= to_b**2 + length**2:
+        return min(to_a, to_b)
+    half = (to_a + to_b + length) / 2  # Heron's formula
+    return 2 * math.sqrt(max(0, half * (half - to_a) * (half - to_b) * (half - length))) / length
+
+
+@pytest.mark.parametrize("size", [(30, 40), (15, 20), (17, 61), (60, 80)])
+@pytest.mark.parametrize(
+    "points", [[(5, 5), (30, 20), (30, 9)], [(-6, 12), (20, 40)], [(8, 8)], [(9, 9), (9, 9)], [(3, 2), (38, 2)]]
+)
+def test_a_stroke_is_the_union_of_capsules_around_its_segments(points, size):
+    drawn = H.hint_map([Stroke(points, "#ff8000", 3.3)], size, (30, 40))[0, 2]
+    ends = [(math.floor(x) + 0.5, math.floor(y) + 0.5) for x, y in points]
+    for i in range(size[0]):
+        for j in range(size[1]):
+            x, y = (j + 0.5) * 40 / size[1], (i + 0.5) * 30 / size[0]
+            distance = min(to_segment(x, y, a, b) for a, b in zip(ends, ends[1:] or ends))
+            if abs(distance - 3.3) > 1e-6:
+                assert drawn[i, j] == (distance < 3.3), (i, j, distance)
+
+
+def test_a_stroke_without_radius_is_an_unbroken_line():
+    drawn = H.hint_map([Stroke([(2, 3), (35, 3), (20, 28), (-9, -1)], "#ff8000")], (30, 40), (30, 40))[0]
+    assert drawn[2, 3, 2:36].all()
+    rows, columns = drawn[2].nonzero().unbind(1)
+    assert {3, 28} <= set(rows.tolist()) and 0 in columns
+    for y, x in zip(rows, columns):  # each has a neighbour
+        assert drawn[2, max(y - 1, 0) : y + 2, max(x - 1, 0) : x + 2].sum() >= 2
+    assert drawn[2].sum() < 150
+    assert drawn[:2, 3, 10].tolist() == pytest.approx(chroma("#ff8000"), abs=1e-5)
+
+
+def test_on_a_smaller_map_a_stroke_keeps_its_line():
+    thin = Stroke([(10, 10), (390, 190)], "#ff8000", 1)
+    drawn = H.hint_map([thin], (10, 20), (200, 400))[0, 2]
+    assert drawn.any(0)[1:19].all() and drawn.any(1)[1:9].all()
+
+
+def test_the_later_of_hints_and_strokes_wins():
+    stroke, hint = Stroke([(2, 5), (9, 5)], "#ff0000", 2), Hint(5, 5, "#0000ff", 1)
+    for order, winner in (([stroke, hint], "#0000ff"), ([hint, stroke], "#ff0000")):
+        drawn = H.hint_map(order, (12, 12), (12, 12))
+        assert drawn[0, :2, 5, 5].tolist() == pytest.approx(chroma(winner), abs=1e-5)
+        assert drawn[0, :2, 5, 9].tolist() == pytest.approx(chroma("#ff0000"), abs=1e-5)
+
+
+@pytest.mark.parametrize("points", [[(-5, 3)], [(-5, 3), (-1, 9)], [(25, -9), (25, 30)], [(-8, 5), (5, -8)]])
+def test_a_stroke_outside_the_photo_is_named(points):
+    with pytest.raises(ValueError, match=r"stroke #ff0000 from .* outside the photo, which is 20 wide and 10 high"):
+        H.hint_map([Stroke(points, "#ff0000", 50)], (10, 20), (10, 20))
+
+
+def test_many_hints_draw_as_one_by_one_and_far_ends_do_no_harm():
+    generator = torch.Generator().manual_seed(0)
+    x, y, radius = (torch.rand(3, 200, generator=generator) * torch.tensor([[50], [40], [6]])).tolist()
+    colors = [f"#{i:02x}80{255 - i:02x}" for i in range(200)]
+    hints = [Hint(*values) for values in zip(x, y, colors, radius)]
+    expected = torch.zeros(3, 40, 50)
+    for hint in hints:  # each on the whole map
+        one = H.hint_map([hint], (40, 50), (40, 50))[0]
+        expected = torch.where(one[2:] > 0, one, expected)
+    assert torch.equal(H.hint_map(hints, (40, 50), (40, 50))[0], expected)
+    far = H.hint_map([Stroke([(-1e6, 20), (1e6, 20)], "#ff0000", 1e300)], (40, 50), (40, 50))
+    assert far[0, 2].all()
+    assert H.hint_map([], (4, 5), (4, 5)).count_nonzero() == 0
+
+
+def test_hint_map_from_mask_and_from_picture():
+    generator = torch.Generator().manual_seed(0)
+    mask = (torch.rand(2, 1, 6, 7, generator=generator) - 0.4).clamp(0, 1)
+    painted = H.hint_map_from_mask(mask, "#3366cc")
+    assert torch.equal(painted[:, 2:], mask)
+    expected = torch.tensor(chroma("#3366cc")).view(1, 2, 1, 1) * (mask > 0)
+    torch.testing.assert_close(painted[:, :2], expected, atol=1e-5, rtol=0)
+    picture = torch.rand(2, 3, 6, 7, generator=generator)
+    taken = H.hint_map_from_picture(picture, mask)
+    torch.testing.assert_close(taken[:, :2], rgb_to_ycbcr(picture)[:, 1:] * (mask > 0))
+    for bad in (mask[0], mask + 1, mask * math.nan):
+        with pytest.raises(ValueError, match="hint mask"):
+            H.hint_map_from_mask(bad, "#3366cc")
+    with pytest.raises(ValueError, match="picture has shape"):
+        H.hint_map_from_picture(picture[..., 1:], mask)
+
+
+@pytest.mark.parametrize("size", [(4, 5), (12, 10), (7, 9), (24, 40), (1, 1)])
+def test_resizing_keeps_colours_undiluted(size):
+    drawn = H.hint_map([Hint(4, 7, "#ff8000"), Hint(15, 2, "#0060ff", 2)], (12, 20), (12, 20))
+    drawn[0, 2] *= 0.75
+    small = H.resize_hint_map(drawn, size)
+    assert small.shape[-2:] == size and small.isfinite().all()
+    assert not small[:, :2][(small[:, 2:] == 0).expand(-1, 2, -1, -1)].any()
+    assert small[0, 2].max() == 0.75
+    # an independent mask-weighted mean, window by window
+    for i in range(size[0]):
+        for j in range(size[1]):
+            top, bottom = i * 12 // size[0], -((-(i + 1) * 12) // size[0])
+            left, right = j * 20 // size[1], -((-(j + 1) * 20) // size[1])
+            window = drawn[0, :, top:bottom, left:right].double()
+            weight = window[2].sum()
+            mean = (window[:2] * window[2]).sum((1, 2)) / weight if weight else torch.zeros(2)
+            assert small[0, :2, i, j].tolist() == pytest.approx(mean.tolist(), abs=1e-6)
+
+
+def test_superpixel_hints_reveal_30_to_50_percent_with_the_mean_chroma(data_dir):
+    rgb = torch.stack([photo(data_dir, f"kodim{n:02}.png", (96, 96)) for n in (3, 13)])
+    labels = H.superpixel_labels(rgb, 60)
+    generator = torch.Generator().manual_seed(1)
+    shares = []
+    for _ in range(60):
+        sampled = H.sample_superpixel_hints(rgb, generator, labels=labels)
+        for picture, label, drawn in zip(rgb_to_ycbcr(rgb)[:, 1:], labels, sampled):
+            shown = [i for i in range(int(label.max()) + 1) if drawn[2][label == i].any()]
+            assert all(drawn[2][label == i].all() for i in shown)  # a superpixel is revealed as a whole
+            shares.append(len(shown) / (int(label.max()) + 1))
+            i = shown[0]
+            torch.testing.assert_close(
+                drawn[:2][:, label == i].mean(1), picture[:, label == i].mean(1), atol=1e-5, rtol=0
+            )
+        assert not (sampled[:, :2] * (1 - sampled[:, 2:])).any()
+    assert 0.29 < min(shares) < 0.33 and 0.47 < max(shares) < 0.51
+    assert sum(shares) / len(shares) == pytest.approx(0.4, abs=0.02)
+
+
+def test_point_hints_are_few_and_show_the_mean_of_their_patch():
+    rgb = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    chroma_map = rgb_to_ycbcr(rgb)[0, 1:]
+    generator = torch.Generator().manual_seed(2)
+    areas = []
+    for _ in range(1500):
+        drawn = H.sample_point_hints(rgb, generator)[0]
+        areas.append(int(drawn[2].sum()))
+        if areas[-1] == 4:
+            (y, x), *_ = drawn[2].nonzero().tolist()
+            expected = chroma_map[:, y : y + 2, x : x + 2].mean((1, 2))
+            torch.testing.assert_close(drawn[:2, y + 1, x + 1], expected)
+    none = sum(area == 0 for area in areas) / len(areas)
+    assert none == pytest.approx((1 / 101) ** (1 / 3), abs=0.03)
+    assert 40 <= sorted(areas)[750] <= 56  # median: 12 points
+    assert 300 < max(areas) <= 400
+
+
+@pytest.mark.parametrize("sampler", [H.sample_point_hints, H.sample_superpixel_hints])
+def test_samplers_depend_on_the_generator_alone_and_not_on_the_batch(sampler):
+    rgb = torch.rand(3, 3, 32, 40, generator=torch.Generator().manual_seed(0))
+    batch = sampler(rgb, torch.Generator().manual_seed(5))
+    assert batch.shape == rgb.shape
+    assert torch.equal(batch, sampler(rgb, torch.Generator().manual_seed(5)))
+    assert not torch.equal(batch, sampler(rgb, torch.Generator().manual_seed(6)))
+    generator = torch.Generator().manual_seed(5)
+    assert torch.equal(batch, torch.cat([sampler(picture[None], generator) for picture in rgb]))
+
+
+def test_samplers_take_a_single_pixel():
+    rgb = torch.full((1, 3, 1, 1), 0.5)
+    for sampler in (H.sample_point_hints, H.sample_superpixel_hints):
+        assert sampler(rgb, torch.Generator().manual_seed(0)).shape == (1, 3, 1, 1)

@@ -1,0 +1,34 @@
+"""What the tests of `python -m seada_core.colorize` share; see also `photo` and `run` in conftest.py."""
+
+import errno
+import io
+import os
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def scene(width: int = 40, height: int = 28) -> Image.Image:
+    """A colour picture of smooth shading and hard edges."""
+    y, x = np.mgrid[:height, :width]
+    rgb = np.stack([255 * x / max(1, width - 1), 255 * y / max(1, height - 1), 128 + 100 * np.sin(x / 3)], -1)
+    image = Image.fromarray(rgb.astype(np.uint8))
+    ImageDraw.Draw(image).rectangle((width // 4, height // 4, width // 2, height // 2), "white", "black")
+    return image
+
+
+def no_traces(folder: Path) -> bool:
+    """Whether a folder is free of half-written files."""
+    return not [p for p in folder.rglob("*") if p.name.startswith(".") or ".part" in p.name]
+
+
+class FullDisk(io.FileIO):
+    """A file on a disk with 100 bytes left."""
+
+    def write(self, data):
+        if self.tell() + len(data) > 100:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return super().write(data)

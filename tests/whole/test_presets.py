@@ -1,0 +1,83 @@
+"""`sd15` at the papers' sizes, built without memory: published parameter counts, and shapes that fit each other."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from seada_core.models import backbone
+from seada_core.models.controlnet_rca import ControlNetRCA
+from seada_core.presets import MINI, SD15, VAEConfig
+from seada_core.weights import part_files, stable_diffusion
+from seada_core.weights.stock_controlnet import build_controlnet
+
+
+def count(module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+@pytest.fixture(scope="module")
+def parts():
+    """Every part of SD1.5's size, on the meta device."""
+    with torch.device("meta"):
+        found = {part: part_files.build(part, SD15) for part in part_files.SECTIONS if part != "captioner"}
+        found["vae"] = stable_diffusion.build_vae(VAEConfig())
+        found["controlnet"] = build_controlnet(SD15.unet)
+    return found
+
+
+def test_the_released_models_parameter_counts(parts):
+    """Of runwayml's Stable Diffusion 1.5, OpenAI's CLIP ViT-L/14 text tower, and the ControlNets for it."""
+    assert count(parts["unet"]) == 859_520_964
+    assert count(parts["vae"]) == 83_653_863
+    assert count(parts["semantic_encoder"]) == 123_060_480
+    assert count(parts["controlnet"]) == 361_279_120
+
+
+def test_rca_has_the_parameters_that_the_method_says(parts):
+    """By hand too: two group norms, query, key, value and output of each site, features of equal width but at four."""
+    control = parts["controlnet_rca"]
+    assert len(control.rca) == 12
+    assert count(control.rca) / 1e6 == pytest.approx(43.5, abs=0.05)
+    features = [channels for channels, _ in backbone.encoder_features(parts["unet"])]
+    by_hand = 0
+    for site, feature in control.pairs.items():
+        h, f = backbone.decoder_sites(parts["unet"])[site][0], features[feature]
+        by_hand += 2 * h + 2 * f + h * h + 2 * h * f + h * h + h
+    assert count(control.rca) == by_hand
+    with torch.device("meta"):
+        four = ControlNetRCA(parts["unet"], replace(SD15.control, sites="blocks"))
+    assert len(four.rca) == 4 and count(four.rca) / 1e6 == pytest.approx(15.2, abs=0.05)
+    # E_con is the UNet's encoder, but for the four columns of conv_in that see c_f
+    unet = parts["unet"]
+    half = sum(count(m) for m in (unet.conv_in, unet.time_embedding, unet.down_blocks, unet.mid_block))
+    assert count(control.encoder) == half + 320 * 4 * 9
+    assert control.zero_convs is None
+
+
+def test_sizes_of_one_preset_belong_together():
+    for preset in (SD15, MINI):
+        assert preset.adapter.width == preset.text.width == preset.unet.context_dim == preset.tokens.context_dim
+        assert preset.adapter.length == preset.text.length
+        assert preset.tokens.codes == preset.codec.codes
+        assert preset.tokens.gray_channels == preset.codec.gray_channels[-1]
+        assert preset.codec.latent_channels == preset.unet.in_channels == VAEConfig().latent_channels
+    assert (SD15.text.length, SD15.text.width) == (77, 768)
+
+
+def test_a_step_at_512_pixels_has_the_papers_shapes(parts):
+    meta = {"device": "meta"}
+    z, context = torch.empty(2, 4, 64, 64, **meta), torch.empty(2, 77, 768, **meta)
+    photo, t = torch.empty(2, 3, 512, 512, **meta), torch.empty(2, dtype=torch.long, **meta)
+    control, hint = parts["controlnet_rca"], parts["hint_encoder"]
+    features = control.encode(z, t, parts["semantic_adapter"](context), photo)
+    assert features.condition.shape == (2, 4, 64, 64) and features.residuals is None
+    asked = hint.encode(photo[:, :1], photo)
+    hooks = [lambda i, h: control.attend(i, h, features), lambda i, h: hint.modulate(i, h, asked)]
+    assert backbone.denoise(parts["unet"], z, t, context, None, hooks).shape == z.shape
+    assert parts["vae"].encode(photo).latent_dist.mean.shape == z.shape
+    codec = parts["vq_decoder"]
+    assert codec.chroma(z, photo[:, :1]).shape == (2, 2, 512, 512)
+    gray = codec.gray_features(photo[:, :1])
+    tokens = torch.zeros(2, 64 * 64, dtype=torch.long, **meta)
+    assert parts["token_diffusion"](tokens, t, tokens, gray[-1], context).shape == (2, 1024, 64 * 64)
