@@ -1,27 +1,24 @@
 """Do the tests notice? `python -m tools.seeded_faults [--only NAME ...] [--list]`.
 
-Each fault of seeded_faults.toml is a text of one of the project's files and what takes its place. It is put into a copy
-of the files that git knows, as they are in the working tree, and the tests named beside it have to fail there, having
-passed without it. A test that hangs has noticed only where the fault says that it may (`hangs = true`). Where a test is
-skipped (no ComfyUI, no browser), its faults are not tried.
+Each fault of seeded_faults.toml is a text in one of the project's files and its replacement. It is put into a git
+worktree of the files as they are in the working tree, and the tests named beside it have to fail there, having passed
+without it. A test that hangs counts as failed only where the fault says so (`hangs = true`). Where a test is skipped
+(no ComfyUI, no browser), its faults are not tried.
 
-Prints a line a fault, and sums; exit status 1 where one went unnoticed, 2 where the list or the tests are broken.
+Prints one line per fault, then totals. Exit status: 1 if a fault went unnoticed, 2 if the list or the tests are broken.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import select
-import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,8 +26,6 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 LIST = Path(__file__).with_suffix(".toml")
 BULLETS = ("files", "weights", "workflows and the page", "offline", "load", "training", "numbers", "supply")
-# what most tests import, and no part of the project
-LARGE = ("torch", "torchvision", "diffusers.training_utils", "transformers", "accelerate", "safetensors.torch", "scipy")
 NOTICED, UNNOTICED, NOT_TRIED, BROKEN = "noticed", "UNNOTICED", "not tried", "BROKEN"
 
 
@@ -93,77 +88,70 @@ def read_list(path: Path = LIST) -> list[Fault]:
     return faults
 
 
-@contextmanager
-def copied(root: Path) -> Iterator[Path]:
-    """A temporary copy of the files that git knows; beside it a link to the test data that lie beside the original."""
+def _git(folder: Path, *arguments: str | Path) -> str:
+    identity = ("-c", "user.name=seeded faults", "-c", "user.email=tests@localhost")
     try:
-        known = subprocess.run(["git", "ls-files", "-z"], cwd=root, capture_output=True, text=True, check=True).stdout
+        done = subprocess.run(["git", *identity, *arguments], cwd=folder, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError) as error:
-        raise FaultError(f"the files to copy are those that git knows, and git does not answer: {error}") from None
+        raise FaultError(f"git is needed, and failed: {getattr(error, 'stderr', None) or error}") from None
+    return done.stdout.strip()
+
+
+@contextmanager
+def worktree(root: Path) -> Iterator[Path]:
+    """A temporary worktree of the tracked files as they are now; beside it a link to the test data of `root`."""
     with tempfile.TemporaryDirectory(prefix="seeded-") as folder:
         tree = Path(folder) / "tree"
-        for name in filter(None, known.split("\0")):
-            if (root / name).is_file():
-                (tree / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy2(root / name, tree / name)
-        if (root.parent / "shared").is_dir():
-            (tree.parent / "shared").symlink_to((root.parent / "shared").resolve())
-        yield tree
-
-
-class Pytest:
-    """Runs tests in processes of their own, which have some modules from the start: see seeded_faults_pytest.py."""
-
-    def __init__(self, modules: Iterable[str] = ()):
-        self.process = subprocess.Popen(
-            [sys.executable, Path(__file__).with_name("seeded_faults_pytest.py"), *modules],
-            # compiled files are told apart by their second and size: those of before the fault could be taken for it;
-            # and no plugins but the project's own, which are most of a start
-            env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            bufsize=0,
-        )
-
-    def close(self) -> None:
-        self.process.stdin.close()
-        self.process.wait()
-
-    def run(self, tree: Path, tests: Iterable[str], seconds: float) -> Outcome:
-        """Run tests by node id, slow ones too; after the first failure the rest is left out."""
-        log = tree.with_name("pytest.log")
-        options = ["-q", "-x", "-rpfE", "--tb=short", "-p", "no:cacheprovider", "-o", "addopts="]
-        self.process.stdin.write(json.dumps([str(tree), str(log), [*options, *tests]]).encode() + b"\n")
-        leader = int(self.process.stdout.readline())
-        ended = False
+        _git(root, "worktree", "add", "--detach", tree, _git(root, "stash", "create") or "HEAD")
         try:
-            ended = bool(select.select([self.process.stdout], [], [], seconds)[0])
+            if (root.parent / "shared").is_dir():
+                (tree.parent / "shared").symlink_to((root.parent / "shared").resolve())
+            yield tree
         finally:
-            if not ended:  # the servers and workers of the tests too
-                os.killpg(leader, signal.SIGKILL)
-            status = int(self.process.stdout.readline())
-        output = log.read_text("utf-8", "replace") if log.is_file() else ""
-        lines = [line.split(" ", 1) for line in output.splitlines() if line.startswith(("PASSED ", "FAILED "))]
-        names = {kind: tuple(text.split(" - ")[0] for k, text in lines if k == kind) for kind in ("PASSED", "FAILED")}
-        return Outcome(status if ended else None, names["PASSED"], names["FAILED"], output)
+            _git(root, "worktree", "remove", "--force", tree)
+
+
+def run_tests(tree: Path, tests: Sequence[str], seconds: float) -> Outcome:
+    """Run tests by node id, slow ones included, up to the first failure."""
+    options = ["-q", "-x", "-rpfE", "--tb=short", "-p", "no:cacheprovider", "-o", "addopts="]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pytest", *options, *tests],
+        cwd=tree,
+        # compiled files are matched by second and size: those from before a fault could be taken for it
+        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+    try:
+        output, status = process.communicate(timeout=seconds)[0], process.returncode
+    except subprocess.TimeoutExpired:
+        output, status = b"", None
+    finally:
+        if process.returncode is None:  # the servers and workers of the tests too
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+    text = output.decode("utf-8", "replace")
+    lines = [line.split(" ", 1) for line in text.splitlines() if line.startswith(("PASSED ", "FAILED "))]
+    names = {kind: tuple(name.split(" - ")[0] for k, name in lines if k == kind) for kind in ("PASSED", "FAILED")}
+    return Outcome(status, names["PASSED"], names["FAILED"], text)
 
 
 class Trial:
-    """Puts faults into copies of `root`. Tests that some faults share are run without them once."""
+    """Puts faults into a worktree. Tests that several faults share are run without a fault once."""
 
-    def __init__(self, root: Path, seconds: float, modules: Iterable[str] = ()):
-        self.root, self.seconds, self.pytest = root, seconds, Pytest(modules)
+    def __init__(self, tree: Path, seconds: float):
+        self.tree, self.seconds = tree, seconds
         self.passing: dict[tuple[str, ...], list[str]] = {}
 
-    def without(self, tests: tuple[str, ...]) -> list[str]:
-        """Those of the tests that pass where no fault is put in; the others are skipped.
+    def passing_without(self, tests: tuple[str, ...]) -> list[str]:
+        """The tests that pass without a fault; the others are skipped.
 
         Raises:
             FaultError: one fails, takes too long, or does not exist.
         """
         if tests not in self.passing:
-            with copied(self.root) as tree:
-                outcome = self.pytest.run(tree, tests, self.seconds)
+            outcome = run_tests(self.tree, tests, self.seconds)
             if outcome.status != 0:
                 why = "take too long" if outcome.status is None else "do not pass"
                 raise FaultError(f"{', '.join(tests)} {why} without a fault:\n{outcome.output[-3000:]}")
@@ -172,23 +160,27 @@ class Trial:
         return self.passing[tests]
 
     def check(self, fault: Fault) -> tuple[str, str]:
-        """(what came of it, the test that failed first, or why not).
+        """(the outcome, the test that failed first or the reason that none did).
 
         Raises:
-            FaultError: the fault cannot be put in, or its tests break off, with it or without.
+            FaultError: the fault cannot be put in, or its tests stop without failing, with it or without.
         """
-        tests = self.without(fault.tests)
+        tests = self.passing_without(fault.tests)
         if not tests:
             return NOT_TRIED, f"skipped here: {fault.tests[0]}"
-        with copied(self.root) as tree:
-            (tree / fault.file).write_text(fault.changed(tree), "utf-8")
-            outcome = self.pytest.run(tree, tests, self.seconds)
+        path = self.tree / fault.file
+        text = path.read_text("utf-8")
+        path.write_text(fault.changed(self.tree), "utf-8")
+        try:
+            outcome = run_tests(self.tree, tests, self.seconds)
+        finally:
+            path.write_text(text, "utf-8")
         if outcome.status is None:
             return NOTICED if fault.hangs else UNNOTICED, f"more than {self.seconds:g} s: {tests[0]}"
         if outcome.status == 0:
             return UNNOTICED, ", ".join(tests)
         if outcome.status != 1 or not outcome.failed:
-            raise FaultError(f"{fault.name}: its tests broke off instead of failing:\n{outcome.output[-3000:]}")
+            raise FaultError(f"{fault.name}: its tests stopped without failing:\n{outcome.output[-3000:]}")
         return NOTICED, outcome.failed[0]
 
 
@@ -211,11 +203,8 @@ def main(arguments: list[str] | None = None, root: Path = ROOT, path: Path = LIS
             for fault in faults:
                 print(f"{fault.bullet:22}  {fault.name:40}  {fault.file}: {', '.join(fault.tests)}")
             return 0
-        trial = Trial(root, options.seconds, LARGE if root == ROOT else ())
-        try:
-            return _try_all(trial, faults)
-        finally:
-            trial.pytest.close()
+        with worktree(root) as tree:
+            return _try_all(Trial(tree, options.seconds), faults)
     except FaultError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -226,16 +215,16 @@ def _try_all(trial: Trial, faults: list[Fault]) -> int:
     for fault in faults:
         begun = time.monotonic()
         try:
-            came_to, where = trial.check(fault)
+            outcome, where = trial.check(fault)
         except FaultError as error:
-            came_to, where = BROKEN, str(error)
-        sums[fault.bullet, came_to] += 1
-        print(f"{came_to:9}  {time.monotonic() - begun:4.0f} s  {fault.name:40}  {where}", flush=True)
+            outcome, where = BROKEN, str(error)
+        sums[fault.bullet, outcome] += 1
+        print(f"{outcome:9}  {time.monotonic() - begun:4.0f} s  {fault.name:40}  {where}", flush=True)
     print()
     totals = Counter()
-    for (bullet, came_to), count in sums.items():
+    for (bullet, outcome), count in sums.items():
         totals[bullet] += count
-        totals[came_to] += count
+        totals[outcome] += count
     for bullet in dict.fromkeys(fault.bullet for fault in faults):
         print(f"{bullet:22}  {sums[bullet, NOTICED]:3} of {totals[bullet]} noticed")
     rest = "".join(f", {totals[name]} {name}" for name in (UNNOTICED, NOT_TRIED, BROKEN) if totals[name])
