@@ -1,0 +1,140 @@
+"""How right and how decided a model's colours are, beside what the truth, coarse truths, wrong colours and grey score.
+
+    python -m benchmarks.quality.colors --data val-001.tar [--model FOLDER] [--size 192] [--saturation 1.2] [--out FILE]
+
+The colour distance (`seada_core.evaluate.color_distance`) with a 95 % interval, PSNR over leaving the photo grey, and
+colourfulness as a share of the truth's, through the whole pipeline with an own caption. `--calibrate` adds the rows
+that say what the figures mean.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from benchmarks.quality.shard import read_shard
+from seada_core.color.spaces import luminance, rgb_to_ycbcr, ycbcr_to_rgb
+from seada_core.evaluate import metrics
+from seada_core.evaluate.color_distance import Networks, coarse, distance, small
+
+
+def _chroma(change: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    def apply(rgb: Tensor) -> Tensor:
+        y, chroma = rgb_to_ycbcr(rgb).split([1, 2], dim=1)
+        return ycbcr_to_rgb(torch.cat([y, change(chroma)], dim=1)).clamp(0, 1)
+
+    return apply
+
+
+CALIBRATION: dict[str, Callable[[Tensor], Tensor]] = {
+    "truth": lambda rgb: rgb,
+    "truth, chroma of 36 cells": lambda rgb: coarse(rgb, 36),
+    "truth, chroma of 9 cells": lambda rgb: coarse(rgb, 9),
+    "truth, 70 % of its chroma": _chroma(lambda c: 0.7 * c),
+    "truth, one mean colour a picture": _chroma(lambda c: c.mean((2, 3), keepdim=True).expand_as(c)),
+    "sepia": _chroma(lambda c: torch.tensor([-0.06, 0.04]).view(1, 2, 1, 1).expand_as(c)),
+    "truth, hues opposite": _chroma(lambda c: -c),
+}
+
+
+class Figures:
+    """One row's figures, gathered picture by picture."""
+
+    def __init__(self, networks: Networks):
+        self.networks = networks
+        self.features: list[list[Tensor]] = []
+        self.psnr: list[float] = []
+        self.colorfulness: list[float] = []
+
+    def add(self, rgb: Tensor, truth: Tensor) -> None:
+        """A colouring and its truth, (1, 3, H, W)."""
+        self.features.append(self.networks.features(rgb))
+        self.psnr.append(metrics.psnr(rgb, truth).item())
+        self.colorfulness.append(metrics.colorfulness(rgb).item())
+
+    def joined(self) -> list[Tensor]:
+        return [torch.cat(maps) for maps in zip(*self.features)]
+
+    def row(self, reference: Figures, truth: Figures, gray: Figures) -> dict[str, float]:
+        found = distance(self.joined(), reference.joined(), gray.joined())
+        return {
+            "distance": found.value,
+            "low": found.low,
+            "high": found.high,
+            **{f"lite{size}": share for size, share in zip((1, 2), found.by_network)},
+            "psnr_over_gray": (torch.tensor(self.psnr) - torch.tensor(gray.psnr)).mean().item(),
+            "colorfulness_share": sum(self.colorfulness) / sum(truth.colorfulness),
+        }
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.quality.colors", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--data", type=Path, required=True, help="validation shard")
+    parser.add_argument("--every", type=int, default=1, help="only every so many of its pictures")
+    parser.add_argument("--first", type=int, default=0, help="from this one on")
+    parser.add_argument("--model", nargs="+", default=["mini"], help='"mini" or folders of part files')
+    parser.add_argument("--size", type=int, nargs="+", default=[0], help="short sides, px; 0: the model's own")
+    parser.add_argument("--saturation", type=float, nargs="+", default=[0.0], help="factors; 0: the model's own")
+    parser.add_argument("--calibrate", action="store_true", help="what the truth, wrong colours and grey score")
+    parser.add_argument("--out", type=Path, help="JSON file of the rows")
+    options = parser.parse_args(arguments)
+
+    networks = Networks()
+    photos = [p.truth[None] for i, p in enumerate(read_shard(options.data)) if i % options.every == options.first]
+    reference, truth, gray = Figures(networks), Figures(networks), Figures(networks)
+    rows = {name: Figures(networks) for name in (CALIBRATION if options.calibrate else ())}
+    for photo in photos:
+        reference.add(coarse(small(photo)), small(photo))
+        truth.add(photo, photo)
+        gray.add(luminance(photo).expand_as(photo), photo)
+        for name in rows:
+            rows[name].add(CALIBRATION[name](photo), photo)
+    table = {name: figures.row(reference, truth, gray) for name, figures in rows.items()}
+    if options.calibrate:
+        table["grey"] = gray.row(reference, truth, gray)
+    header = (
+        "| | distance (95 %) | by Lite1, Lite2 | PSNR over grey's | colourfulness |\n| --- | --- | --- | --- | --- |"
+    )
+    print(f"{len(photos)} pictures of {options.data.name}\n\n{header}")
+    for name, row in table.items():
+        print(_line(name, row), flush=True)
+    for model in options.model:
+        for name, figures in colored(model, photos, options.size, options.saturation, networks):
+            table[name] = figures.row(reference, truth, gray)
+            print(_line(name, table[name]), flush=True)
+    if options.out:
+        options.out.write_text(json.dumps({"pictures": len(photos), "rows": table}, indent=1) + "\n", encoding="utf-8")
+    return 0
+
+
+def colored(model: str, photos: list[Tensor], sizes: list[int], saturations: list[float], networks: Networks):
+    """(name, figures) of a model at each size and saturation."""
+    from seada_core.pipeline import Colorizer
+
+    colorizer = Colorizer.from_pretrained(model)
+    for size in sizes:
+        for saturation in saturations:
+            figures = Figures(networks)
+            for photo in photos:
+                result = colorizer(luminance(photo), size=size or None, saturation=saturation or None)
+                figures.add((result * 255).round() / 255, photo)
+            own = colorizer.preset.sampling
+            yield f"{Path(model).name}, {size or own.size} px, {saturation or own.saturation:g}", figures
+
+
+def _line(name: str, row: dict[str, float]) -> str:
+    return (
+        f"| {name} | {row['distance']:.3f} ({row['low']:.3f} to {row['high']:.3f}) | {row['lite1']:.3f}, "
+        f"{row['lite2']:.3f} | {row['psnr_over_gray']:+.2f} dB | {row['colorfulness_share']:.0%} |"
+    )
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
