@@ -1,12 +1,51 @@
-"""What is claimed of speed, memory and quality, and how it was measured: RESULTS.md."""
+"""What is claimed of speed, memory and quality, and how it was measured: RESULTS.md quotes the tables printed here.
+
+`python -m benchmarks` lists the commands.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+RESULTS = Path(__file__).with_name("results")
+
+
+class Table:
+    """One benchmark's figures: a Markdown table, printed row by row, and a JSON file in `benchmarks/results`.
+
+    Args:
+        name: of the file.
+        about: what was measured and how, a line above the table.
+        columns: the figures' names and units; the rows' names come before them.
+    """
+
+    def __init__(self, name: str, about: str, columns: Sequence[str], device: str = "cpu"):
+        self.file = RESULTS / f"{name}.json"
+        self.content = {"about": about, "machine": machine(device), "columns": list(columns), "rows": {}}
+        print(f"{about}\n{self.content['machine']}\n")
+        print(f"| | {' | '.join(columns)} |\n|{' --- |' * (len(columns) + 1)}", flush=True)
+
+    def add(self, row: str, *values: float | int | str | None) -> None:
+        """Print a row and write the file, which is whole after every row."""
+        self.content["rows"][row] = values
+        print(f"| {row} | {' | '.join(map(_shown, values))} |", flush=True)
+        self.file.parent.mkdir(exist_ok=True)
+        self.file.write_text(json.dumps(self.content, indent=1) + "\n", encoding="utf-8")
+
+
+def _shown(value: float | int | str | None) -> str:
+    if isinstance(value, float):
+        return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
+    return "" if value is None else str(value)
 
 
 def machine(device: str = "cpu") -> str:
-    """The machine, the versions and the date, in one line, to print above what was measured."""
+    """The machine, the versions and the date, in one line."""
     import datetime
     import os
     import platform
-    from pathlib import Path
 
     import diffusers
     import torch

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import io
-import json
 import sys
 from collections import defaultdict
 
 import torch
 from PIL import Image
 
+from benchmarks import Table
 from seada_core.evaluate.sources import gray_of, to_tensor
 from seada_core.train.sources import samples
 from seada_core.weights import part_files
@@ -30,10 +30,11 @@ def main(arguments: list[str] | None = None) -> int:
         photos = [gray_of(to_tensor(Image.open(io.BytesIO(picture)))) for picture, _ in batch]
         for caption, (_, record) in zip(captioner(torch.stack(photos)), batch, strict=True):
             hits[record["source"]].append(record["label"].lower() in caption.lower())
-    report = {source: [sum(found) / len(found), len(found)] for source, found in sorted(hits.items())}
+    table = Table("captioner", "how often the caption contains the label", ["share", "photos"])
+    for source, found in sorted(hits.items()):
+        table.add(source, sum(found) / len(found), len(found))
     everything = [found for values in hits.values() for found in values]
-    report["all"] = [sum(everything) / len(everything), len(everything)]
-    print(json.dumps(report, indent=2))
+    table.add("all", sum(everything) / len(everything), len(everything))
     return 0
 
 

@@ -1,6 +1,6 @@
 """How right and how decided a model's colours are, beside what the truth, coarse truths, wrong colours and grey score.
 
-    python -m benchmarks.quality.colors --data val-001.tar [--model FOLDER] [--size 192] [--saturation 1.2] [--out FILE]
+    python -m benchmarks.quality.colors --data val-001.tar [--model FOLDER] [--size 192] [--saturation 1.2]
 
 The colour distance (`seada_core.evaluate.color_distance`) with a 95 % interval, PSNR over leaving the photo grey, and
 colourfulness as a share of the truth's, through the whole pipeline with an own caption. `--calibrate` adds the rows
@@ -10,13 +10,13 @@ that say what the figures mean.
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from benchmarks import Table
 from benchmarks.quality.shard import read_shard
 from seada_core.color.spaces import luminance, rgb_to_ycbcr, ycbcr_to_rgb
 from seada_core.evaluate import metrics
@@ -60,16 +60,11 @@ class Figures:
     def joined(self) -> list[Tensor]:
         return [torch.cat(maps) for maps in zip(*self.features)]
 
-    def row(self, reference: Figures, truth: Figures, gray: Figures) -> dict[str, float]:
+    def row(self, reference: Figures, truth: Figures, gray: Figures) -> tuple[float, ...]:
         found = distance(self.joined(), reference.joined(), gray.joined())
-        return {
-            "distance": found.value,
-            "low": found.low,
-            "high": found.high,
-            **{f"lite{size}": share for size, share in zip((1, 2), found.by_network)},
-            "psnr_over_gray": (torch.tensor(self.psnr) - torch.tensor(gray.psnr)).mean().item(),
-            "colorfulness_share": sum(self.colorfulness) / sum(truth.colorfulness),
-        }
+        over = (torch.tensor(self.psnr) - torch.tensor(gray.psnr)).mean().item()
+        share = sum(self.colorfulness) / sum(truth.colorfulness)
+        return tuple(round(v, 3) for v in (found.value, found.low, found.high, *found.by_network, over, share))
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -83,7 +78,6 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--size", type=int, nargs="+", default=[0], help="short sides, px; 0: the model's own")
     parser.add_argument("--saturation", type=float, nargs="+", default=[0.0], help="factors; 0: the model's own")
     parser.add_argument("--calibrate", action="store_true", help="what the truth, wrong colours and grey score")
-    parser.add_argument("--out", type=Path, help="JSON file of the rows")
     options = parser.parse_args(arguments)
 
     networks = Networks()
@@ -96,21 +90,23 @@ def main(arguments: list[str] | None = None) -> int:
         gray.add(luminance(photo).expand_as(photo), photo)
         for name in rows:
             rows[name].add(CALIBRATION[name](photo), photo)
-    table = {name: figures.row(reference, truth, gray) for name, figures in rows.items()}
+    columns = [
+        "distance",
+        "95 % from",
+        "to",
+        "by Lite1",
+        "by Lite2",
+        "PSNR over grey's, dB",
+        "colourfulness, of truth's",
+    ]
+    table = Table("colors", f"{len(photos)} pictures of {options.data.name}, own captions", columns)
+    for name, figures in rows.items():
+        table.add(name, *figures.row(reference, truth, gray))
     if options.calibrate:
-        table["grey"] = gray.row(reference, truth, gray)
-    header = (
-        "| | distance (95 %) | by Lite1, Lite2 | PSNR over grey's | colourfulness |\n| --- | --- | --- | --- | --- |"
-    )
-    print(f"{len(photos)} pictures of {options.data.name}\n\n{header}")
-    for name, row in table.items():
-        print(_line(name, row), flush=True)
+        table.add("grey", *gray.row(reference, truth, gray))
     for model in options.model:
         for name, figures in colored(model, photos, options.size, options.saturation, networks):
-            table[name] = figures.row(reference, truth, gray)
-            print(_line(name, table[name]), flush=True)
-    if options.out:
-        options.out.write_text(json.dumps({"pictures": len(photos), "rows": table}, indent=1) + "\n", encoding="utf-8")
+            table.add(name, *figures.row(reference, truth, gray))
     return 0
 
 
@@ -127,13 +123,6 @@ def colored(model: str, photos: list[Tensor], sizes: list[int], saturations: lis
                 figures.add((result * 255).round() / 255, photo)
             own = colorizer.preset.sampling
             yield f"{Path(model).name}, {size or own.size} px, {saturation or own.saturation:g}", figures
-
-
-def _line(name: str, row: dict[str, float]) -> str:
-    return (
-        f"| {name} | {row['distance']:.3f} ({row['low']:.3f} to {row['high']:.3f}) | {row['lite1']:.3f}, "
-        f"{row['lite2']:.3f} | {row['psnr_over_gray']:+.2f} dB | {row['colorfulness_share']:.0%} |"
-    )
 
 
 if __name__ == "__main__":

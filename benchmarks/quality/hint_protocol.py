@@ -7,13 +7,13 @@ method; the places are those of the whole shard, of whose pictures `--pictures` 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from benchmarks import Table
 from seada_core.color.merging import merge_chroma
 from seada_core.color.spaces import rgb_to_ycbcr
 from seada_core.evaluate import hint_points, metrics, sources
@@ -59,7 +59,6 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--counts", type=int, nargs="+", choices=HINT_COUNTS, default=HINT_COUNTS[:-1])
     parser.add_argument("--methods", nargs="+", choices=[*METHODS, *RIVALS], default=list(METHODS))
     parser.add_argument("--batch", type=int, default=10)
-    parser.add_argument("--json", type=Path, help="write the table there, too")
     options = parser.parse_args(arguments)
     colorizer, protocol = Colorizer.from_pretrained(options.model), PROTOCOLS["icolorit"]
     entries = sources.choose(sources.find(options.data), protocol, None, None)
@@ -77,12 +76,10 @@ def main(arguments: list[str] | None = None) -> int:
                 scores.setdefault((name, count), []).extend(metrics.psnr(result, truth).tolist())
         print(f"{start + len(indices)} of {len(chosen)} pictures", file=sys.stderr)
     table = {n: {k: sum(scores[n, k]) / len(scores[n, k]) for k in options.counts} for n in options.methods}
-    print(f"PSNR@k in dB, {len(chosen)} pictures")
-    print("| hints | " + " | ".join(map(str, options.counts)) + " |")
+    about = f"PSNR in dB by the number of hints, {len(chosen)} pictures of {options.data.name}"
+    printed = Table("hint_protocol", about, [str(count) for count in options.counts])
     for name, row in table.items():
-        print(f"| {name} | " + " | ".join(f"{row[k]:.2f}" for k in options.counts) + " |")
-    if options.json:
-        options.json.write_text(json.dumps({"pictures": len(chosen), "psnr": table}, indent=1))
+        printed.add(name, *(round(row[count], 2) for count in options.counts))
     return 0
 
 

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
+from benchmarks import Table
 from seada_core.color.spaces import luminance
 from seada_core.evaluate import metrics
 from seada_core.evaluate.sources import to_8bit, to_tensor
@@ -26,6 +27,7 @@ def measure(photos: Path, encoder: str, model: str = "mini") -> tuple[float, flo
     encode = load_encoder(encoder)
     decoder, _ = part_files.load_part(part_files.model_folder(model) / "vq_decoder.safetensors", "vq_decoder")
     rows = []
+    table = Table("kodak", "PSNR in RGB of true latents, decoded", ["decoded, dB", "through the codebook, dB"])
     for path in sorted(photos.glob("*.png")):
         rgb = to_tensor(Image.open(path))[None]
         height, width = rgb.shape[-2:]
@@ -33,9 +35,9 @@ def measure(photos: Path, encoder: str, model: str = "mini") -> tuple[float, flo
         gray = luminance(rgb)
         results = decoder.decode(z, gray), decoder.decode_tokens(decoder.encode_tokens(z, gray), gray)
         rows.append([metrics.psnr(to_8bit(result), rgb).item() for result in results])
-        print(f"{path.stem}  decode {rows[-1][0]:.2f} dB  codebook {rows[-1][1]:.2f} dB")
+        table.add(path.stem, *(round(value, 2) for value in rows[-1]))
     means = torch.tensor(rows).mean(0).tolist()
-    print(f"mean of {len(rows)}  decode {means[0]:.2f} dB  codebook {means[1]:.2f} dB")
+    table.add(f"mean of {len(rows)}", *(round(value, 2) for value in means))
     return means[0], means[1]
 
 

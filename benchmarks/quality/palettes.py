@@ -24,6 +24,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from benchmarks import Table
 from seada_core.color.spaces import rgb_to_ycbcr
 from seada_core.hints import palettes
 from seada_core.hints.maps import scheme_colors
@@ -120,8 +121,9 @@ def retrieval(args: argparse.Namespace) -> None:
         "captions": list(ACCEPTED["captions"].items()),
         "labels": [(f"a photo of a {label}", accepted) for label, accepted in ACCEPTED["labels"].items()],
     }
+    table = Table("palettes_text", "schemes found from text: first, among three", list(texts))
     for method, rank in {"words": names, **rivals["text"]}.items():
-        print(f"| {method} |", " | ".join(rates(queries, rank) for queries in texts.values()), "|")
+        table.add(method, *(rates(queries, rank) for queries in texts.values()))
     photos = {}
     if args.val:
         photos["val"] = labelled(args.val)
@@ -132,8 +134,9 @@ def retrieval(args: argparse.Namespace) -> None:
     def captioned(photo: Tensor) -> list[str]:
         return names(captioner(photo.expand(-1, 3, -1, -1))[0])
 
+    table = Table("palettes_photos", "schemes found from photos: first, among three", list(photos))
     for method, rank in {"classes' words": names, "the caption's words": captioned, **rivals["photo"]}.items():
-        print(f"| {method} |", " | ".join(rates(queries, rank) for queries in photos.values()), "|")
+        table.add(method, *(rates(queries, rank) for queries in photos.values()))
 
 
 def chroma_of(image: Image.Image) -> Tensor:
@@ -143,6 +146,7 @@ def chroma_of(image: Image.Image) -> Tensor:
 def strength(args: argparse.Namespace) -> None:
     """Mean chroma distance moved, and the change of the distance to the scheme, at several strengths."""
     colorizer, schemes = Colorizer.from_pretrained("mini", "cpu"), palettes.load_schemes()
+    table = Table("palettes_strength", "mean chroma distance over six photos", ["moved", "nearer to the scheme"])
     for value in (None, 0.5, 1.0, 2.0):
         moved, nearer = [], []
         for name, accepted in ((name, ACCEPTED["historical"][name]) for name in SHEET):
@@ -156,7 +160,7 @@ def strength(args: argparse.Namespace) -> None:
             target = scheme_colors(colors)
             before, after = (float(ccd.scheme_distance(chroma, gray, target)) for chroma in (plain, drawn))
             nearer.append(before - after)
-        print(f"| {value} | {np.mean(moved):.4f} | {np.mean(nearer):.5f} |", flush=True)
+        table.add(f"strength {value}", float(np.mean(moved)), float(np.mean(nearer)))
 
 
 def sheet(args: argparse.Namespace) -> None:

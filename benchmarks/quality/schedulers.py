@@ -19,9 +19,8 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 
+from benchmarks import Table
 from seada_core.pipeline import Colorizer
-
-from .. import machine
 
 RUNS = [("ddim", n) for n in (2, 10, 20, 50)] + [(name, n) for name in ("unipc", "dpm++") for n in (5, 10, 15, 20)]
 EXAMPLE = Path(__file__).resolve().parents[2] / "samples" / "photo.jpg"
@@ -62,20 +61,20 @@ def main(arguments: list[str] | None = None) -> int:
     def distance(a: torch.Tensor, b: torch.Tensor) -> float:
         return (a - b).pow(2).mean().sqrt().item() * 255
 
-    print(machine(str(colorizer.device)))
-    print(
-        f"{options.model}, {len(gray)} photos of {gray.shape[-1]} px, guidance {options.guidance}, RMS chroma in 1/255"
-    )
+    about = f"{options.model}, {len(gray)} photos of {gray.shape[-1]} px, guidance {options.guidance}"
+    columns = ["RMS distance of chroma from the limit, 1/255", "s"]
+    table = Table("schedulers", about, columns, str(colorizer.device))
     limit, seconds = chroma(steps=options.limit)
-    print(f"ddim {options.limit:4}      the limit, {seconds:6.2f} s; its mean chroma {limit.abs().mean() * 255:.1f}")
-    print(f"another seed    {distance(chroma(seed=1, steps=50)[0], limit):6.2f}")
+    table.add(f"ddim {options.limit}, the limit (mean chroma {limit.abs().mean() * 255:.1f})", 0.0, seconds)
+    table.add("another seed", distance(chroma(seed=1, steps=50)[0], limit), None)
     for name, steps in RUNS:
         result, seconds = chroma(steps=steps, scheduler=name)
-        print(f"{name:6} {steps:4}     {distance(result, limit):6.2f}, {seconds:6.2f} s")
+        table.add(f"{name} {steps}", distance(result, limit), seconds)
     if options.shared:
         apart, slow = chroma(steps=50)
         shared, quick = chroma(steps=50, shared_control=True)
-        print(f"shared_control, ddim 50: {distance(shared, apart):.2f} from default, {quick / slow:.2f} of the time")
+        name = f"shared_control, ddim 50, from ddim 50 ({quick / slow:.2f} of its time)"
+        table.add(name, distance(shared, apart), quick)
     return 0
 
 

@@ -22,6 +22,7 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
+from benchmarks import Table
 from benchmarks.quality.shard import read_shard
 from seada_core.color.spaces import luminance, rgb_to_ycbcr
 from seada_core.evaluate.sources import gray_of, to_8bit
@@ -116,14 +117,15 @@ def labels_of(shard: Path, count: int) -> dict[str, str]:
 def print_names(colorizer: Colorizer, shard: Path, count: int, source: str) -> None:
     """How often labels' things are found, in their own photos and in those of the others."""
     labels = labels_of(shard, count)
+    table = Table("words_found", f"things found of {count} labels", ["found", "of"])
     things, own, others = list(labels.values()), [], []
     for pair in read_shard(shard, labels):
         scores = find_regions(colorizer, gray_of(pair.truth)[None, :1], ", ".join(things), things, source, 0)
         found = (scores.amax((0, 2, 3)) > 0).tolist()
         for thing, yes in zip(things, found):
             (own if thing == labels[pair.key] else others).append(yes)
-        print(f"{labels[pair.key]:20} found: {', '.join(t for t, yes in zip(things, found) if yes)}")
-    print(f"found in their own photos: {sum(own)} of {len(own)}; in others': {sum(others)} of {len(others)}")
+    table.add("in their own photos", sum(own), len(own))
+    table.add("in the other photos, where some are too", sum(others), len(others))
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -139,7 +141,8 @@ def main(arguments: list[str] | None = None) -> int:
         print_names(colorizer, options.data, options.names, options.regions)
         return 0
     rows, met = [], []
-    print("thing      word        hue off   thing moved   rest moved   share")
+    about = 'chroma of "a red barn" against "a barn": the thing and the rest'
+    table = Table("words", about, ["hue off, degrees", "thing moved", "rest moved", "share"])
     for pair in read_shard(options.data, THINGS):
         thing, polygon = THINGS[pair.key]
         where, gray = outline(pair.truth, thing, polygon), gray_of(pair.truth)[None]
@@ -156,11 +159,12 @@ def main(arguments: list[str] | None = None) -> int:
             hue = math.degrees(math.acos(cosine))
             moved, rest = ((a - b).norm().item() for a, b in zip(after, before))
             met.append((hue <= 30, rest < moved / 3))
-            print(f"{thing:10} {word:10} {hue:6.0f}°   {moved:10.3f}   {rest:10.3f}   {rest / moved:5.2f}")
+            table.add(f"{word} {thing}", round(hue), moved, rest, rest / moved)
             row.append(result[0])
         rows.append(torch.cat(row, 2))
     hue, rest = (sum(column) for column in zip(*met))
-    print(f"hue within 30°: {hue} of {len(met)}; the rest moved less than a third as far: {rest} of {len(met)}")
+    table.add(f"hue within 30 degrees: {hue} of {len(met)}", None, None, None, None)
+    table.add(f"the rest moved less than a third as far: {rest} of {len(met)}", None, None, None, None)
     if options.sheet:
         sheet = (torch.cat(rows, 1).clamp(0, 1) * 255).byte().permute(1, 2, 0).numpy()
         Image.fromarray(sheet).save(options.sheet)

@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from .. import machine
+from benchmarks import Table
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -76,8 +76,8 @@ def main(arguments: list[str] | None = None) -> int:
         ray = ["--engine", "ray", "--workers", str(count)]
         runs[f"ray, {count} workers"] = ray
         runs[f"ray, {count} workers, --batch {options.batch}"] = [*ray, "--batch", str(options.batch)]
-    print(machine())
-    print(f"{options.pictures} photos of {options.side} px, {' '.join(options.options) or 'the embedded model'}")
+    about = f"{options.pictures} photos of {options.side} px, {' '.join(options.options) or 'the embedded model'}"
+    table = Table("archive", about, ["pictures a second, steady", "of plain's", "in all", "s of CPU a picture"])
     base = None
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "in"
@@ -87,8 +87,7 @@ def main(arguments: list[str] | None = None) -> int:
             results = Path(folder) / f"out-{number}"
             steady, whole, used = run(source, results, options.pictures, [*extra, *options.options])
             base = base or steady
-            own = f", {used:.3f} s of a processor each" if "ray" not in name else ""
-            print(f"{name:26} {steady:6.2f} pictures/s steady ({steady / base:.2f} of plain), {whole:.2f} in all{own}")
+            table.add(name, steady, steady / base, whole, None if "ray" in name else used)
     return 0
 
 

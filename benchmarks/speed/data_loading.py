@@ -19,6 +19,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
+from benchmarks import Table
 from seada_core.train.batches import Batches
 from seada_core.train.cache import build_shares, join_shares
 from seada_core.train.data import Cache
@@ -90,10 +91,10 @@ def main(arguments: list[str] | None = None) -> int:
             for label, dataset in datasets.items():
                 rates[label].append(rate(dataset, options.workers, options.batch, options.steps))
     best = {label: max(values) for label, values in rates.items()}
-    print(f"{options.size} px, {mean / 1000:.0f} kB a source picture, {options.workers} worker processes")
+    about = f"{options.size} px, {mean / 1000:.0f} kB a source picture, {options.workers} worker processes"
+    table = Table("data_loading", about, ["pictures a second", "ratio"])
     for label, value in best.items():
-        print(f"{label:18} {value:8.1f} pictures a second")
-    print(f"ratio              {best['training samples'] / best['Pillow, decoding']:8.2f}")
+        table.add(label, value, value / best["Pillow, decoding"])
     return 0
 
 

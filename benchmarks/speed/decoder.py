@@ -9,13 +9,13 @@ other work on the machine harms neither. Prints one line of JSON; exit status 1 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Callable
 
 import torch
 
+from benchmarks import Table
 from seada_core.models.vq_decoder import VQDecoder
 from seada_core.presets import PRESETS
 
@@ -73,7 +73,13 @@ def main() -> int:
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     result = measure(arguments.size, arguments.repeats, arguments.preset)
-    print(json.dumps({"size": arguments.size, "threads": torch.get_num_threads(), **result}))
+    peer = result["autoencoder_kl"]
+    table = Table(
+        "decoder", f"decoding {arguments.size} px, best of {arguments.repeats}, in turns", ["s", "times faster"]
+    )
+    table.add("luminance-aware VQ decoder", result["decode"], peer / result["decode"])
+    table.add("the same through the codebook", result["decode_tokens"], peer / result["decode_tokens"])
+    table.add("diffusers AutoencoderKL", peer, 1.0)
     return 0 if result["speedup"] >= REQUIRED_SPEEDUP else 1
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from benchmarks import Table
 from seada_core.evaluate.sources import gray_of, to_image, to_tensor
 
 SIZE = 256
@@ -57,12 +58,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--pictures", type=int, default=500)
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args(arguments)
+    about = f"pictures of {SIZE} px without colouring, {options.threads} threads"
+    table = Table("evaluation", about, ["s", "s of CPU", "peak MiB"])
     for count in (options.pictures // 5, options.pictures):
         with tempfile.TemporaryDirectory() as folder:
             make(options.photos, count, Path(folder))
             wall, cpu, memory = measured(Path(folder), options.threads)
-        sizes = f"{count} pictures of {SIZE} px, {options.threads} threads"
-        print(f"{sizes}: {wall:.1f} s, {cpu:.1f} s of CPU, {memory:.0f} MiB", flush=True)
+        table.add(f"{count} pictures", wall, cpu, memory)
     return 0
 
 

@@ -16,6 +16,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from benchmarks import Table
+
 
 def photo(path: Path, width: int = 4000, height: int = 3000) -> None:
     """A smooth random grey photo with some grain, 12 megapixels."""
@@ -44,8 +46,9 @@ def main(arguments: list[str] | None = None) -> int:
         run = [*command, str(source), "-o", str(target), "--model", options.model, "--overwrite"]
         seconds = [timed(run) for _ in range(options.repeats)]
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
-    print(f"12-megapixel photo, a process each: {' '.join(f'{s:.1f}' for s in seconds)} s, peak {peak:.0f} MiB")
-    print(f"--help: {min(timed([*command, '--help']) for _ in range(3)):.2f} s")
+    table = Table("first_command", f"seconds, best of {options.repeats}; files in the disk cache", ["s", "peak MiB"])
+    table.add("a 12-megapixel photo, a process of its own", min(seconds), peak)
+    table.add("--help", min(timed([*command, "--help"]) for _ in range(3)), None)
 
     import torch
 
@@ -58,7 +61,7 @@ def main(arguments: list[str] | None = None) -> int:
         started = time.perf_counter()
         colorizer(gray, steps=20, guidance=2.0)
         warm.append(time.perf_counter() - started)
-    print(f"warm, 512 px, 20 steps with guidance: {min(warm[1:]):.2f} s")
+    table.add("warm, 512 px, 20 steps with guidance", min(warm[1:]), None)
     return 0
 
 

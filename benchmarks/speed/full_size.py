@@ -10,7 +10,6 @@ picture worth seeing.
 from __future__ import annotations
 
 import argparse
-import json
 import resource
 import subprocess
 import sys
@@ -20,6 +19,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from benchmarks import Table
 from seada_core.presets import SD15
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -137,10 +137,9 @@ def main(arguments: list[str] | None = None) -> int:
         report["Colorizer"] = colorize(run / "parts", options.size)
     if options.comfy:
         report["ComfyUI"] = comfy(run / "parts", options.out, options.size)
+    table = Table("full_size", f"{options.size} px, {options.steps} steps a stage, batch 2", ["s", "peak GB"])
     for name, entry in report.items():
-        memory = f"{entry['peak_gb']:6.1f} GB" if "peak_gb" in entry else ""
-        print(f"{name:12} {entry['seconds']:8.1f} s {memory}")
-    (options.out / "report.json").write_text(json.dumps(report, indent=1))
+        table.add(name, entry["seconds"], entry.get("peak_gb"))
     return 0
 
 

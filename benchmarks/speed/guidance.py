@@ -10,6 +10,7 @@ import time
 
 import torch
 
+from benchmarks import Table
 from seada_core.hints.maps import spread_hints
 from seada_core.models import ccd
 from seada_core.pipeline import HINT_MOVES, HINT_SCALE, Colorizer
@@ -55,9 +56,11 @@ def main(arguments: list[str] | None = None) -> int:
     plain, guided, probe, decoder = (
         1000 * min(v[1:]) for v in (*times.values(), *moves.values())
     )  # the first warms up
-    print(f"{side} px, {torch.get_num_threads()} threads: a step {plain:.1f} ms, guided {guided:.1f} ms")
-    print(f"ratio {guided / plain:.2f} (aim: at most 1.5)")
-    print(f"{HINT_MOVES} moves by the probe {probe:.1f} ms, one by the decoder {decoder:.1f} ms: {probe / decoder:.3f}")
+    table = Table("guidance", f"{side} px; aim: a guided step at most 1.5 times a plain one", ["ms", "ratio"])
+    table.add("a plain step", plain, 1.0)
+    table.add("a guided step", guided, guided / plain)
+    table.add("one move of guidance that decodes", decoder, 1.0)
+    table.add(f"{HINT_MOVES} moves by the probe", probe, probe / decoder)
     return 0
 
 

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from benchmarks import Table
 from seada_core.color.spaces import luminance
 from seada_core.hints.maps import (
     hint_map_from_picture,
@@ -46,10 +47,6 @@ def best(repeat: int, *functions: Callable[[], object]) -> list[np.ndarray]:
             function()
             times.append(clocks() - start)
     return list(np.array(times).reshape(repeat + 1, len(functions), 2)[1:].min(axis=0))
-
-
-def shown(times: np.ndarray) -> str:
-    return f"{times[0]:.0f} ms ({times[1]:.0f} ms CPU)"
 
 
 def direct(gray: np.ndarray, hints: np.ndarray, sigma_y: float = 0.04, prior: float = 4.0) -> np.ndarray:
@@ -96,7 +93,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")
+    table = Table("hints", f"best of {options.repeat}", ["ms", "ms of CPU", "peer, ms", "peer, ms of CPU", "aim"])
 
     for side in (options.size // 2, options.size):
         _, rgb = load(options.photo, side)
@@ -105,16 +102,15 @@ def main() -> None:
         mask[torch.randperm(side * side, generator=torch.Generator().manual_seed(0))[: options.hints]] = 1
         hints = hint_map_from_picture(rgb, mask.view(1, 1, side, side))
         (elapsed,) = best(options.repeat, partial(spread_hints, gray, hints))
-        aim = f", aim {AIMS[side]} ms" if side in AIMS and options.hints == 20 else ""
-        line = f"spread_hints {side}x{side}, {options.hints} hints: {shown(elapsed)}{aim}"
+        aim = f"{AIMS[side]} ms" if side in AIMS and options.hints == 20 else None
+        peer, name = None, f"spread_hints {side}x{side}, {options.hints} hints"
         if not options.no_direct:
             start = clocks()
             truth = direct(gray[0, 0].double().numpy(), hints[0].double().numpy())
-            elapsed = shown(clocks() - start)
+            peer = clocks() - start
             error = np.abs(torch.cat(propagate(gray, hints), 1)[0].numpy() - truth)
-            line += f"; SciPy's direct solve {elapsed}; distance: chroma mean {error[:2].mean():.4f}, largest "
-            line += f"{error[:2].max():.4f}; confidence mean {error[2].mean():.4f}"
-        print(line)
+            name += f", against SciPy's direct solve (chroma {error[:2].mean():.4f} apart in the mean)"
+        table.add(name, *map(round, elapsed), *((None, None) if peer is None else map(round, peer)), aim)
 
     picture, rgb = load(options.photo, options.size)
     from skimage.segmentation import slic as reference
@@ -125,9 +121,10 @@ def main() -> None:
         lambda: slic(rgb[0], options.segments),
         lambda: reference(pixels, options.segments, compactness=10),
     )
-    print(f"slic {size}, {options.segments} segments: {shown(ours)}, aim: scikit-image's {shown(theirs)}")
+    name = f"slic {size}, {options.segments} segments, against scikit-image's"
+    table.add(name, *map(round, ours), *map(round, theirs), "not slower")
     ours, theirs = best(options.repeat, lambda: quantize(rgb[0], 32), lambda: picture.quantize(32))
-    print(f"quantize {size}, 32 colours: {shown(ours)}; Pillow {shown(theirs)}")
+    table.add(f"quantize {size}, 32 colours, against Pillow's", *map(round, ours), *map(round, theirs), None)
 
     _, rgb = load(options.photo, 144)
     batch, generator = rgb.expand(16, -1, -1, -1), torch.Generator().manual_seed(0)
@@ -137,7 +134,8 @@ def main() -> None:
         ("superpixel hints", lambda: sample_superpixel_hints(batch, generator)),
         ("superpixel hints, cached labels", lambda: sample_superpixel_hints(batch, generator, labels=labels)),
     ):
-        print(f"{name}, batch of 16 at 144x144: {shown(best(options.repeat, function)[0])}")
+        elapsed = best(options.repeat, function)[0]
+        table.add(f"{name}, batch of 16 at 144x144", *map(round, elapsed), None, None, None)
 
 
 if __name__ == "__main__":

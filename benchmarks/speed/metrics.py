@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from benchmarks import Table
 from seada_core.evaluate import metrics
 from seada_core.evaluate.sources import gray_of, to_tensor
 
@@ -72,11 +73,12 @@ def main(arguments: list[str] | None = None) -> int:
             lambda: structural_similarity_index_measure(truth, other, data_range=1.0),
         ),
     }
-    print(f"{len(images)} pictures of {options.size} px, {options.threads} threads; ms each, best of {options.repeats}")
+    about = f"{len(images)} pictures of {options.size} px, {options.threads} threads, best of {options.repeats}"
+    table = Table("metrics", about, ["ours, ms", "peer", "peer, ms", "times as fast"])
     slower = 0
     for name, (ours, peer, theirs) in rows.items():
         mine, their = (1000 * seconds / len(images) for seconds in best(options.repeats, ours, theirs))
-        print(f"{name:7} ours {mine:7.2f}  {peer:13} {their:7.2f}  {their / mine:5.2f} times as fast")
+        table.add(f"{name.strip()} against {peer}", mine, peer, their, their / mine)
         slower += mine > their
     return 1 if slower else 0
 

@@ -22,6 +22,8 @@ from pathlib import Path
 
 from PIL import Image
 
+from benchmarks import Table
+
 sys.path.insert(
     0, str(Path(__file__).resolve().parents[2] / "tests" / "support")
 )  # some packages install a `tests` of their own
@@ -168,22 +170,23 @@ def measure(folder: Path, options: argparse.Namespace) -> None:
         seconds = compare(server, photo, options.repeats)
     finally:
         server.stop()
+    about = f"{options.size} px, {options.repeats} turns; aim: at most +{AIM_OVERHEAD} % over the Colorizer"
+    table = Table("node_path", about, ["median s", "over, %", "best s", "over, %"])
     for k, clock in enumerate(("wall", "processor")):
         found = {name: [run[k] for run in runs] for name, runs in seconds.items()}
         base = found[HEADLESS_NAME]
         for name, values in found.items():
             middle, best = statistics.median(values), min(values)
             over = 100 * middle / statistics.median(base) - 100, 100 * best / min(base) - 100
-            print(f"{clock:9} {name:15} median {middle:.3f} s {over[0]:+5.1f} %   best {best:.3f} s {over[1]:+5.1f} %")
-    print(f"aim: at most +{AIM_OVERHEAD} %")
+            table.add(f"{name}, {clock} time", middle, over[0], best, over[1])
     imports = list(zip(*import_seconds(folder, options.imports)))
-    middles = ", ".join(f"{statistics.median(v):.2f} s {clock}" for v, clock in zip(imports, ("wall", "processor")))
-    print(f"the pack's import in ComfyUI: {middles}; aim {AIM_IMPORT} s")
-    grown = 100 * late / early - 100
-    print(
-        f"memory after prompt {min(5, options.prompts)}: {early / 1024:.0f} MiB, after {options.prompts}: "
-        f"{late / 1024:.0f} MiB, {grown:+.1f} %; aim within {AIM_MEMORY} %"
-    )
+    table = Table("node_import", f"the pack's import in ComfyUI; aim {AIM_IMPORT} s", ["median s"])
+    for clock, values in zip(("wall", "processor"), imports):
+        table.add(f"{clock} time", statistics.median(values))
+    about = f"the server's memory; aim: within {AIM_MEMORY} %"
+    table = Table("node_memory", about, ["MiB", "grown, %"])
+    table.add(f"after prompt {min(5, options.prompts)}", early / 1024, 0.0)
+    table.add(f"after prompt {options.prompts}", late / 1024, 100 * late / early - 100)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -18,11 +18,10 @@ from dataclasses import replace
 
 import torch
 
+from benchmarks import Table
 from seada_core.models import backbone, sampling
 from seada_core.models.controlnet_rca import ControlNetRCA
 from seada_core.presets import SD15
-
-from .. import machine
 
 AIM = 1.15
 PEER = "diffusers UNet + ControlNet"
@@ -116,17 +115,16 @@ def main(arguments: list[str] | None = None) -> int:
         peer = plain_step(torch.compile(unet, mode=mode), torch.compile(plain, mode=mode), *given)
         compiled = our_step(torch.compile(sampling.predict, mode=mode), unet, twelve, *given, shared=False)
         steps |= {f"{PEER}, compiled": peer, "ours, 12 sites, compiled": compiled}
-    print(machine(device))
-    print(f"{options.size} px, {options.dtype}, cond + uncond, {options.repeats} repeats; aim {AIM}")
+    about = f"{options.size} px, {options.dtype}, cond + uncond, {options.repeats} repeats; aim {AIM}"
     if options.flops:
         from torch.utils.flop_counter import FlopCounterMode
 
-        counts = {}
+        counts, table = {}, Table("sd15_step_operations", about, ["billion operations", "ratio"], device)
         for name, step in steps.items():
             with FlopCounterMode(display=False) as counter:
                 step()
             counts[name] = counter.get_total_flops()
-            print(f"{name:38} {counts[name] / 1e9:8.1f} billion operations; ratio {counts[name] / counts[PEER]:.3f}")
+            table.add(name, counts[name] / 1e9, counts[name] / counts[PEER])
         return 0
     if options.profile:
         from torch.profiler import profile
@@ -138,12 +136,13 @@ def main(arguments: list[str] | None = None) -> int:
             print(name, found.key_averages().table(sort_by="self_cpu_time_total", row_limit=14), sep="\n")
         return 0
     seconds = timed(steps, options.repeats, device)
+    table = Table("sd15_step", about, ["median s", "best s", "ratio of medians", "of the best"], device)
     for name, values in seconds.items():
         middle = statistics.median(values)
         # turn by turn: what else the machine does then harms both
         ratio = statistics.median(a / b for a, b in zip(values, seconds[PEER]))
         best = min(values) / min(seconds[PEER])
-        print(f"{name:38} median {middle:7.3f} s, best {min(values):7.3f} s; ratio {ratio:.2f}, of the best {best:.2f}")
+        table.add(name, middle, min(values), ratio, best)
     return 0
 
 

@@ -20,6 +20,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks import Table
 from benchmarks.speed.training_stages import assemble, batch
 from seada_core.presets import SD15
 from seada_core.train.memory import checkpoint_activations
@@ -113,8 +114,9 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     changes = {"optimizer": options.optimizer}
     total = dict.fromkeys(GPUS, 0.0)
-    print(f"{options.size} px, micro-batch {options.micro_batch}, {options.optimizer}")
-    print("stage     trained  TFLOP/picture  recomputing  weights+states  +activations  checkpointed")
+    about = f"{options.size} px, micro-batch {options.micro_batch}, {options.optimizer}; counted, not run"
+    columns = ["trained, M", "TFLOP a picture", "recomputing", "weights and states, GB", "+ activations, GB"]
+    table = Table("training_cost", about, [*columns, "checkpointed, GB"])
     with patch.object(diffusion, "pick_texts", lambda batch, config, draws: batch["captions"]):
         for name in options.stages:
             flops = operations(name, options.size, False, changes)
@@ -122,10 +124,7 @@ def main(arguments: list[str] | None = None) -> int:
             plain, less = (remembered(name, options.size, options.micro_batch, c, changes) / 1e9 for c in (False, True))
             state = states(name, changes)
             kept = state["states"] / 1e9
-            print(
-                f"{name:8} {state['trained'] / 1e6:6.0f} M {flops / 1e12:13.2f} {again / 1e12:12.2f} {kept:12.1f} GB "
-                f"{kept + plain:10.1f} GB {kept + less:10.1f} GB"
-            )
+            table.add(name, state["trained"] / 1e6, flops / 1e12, again / 1e12, kept, kept + plain, kept + less)
             for gpus, peak in GPUS.items():
                 total[gpus] += STEPS.get(name, 0) * 32 * flops / (peak * options.utilisation)
     for gpus, seconds in total.items():

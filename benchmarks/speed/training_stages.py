@@ -17,6 +17,7 @@ from dataclasses import replace
 
 import torch
 
+from benchmarks import Table
 from seada_core.presets import PRESETS, Preset, TrainConfig
 from seada_core.train.__main__ import STAGES, _stage
 from seada_core.train.averages import Averages
@@ -105,12 +106,12 @@ def main(arguments: list[str] | None = None) -> int:
         "optimizer": options.optimizer,
         "gradient_checkpointing": options.checkpointing,
     }
-    where = torch.cuda.get_device_name() if device == "cuda" else "CPU"
-    print(f"{options.preset}, {options.size} px, batch {options.batch} by {options.micro_batch}, {where}")
+    about = f"{options.preset}, {options.size} px, batch {options.batch} by {options.micro_batch}"
+    table = Table("training_stages", about, ["pictures a second", "peak GB"], device)
     for name in options.stages:
         stage, config = build(name, PRESETS[options.preset], device, changes)
         rate, peak = measure(stage, config, options.size, options.steps, device)
-        print(f"{name:8} {rate:8.2f} pictures a second {peak:8.1f} GB")
+        table.add(name, rate, peak)
         del stage
     return 0
 

@@ -16,6 +16,7 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 
+from benchmarks import Table
 from seada_core.models import backbone
 from seada_core.models.controlnet_rca import ControlNetRCA, recognize
 from seada_core.presets import PRESETS
@@ -85,9 +86,9 @@ def main(arguments: list[str] | None = None) -> int:
             if repeat >= 2:  # the first two warm up
                 seconds[name].append(time.perf_counter() - started)
     medians = {name: statistics.median(values) for name, values in seconds.items()}
+    table = Table("training_step", f"batch {options.batch}, {options.size} px, median of turns", ["s a step", "ratio"])
     for name, value in medians.items():
-        print(f"{name:24} {value:7.3f} s a step, batch {options.batch}, {options.size} px")
-    print(f"ratio                    {medians['mapper + E_con + RCA'] / medians['diffusers ControlNet']:7.2f}")
+        table.add(name, value, value / medians["diffusers ControlNet"])
     return 0
 
 

@@ -8,6 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
+import benchmarks
+from benchmarks.__main__ import main as list_benchmarks
 from benchmarks.quality import ablation_models, ablations, contact_sheet, hint_protocol
 from seada_core.evaluate import metrics, sources
 from seada_core.weights import part_files
@@ -213,9 +215,19 @@ def test_guidance_by_single_terms(pictures):
     assert (spread(constancy(gray)) < spread(unguided)).all()
 
 
-def test_hint_protocol_command(tiny_model, pictures, tmp_path, capsys):
+def test_hint_protocol_command(tiny_model, pictures, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(benchmarks, "RESULTS", tmp_path)
     arguments = ["--data", str(pictures), "--model", str(tiny_model), "--pictures", "2", "--counts", "0", "20"]
-    methods = ["--methods", "propagation alone", "--json", str(tmp_path / "table.json")]
-    assert hint_protocol.main([*arguments, *methods]) == 0
-    row = json.loads((tmp_path / "table.json").read_text())["psnr"]["propagation alone"]
-    assert row["20"] > row["0"] + 1 and f"{row['20']:.2f}" in capsys.readouterr().out
+    assert hint_protocol.main([*arguments, "--methods", "propagation alone"]) == 0
+    table = json.loads((tmp_path / "hint_protocol.json").read_text())
+    none, twenty = table["rows"]["propagation alone"]
+    assert table["columns"] == ["0", "20"] and twenty > none + 1
+    assert f"| propagation alone | {none:.3g} | {twenty:.3g} |" in capsys.readouterr().out
+
+
+def test_all_benchmarks_are_listed(capsys):
+    assert list_benchmarks() == 0
+    listed = capsys.readouterr().out
+    for path in benchmarks.RESULTS.parent.glob("*/*.py"):
+        if "__main__" in path.read_text():
+            assert f"python -m benchmarks.{path.parent.name}.{path.stem}\n" in listed
