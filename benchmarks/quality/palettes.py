@@ -1,8 +1,7 @@
-"""How well the palette bank's schemes are found, how far they move colours, and docs/palettes.jpg.
+"""How well the palette bank's schemes are found, and how far they move colours.
 
 python -m benchmarks.quality.palettes retrieval [--val val-000.tar] [--historical FOLDER]
 python -m benchmarks.quality.palettes strength --historical FOLDER
-python -m benchmarks.quality.palettes sheet --historical FOLDER --out docs/palettes.jpg
 
 `palettes.json` beside this file says which schemes a person accepts for captions, labels and photos; it was written
 before anything was retrieved. Prints Markdown rows: hits among the first 1, 3 and 5.
@@ -20,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 from torch import Tensor
 from torch.nn.functional import normalize
 
@@ -32,15 +31,7 @@ from seada_core.models import ccd
 from seada_core.pipeline import Colorizer
 
 ACCEPTED = json.loads(Path(__file__).with_suffix(".json").read_text(encoding="utf-8"))
-SHEET = {  # photo: the two schemes beside the automatic one
-    "Sphinx": ("Prussian blue woodblock", "Evening sky"),
-    "ReadingGirl": ("Dutch interior", "Delft kitchen"),
-    "BuriedDustbowl": ("Snow and spruce", "Clapboard and shutters"),
-    "EgyptRiver2": ("Nile journey", "Dutch seascape"),
-    "MoreBikes": ("Autochrome garden", "October wood"),
-    "Scotland1919": ("Heather and tweed", "Snow and spruce"),
-}
-TILE = 240
+SHOWN = ("Sphinx", "ReadingGirl", "BuriedDustbowl", "EgyptRiver2", "MoreBikes", "Scotland1919")  # docs/palettes.jpg
 
 Query = tuple[object, list[str]]  # what is looked up, and what is accepted
 
@@ -149,7 +140,7 @@ def strength(args: argparse.Namespace) -> None:
     table = Table("palettes_strength", "mean chroma distance over six photos", ["moved", "nearer to the scheme"])
     for value in (None, 0.5, 1.0, 2.0):
         moved, nearer = [], []
-        for name, accepted in ((name, ACCEPTED["historical"][name]) for name in SHEET):
+        for name, accepted in ((name, ACCEPTED["historical"][name]) for name in SHOWN):
             image = Image.open(args.historical / f"{name}.jpg").convert("L")
             image.thumbnail((320, 320))
             colors = schemes[accepted[0]].colors
@@ -163,43 +154,13 @@ def strength(args: argparse.Namespace) -> None:
         table.add(f"strength {value}", float(np.mean(moved)), float(np.mean(nearer)))
 
 
-def sheet(args: argparse.Namespace) -> None:
-    colorizer, schemes = Colorizer.from_pretrained("mini", "cpu"), palettes.load_schemes()
-    font, rows = ImageFont.load_default(13), []
-    for name, others in SHEET.items():
-        image = Image.open(args.historical / f"{name}.jpg").convert("L")
-        auto = palettes.retrieve(load_gray(args.historical / f"{name}.jpg"), schemes, colorizer.part("captioner"), 1)
-        chosen = [auto[0][0], *(schemes[other] for other in others)]
-        image.thumbnail((2 * TILE, 2 * TILE))
-        row = [(image, "grey", ()), (colorizer(image), "no palette", ())]
-        for scheme, label in zip(chosen, ("automatic: ", "", "")):
-            colored = colorizer(image, palette=scheme.colors, palette_strength=1.0)
-            row.append((colored, label + scheme.name, scheme.colors))
-        rows.append(row)
-        print(name, [label for _, label, _ in row], flush=True)
-    heights = [round(TILE * row[0][0].height / row[0][0].width) for row in rows]
-    result = Image.new("RGB", (5 * (TILE + 4), sum(heights) + 32 * len(rows)), "white")
-    draw, y = ImageDraw.Draw(result), 0
-    for row, height in zip(rows, heights):
-        for i, (image, label, colors) in enumerate(row):
-            x = i * (TILE + 4)
-            result.paste(image.convert("RGB").resize((TILE, height), Image.Resampling.LANCZOS), (x, y))
-            for k, color in enumerate(colors):
-                edges = [x + TILE * n // len(colors) for n in (k, k + 1)]
-                draw.rectangle((edges[0], y + height, edges[1] - 1, y + height + 9), color)
-            draw.text((x, y + height + 12), label, "black", font)
-        y += height + 32
-    result.save(args.out, quality=82)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.quality.palettes")
-    parser.add_argument("what", choices=("retrieval", "strength", "sheet"))
+    parser.add_argument("what", choices=("retrieval", "strength"))
     parser.add_argument("--val", type=Path, help="a webdataset shard whose labels palettes.json knows")
     parser.add_argument("--historical", type=Path, help="the folder of the photos that palettes.json names")
-    parser.add_argument("--out", type=Path, default=Path("docs/palettes.jpg"))
     args = parser.parse_args()
-    {"retrieval": retrieval, "strength": strength, "sheet": sheet}[args.what](args)
+    {"retrieval": retrieval, "strength": strength}[args.what](args)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torchvision.transforms.functional import to_tensor
 
-from benchmarks.quality.contact_sheet import BACKGROUND, GROUP_GAP, INK, section
+from docs.figures.contact_sheet import BACKGROUND, GROUP_GAP, INK, section
 from seada_core import steering
 from seada_core.files.hint_format import Hint
 from seada_core.hints import color_phrases

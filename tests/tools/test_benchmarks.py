@@ -10,7 +10,8 @@ from PIL import Image
 
 import benchmarks
 from benchmarks.__main__ import main as list_benchmarks
-from benchmarks.quality import ablation_models, ablations, contact_sheet, hint_protocol
+from benchmarks.quality import ablation_models, ablations, hint_protocol
+from docs.figures import contact_sheet
 from seada_core.evaluate import metrics, sources
 from seada_core.weights import part_files
 

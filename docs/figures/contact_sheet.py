@@ -1,4 +1,4 @@
-"""One JPEG to look at: `python -m benchmarks.quality.contact_sheet --data val-000.tar --historical FOLDER --out
+"""One JPEG to look at: `python -m docs.figures.contact_sheet --data val-000.tar --historical FOLDER --out
 sheet.jpg`.
 
 Validation pictures as input, result, truth; historical photos, whose colours nobody knows, as input, result.
@@ -83,9 +83,7 @@ def positive(text: str) -> int:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.quality.contact_sheet", description=__doc__.split("\n\n")[0]
-    )
+    parser = argparse.ArgumentParser(prog="python -m docs.figures.contact_sheet", description=__doc__.split("\n\n")[0])
     parser.add_argument("--data", type=Path, help="webdataset shard of colour pictures")
     parser.add_argument("--count", type=positive, default=50, help="how many of them (default: 50)")
     parser.add_argument("--choice-seed", type=int, default=0, help="which of them (default: 0)")
