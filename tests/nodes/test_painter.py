@@ -79,7 +79,7 @@ def bomb() -> str:
         (request(picture=""), "not a PNG, JPEG or WebP"),
         (request(picture=picture("BMP")), "not a PNG, JPEG or WebP"),
         (request(picture=picture("GIF")), "not a PNG, JPEG or WebP"),
-        (request(picture=picture()[:400]), "picture: this file is broken"),
+        (request(picture=picture()[:400]), "picture: this file is damaged"),
         (request(picture=bomb()), "not a PNG, JPEG or WebP|at most 256"),
         (request(picture=picture(size=(257, 20))), "it is 257 x 20; at most 256 x 256"),
         (request(hints={}), "expected .* a list of hints"),
