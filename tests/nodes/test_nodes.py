@@ -269,7 +269,7 @@ def test_a_large_folder_is_read_in_parts(comfy, folder):
     nodes |= {name: node("PreviewAny", source=["folder", i]) for name, i in (("names", 1), ("report", 2))}
     outputs = comfy.run(nodes)
     assert outputs["names"]["text"] == ["b", "c"]
-    assert outputs["report"]["text"] == ["2 of the folder's 4 photos read\nfor the next ones set first to 3"]
+    assert outputs["report"]["text"] == ["2 of the folder's 4 photos read\nto load the next ones, set first to 3"]
 
 
 @pytest.mark.parametrize(

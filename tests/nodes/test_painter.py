@@ -81,7 +81,7 @@ def bomb() -> str:
         (request(picture=picture("GIF")), "not a PNG, JPEG or WebP"),
         (request(picture=picture()[:400]), "picture: this file is damaged"),
         (request(picture=bomb()), "not a PNG, JPEG or WebP|at most 256"),
-        (request(picture=picture(size=(257, 20))), "it is 257 x 20; at most 256 x 256"),
+        (request(picture=picture(size=(257, 20))), "picture: 257 x 20, expected at most 256 x 256"),
         (request(hints={}), "expected .* a list of hints"),
         (request(hints=[{"x": 1}]), "hint 1 has no color"),
         (request(hints=[{"x": 1, "y": 2, "color": "<b>"}]), "hint 1: bad colour"),
