@@ -12,6 +12,7 @@ DOCUMENTS = [
     *ROOT.glob("seada_core/**/*.md"),
     *ROOT.glob("benchmarks/*.md"),
 ]
+FOLDERS = ("seada_core", "nodes", "web", "docs", "benchmarks", "tests", "tools")
 MAPS = [ROOT / "docs" / "architecture.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md"]
 
 
@@ -24,8 +25,12 @@ def test_links_lead_to_files(document):
 
 @pytest.mark.parametrize("document", MAPS, ids=lambda path: path.name)
 def test_paths_exist(document):
-    """Paths are given from the repository's root or from `seada_core`."""
-    names = re.findall(r"`([\w./-]+/[\w./-]*|[\w./-]+\.(?:py|js|toml|txt|md))`", document.read_text(encoding="utf-8"))
-    bases = [ROOT, ROOT / "seada_core", ROOT / "seada_core" / "evaluate", ROOT / "nodes", ROOT / "web" / "js"]
-    missing = {name for name in names if not any((base / name).exists() for base in bases)}
-    assert {name for name in missing if not name.startswith(("custom_nodes", "models/seada"))} == set()
+    """Paths are given from the repository's root or from `seada_core`, or as a file's name alone."""
+    text = document.read_text(encoding="utf-8")
+    paths = set(re.findall(r"`([\w./-]+/[\w./-]*)`", text)) - {"models/seada", "custom_nodes"}
+    assert {path for path in paths if not any((base / path).exists() for base in (ROOT, ROOT / "seada_core"))} == set()
+    names = set(re.findall(r"`([\w-]+\.(?:py|js|toml|txt|md))`", text))
+    known = {file.name for folder in FOLDERS for file in (ROOT / folder).rglob("*")} | {
+        file.name for file in ROOT.iterdir()
+    }
+    assert names - known == set()
