@@ -47,7 +47,7 @@ _CASTING = {
 
 
 def picture(image: Tensor, name: str = "image") -> Tensor:
-    """IMAGE (B, H, W, 1, 3 or 4) to sRGB (B, 3, H, W) in [0, 1] outside inference mode; alpha is dropped."""
+    """IMAGE (B, H, W, 1, 3 or 4) to sRGB (B, 3, H, W) in [0, 1], outside inference mode; alpha is dropped."""
     if image.ndim != 4 or image.shape[-1] not in (1, 3, 4) or 0 in image.shape:
         raise ValueError(f"{name}: expected pictures (B, H, W, 3), got {tuple(image.shape)}")
     with torch.inference_mode(False):
@@ -62,14 +62,15 @@ def gray(image: Tensor, name: str = "image") -> Tensor:
 
 
 def image(rgb: Tensor) -> Tensor:
-    """(B, 3, H, W) to IMAGE (B, H, W, 3) where ComfyUI keeps what nodes hand on."""
+    """(B, 3, H, W) to IMAGE (B, H, W, 3) on the device where ComfyUI keeps what nodes return."""
     return rgb.movedim(1, -1).float().contiguous().to(comfy.model_management.intermediate_device())
 
 
 def rows(tensor: Tensor, count: int, what: str) -> Tensor:
-    """`count` pictures from as many, or from one."""
+    """`count` pictures from as many, or from one. Raises ValueError for any other number."""
     if len(tensor) not in (1, count):
-        raise ValueError(f"{what}: {len(tensor)} pictures where {count} are needed; give one, or one each")
+        expected = f"1 or {count}" if count != 1 else "1"
+        raise ValueError(f"{what}: {len(tensor)} pictures, expected {expected}")
     return tensor.expand(count, *tensor.shape[1:])
 
 
@@ -86,19 +87,19 @@ def scaled_latent(latent: dict) -> Tensor:
 
 
 def empty_latent(batch: int, height: int, width: int) -> Tensor:
-    """Zeros (B, 4, h, w) where ComfyUI keeps latents."""
+    """Zeros (B, 4, h, w) on the device where ComfyUI keeps latents."""
     return torch.zeros(batch, 4, height, width, device=comfy.model_management.intermediate_device())
 
 
 def check_shape(cells: tuple[int, int], photo: tuple[int, int]) -> None:
-    """A latent of (h, w) cells must have the shape of the photo (H, W), but for rounding and the longest shape."""
+    """Raises ValueError unless a latent of (h, w) cells has the shape of the photo (H, W), up to rounding."""
     (h, w), (height, width) = cells, photo
-    if max(height, width) > 4 * min(height, width):  # squeezed for diffusion
+    if max(height, width) > 4 * min(height, width):  # these are squeezed for diffusion
         return
     if abs(h - w * height / width) > 1.01 and abs(w - h * width / height) > 1.01:
         raise ValueError(
-            f"the latent is {w * 8} x {h * 8} pixels and the picture {width} x {height}, which is another shape; make "
-            "the latent with SeAda Empty Latent from the same picture"
+            f"the latent is {w * 8} x {h * 8} pixels and the picture {width} x {height}, a different shape; make the "
+            "latent with SeAda Empty Latent from the same picture"
         )
 
 
@@ -106,7 +107,7 @@ def check_shape(cells: tuple[int, int], photo: tuple[int, int]) -> None:
 
 
 class Part(nn.Module):
-    """Holds a module: ComfyUI sets attributes, `device` among them, which some modules define themselves."""
+    """Wraps a module: ComfyUI sets attributes such as `device`, which some modules define themselves."""
 
     def __init__(self, module: nn.Module):
         super().__init__()
@@ -114,7 +115,7 @@ class Part(nn.Module):
 
 
 def patcher(module: nn.Module) -> ModelPatcher:
-    """A module, as `model.module`, that ComfyUI loads, partly or wholly, offloads and frees like any other."""
+    """A module, as `model.module`, that ComfyUI loads (in part or whole), offloads and frees like any other model."""
     for layer in module.modules():
         layer.__class__ = _CASTING.get(type(layer), type(layer))  # weights follow their input's device and precision
     device = comfy.model_management.get_torch_device()
@@ -125,14 +126,14 @@ def patcher(module: nn.Module) -> ModelPatcher:
 
 
 def _bring_the_rest(patcher: ModelPatcher, device: torch.device, *_) -> None:
-    """Loading in part leaves out weights that cannot follow their input: embeddings, single parameters, buffers."""
+    """Moves what partial loading skips: embeddings, single parameters and buffers, which cannot follow their input."""
     for layer in patcher.model.modules():
         if not hasattr(layer, "comfy_cast_weights"):
             layer._apply(lambda tensor: tensor.to(device), recurse=False)
 
 
 def compute_dtype() -> torch.dtype:
-    """What ComfyUI computes a UNet in on its device."""
+    """The dtype in which ComfyUI computes a UNet on its device."""
     device = comfy.model_management.get_torch_device()
     dtype = comfy.model_management.unet_dtype(device)
     return comfy.model_management.unet_manual_cast(dtype, device) or dtype
@@ -148,7 +149,7 @@ class Bundle(Colorizer):
     def part(self, part: str) -> nn.Module:
         if part not in part_files.SECTIONS:
             raise CheckpointError(f"unknown part {part!r}")
-        with torch.inference_mode(False):  # gradients do not pass tensors that were made in inference mode
+        with torch.inference_mode(False):  # gradients cannot pass through tensors made in inference mode
             return super().part(part)
 
     def _place(self, part: str, module: nn.Module) -> nn.Module:
@@ -166,13 +167,13 @@ class Bundle(Colorizer):
         return self.patchers[part]
 
     def load(self, *parts: str) -> None:
-        """Bring the named parts, as far as the model has them, to the device."""
+        """Move those of the named parts that the model has to the device."""
         with torch.inference_mode(False):
             load([self.patcher(part) for part in parts if self.has(part)])
 
 
 def load(patchers: list[ModelPatcher]) -> None:
-    """Bring models to their device, whole."""
+    """Move whole models to their device."""
     comfy.model_management.load_models_gpu(patchers, force_full_load=True)
 
 
@@ -182,12 +183,12 @@ def _bundle(folder: Path, stamp: str) -> Bundle:
 
 
 def bundle(name: str = model_folders.EMBEDDED) -> Bundle:
-    """The SEADA of an entry of `models`; the last one is kept, so that it loads once."""
+    """The SEADA for an entry of `models`; the last one is cached."""
     return _bundle(model_folders.model_folder(name), model_folders.fingerprint(name))
 
 
 def normal_weights(module: nn.Module) -> None:
-    """Replace weights that were moved in inference mode: gradients cannot pass them."""
+    """Replace weights that were moved in inference mode, since gradients cannot pass through them."""
     for layer in module.modules():
         for name, parameter in layer.named_parameters(recurse=False):
             if parameter.is_inference():
@@ -196,17 +197,17 @@ def normal_weights(module: nn.Module) -> None:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Of a GPU, or of the machine: its allocator raises a plain RuntimeError."""
+    """Whether a GPU or the machine ran out of memory; the CPU's allocator raises a plain RuntimeError."""
     return isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)) or "not enough memory" in str(error)
 
 
 def free_memory() -> None:
-    """Give back what torch keeps for later."""
+    """Empty torch's cache of freed memory."""
     comfy.model_management.soft_empty_cache()
 
 
 def progress(total: int, offset: int = 0) -> Callback:
-    """A callback that moves the node's progress bar, and raises where the user has interrupted."""
+    """A callback that moves the node's progress bar, and raises if the user has interrupted the prompt."""
     bar = comfy.utils.ProgressBar(total)
 
     def callback(done: int, steps: int) -> None:
@@ -217,10 +218,10 @@ def progress(total: int, offset: int = 0) -> Callback:
 
 
 def clip_with(clip, encoder: nn.Module):
-    """A clone of a stock CLIP that has the semantic encoder's weights as patches, beside its LoRAs'.
+    """A clone of a stock CLIP with the semantic encoder's weights as patches; its LoRAs stay.
 
     Raises:
-        ValueError: the CLIP is of another size, or has no CLIP-L.
+        ValueError: the CLIP has a different size, or no CLIP-L.
     """
     stock = (
         {name: tensor.shape for name, tensor in clip.cond_stage_model.clip_l.transformer.state_dict().items()}
@@ -235,7 +236,7 @@ def clip_with(clip, encoder: nn.Module):
         if stock.get(ours) != weight.shape:
             raise ValueError(
                 f"this CLIP does not fit the semantic encoder ({ours} is {tuple(stock.get(ours, ()))}, expected "
-                f"{tuple(weight.shape)}); use Stable Diffusion 1.5's CLIP, or leave CLIP out"
+                f"{tuple(weight.shape)}); use Stable Diffusion 1.5's CLIP, or disconnect CLIP"
             )
         patches[f"clip_l.transformer.{ours}"] = ("set", (weight,))
     patched = clip.clone()
@@ -255,13 +256,13 @@ def add_post_route(path: str, answer: Callable[[web.Request], Awaitable[web.Resp
 
 
 def shown_photo(gray: Tensor) -> dict:
-    """The first of grey pictures (B, 1, H, W) as a small temporary file, in the form in which ComfyUI names it to its
-    page, with the photo's own "width" and "height"."""
+    """The first of grey pictures (B, 1, H, W) as a small temporary file: ComfyUI's description of it for the page, with
+    the photo's own "width" and "height"."""
     height, width = gray.shape[-2:]
     scale = min(1.0, SHOWN_SIDE / max(height, width))
     small = resize(gray[:1], (max(1, round(height * scale)), max(1, round(width * scale))))
     pixels = (small[0, 0] * 255).round().clamp(0, 255).byte().cpu().numpy()
-    # the same photo is the same file, or a server that runs for weeks fills its disk
+    # the same photo gives the same file: otherwise a server that runs for weeks fills its disk
     key = hashlib.blake2b(pixels.tobytes(), digest_size=16, salt=b"%dx%d" % pixels.shape).hexdigest()
     folder, name = folder_paths.get_temp_directory(), f"seada_hints_{key}.jpg"
     path = os.path.join(folder, name)

@@ -1,4 +1,4 @@
-"""Captions for photos."""
+"""Captions of photos."""
 
 from __future__ import annotations
 
@@ -33,33 +33,40 @@ class SeAdaCaptioner(io.ComfyNode):
             node_id="SeAdaCaptioner",
             display_name="SeAda Captioner",
             category="SeAda",
-            description="Describes photos in words, without the words that say that they have no colour.",
+            description='Writes a caption for each photo, without words such as "black and white".',
             inputs=[
-                io.Image.Input("image", tooltip="The photos; only their luminance is used."),
+                io.Image.Input("image", tooltip="The photos to describe. Only their luminance is used."),
                 io.Combo.Input(
                     "captioner",
                     options=[FROM_MODEL, *model_folders.captioners()],
                     default=FROM_MODEL,
-                    tooltip="The model's own, or a CoCa file or a CoCa, BLIP, BLIP-2 or ClipCap folder in "
-                    "models/seada_captioners. Nothing is downloaded.",
+                    tooltip="Which captioner to use: the model's own, or a CoCa file or a CoCa, BLIP, BLIP-2 or "
+                    "ClipCap folder in models/seada_captioners. Nothing is downloaded.",
                 ),
                 io.Int.Input(
                     "beams",
                     default=1,
                     min=1,
                     max=16,
-                    tooltip="Width of the search for captions, with files; the model's own searches greedily.",
+                    tooltip="Width of the beam search; try 4 for better captions. The model's own captioner ignores "
+                    "it.",
                 ),
                 io.Int.Input(
-                    "max_tokens", default=30, min=4, max=76, tooltip="Longest caption, with files, in tokens."
+                    "max_tokens",
+                    default=30,
+                    min=4,
+                    max=76,
+                    tooltip="Maximum length of a caption, in tokens. The model's own captioner ignores it.",
                 ),
                 bridge.Seada.Input(
-                    "seada", optional=True, tooltip="Whose own captioner; the embedded model's if not wired."
+                    "seada",
+                    optional=True,
+                    tooltip="The model whose own captioner is used. Not connected: the embedded model.",
                 ),
             ],
             outputs=[
                 io.String.Output(
-                    id="captions", display_name="STRING", is_output_list=True, tooltip="One caption a picture."
+                    id="captions", display_name="STRING", is_output_list=True, tooltip="One caption per photo."
                 )
             ],
         )

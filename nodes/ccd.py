@@ -32,32 +32,42 @@ class SeAdaCCD(io.ComfyNode):
             node_id="SeAdaCCD",
             display_name="SeAda CCD",
             category="SeAda",
-            description="Controllable creative diffusion: at every step the estimated picture moves towards hints, "
-            "a palette, and what natural colour looks like (EDN, Eq. 3 and 4).",
+            description="Controllable creative diffusion: moves the picture towards your hints, your palette and "
+            "natural colour at every step (EDN, Eq. 3 and 4).",
             inputs=[
-                io.Model.Input("model", tooltip="SeAda Load Model's MODEL, or a Stable Diffusion 1.5 checkpoint's."),
+                io.Model.Input(
+                    "model", tooltip="The MODEL of SeAda Load Model or of a Stable Diffusion 1.5 checkpoint."
+                ),
                 inputs.photo_of_latents(),
                 bridge.Seada.Input(
                     "seada",
-                    tooltip="Its VQ decoder shows what a latent looks like; its hint encoder, "
-                    "where it has one, has learned to follow hints.",
+                    tooltip="The model whose VQ decoder reads the latents, and whose hint encoder, if it has one, "
+                    "follows the hints.",
                 ),
-                _weight("scale", HINT_SCALE, "How far a step moves; 0 leaves MODEL as it is."),
-                _weight("hint", 1.0, "Weight of: colours at the hints are the hints'."),
-                _weight("palette", ccd.WEIGHTS["palette"], "Weight of: colours are near the palette's."),
-                _weight("exposure", 0.0, "Weight of: patches are as bright as the photo's."),
-                _weight("constancy", 0.0, "Weight of: the mean is grey. Takes colour away; keep it small."),
-                _weight("smoothness", 0.0, "Weight of: colours change little from pixel to pixel."),
-                _weight("modulation", 1.0, "Strength of the learned hint encoder, where the model has one."),
+                _weight(
+                    "scale",
+                    HINT_SCALE,
+                    "How far the guidance moves the picture at each step. 0 turns the guidance off.",
+                ),
+                _weight("hint", 1.0, "How strongly hinted places are pulled to the hints' colours."),
+                _weight("palette", ccd.WEIGHTS["palette"], "How strongly colours are pulled to the palette."),
+                _weight("exposure", 0.0, "How strongly each patch is pulled to the photo's brightness."),
+                _weight(
+                    "constancy",
+                    0.0,
+                    "How strongly the average colour is pulled to grey. It takes colour away: 0.01 is a lot.",
+                ),
+                _weight("smoothness", 0.0, "How strongly neighbouring pixels are pulled to the same colour."),
+                _weight("modulation", 1.0, "How strongly the hint encoder acts, if the model has one. 0 turns it off."),
                 *inputs.start_and_end(),
                 bridge.SeadaHints.Input(
                     "hints",
                     optional=True,
-                    tooltip="Colours at places, and palettes. Spread them "
-                    "by SeAda Propagate Hints for a say beyond their own pixels.",
+                    tooltip="Colours for places in the photo, and palettes. Use SeAda Propagate Hints to spread them "
+                    "beyond their own pixels.",
                 ),
             ],
-            outputs=[io.Model.Output(id="patched", display_name="MODEL", tooltip="MODEL that follows the hints.")],
+            outputs=[io.Model.Output(id="patched", display_name="MODEL", tooltip="The MODEL, guided by the hints.")],
         )
 
     @classmethod

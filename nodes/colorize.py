@@ -22,22 +22,26 @@ class SeAdaColorize(io.ComfyNode):
             node_id="SeAdaColorize",
             display_name="SeAda Colorize",
             category="SeAda",
-            description="Colours photos. Their luminance and size stay as they are; the embedded model decides colour "
-            "unless you wire another.",
+            description="Colours black-and-white photos. Their own luminance and size are kept; only colour is added.",
             inputs=[
-                io.Image.Input("image", tooltip="The photos, of any size; only their luminance is used."),
+                io.Image.Input("image", tooltip="The photos to colour, of any size. Only their luminance is used."),
                 io.String.Input(
                     "prompt",
                     default="",
                     multiline=True,
-                    tooltip="What the photo shows and in which colours. Empty: the model describes it by itself.",
+                    tooltip='What the photo shows, and in which colours: try "a church under a blue sky". Empty: the '
+                    "model writes its own caption.",
                 ),
                 inputs.seed(
-                    "Another seed, another colouring; seeds hardly differ in one step, which is what the embedded "
-                    "model takes, and do in 3 or more."
+                    "Change it for a different colouring. The embedded model takes one step, in which seeds hardly "
+                    "differ; set steps to 3 or more to see a difference."
                 ),
                 io.Int.Input(
-                    "steps", default=0, min=0, max=1000, tooltip="Denoising steps; 0: as many as the model is made for."
+                    "steps",
+                    default=0,
+                    min=0,
+                    max=1000,
+                    tooltip="Denoising steps; more take longer. 0: automatic. Try 3 or more to compare seeds.",
                 ),
                 io.Float.Input(
                     "guidance",
@@ -45,17 +49,22 @@ class SeAdaColorize(io.ComfyNode):
                     min=0.0,
                     max=30.0,
                     step=0.1,
-                    tooltip="How closely colours follow the prompt; 0: what the model is made for, 1: no guidance.",
+                    tooltip="How closely the colours follow the prompt; higher is closer. 0: automatic, 1: no "
+                    "guidance.",
                 ),
                 inputs.size(
-                    "Short side, in pixels, of the picture that is diffused; 0: what the model is made for. "
-                    "The result always has the photo's own size."
+                    "Short side, in pixels, at which colours are computed. 0: automatic. The result always has the "
+                    "photo's own size."
                 ),
-                inputs.strength("How much the photo counts while colours are chosen; 0 leaves it out.", 10.0, 0.01),
-                inputs.saturation("Factor on the model's colours; 1: as it is made, 0: grey. Hints are left alone."),
-                bridge.SeadaHints.Input("hints", optional=True, tooltip="Colours at places, and palettes."),
+                inputs.strength(
+                    "How much the photo's content steers the colours. 1 is normal, 0 ignores it.", 10.0, 0.01
+                ),
+                inputs.saturation(),
+                bridge.SeadaHints.Input(
+                    "hints", optional=True, tooltip="Colours for places in the photo, and palettes, from hint nodes."
+                ),
                 bridge.Seada.Input(
-                    "seada", optional=True, tooltip="A model from SeAda Load Model; the embedded one if not wired."
+                    "seada", optional=True, tooltip="A model from SeAda Load Model. Not connected: the embedded model."
                 ),
             ],
             outputs=[io.Image.Output(id="colored", display_name="IMAGE", tooltip="The photos in colour.")],

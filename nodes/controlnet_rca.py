@@ -30,16 +30,16 @@ class SeAdaApplyControlNetRCA(io.ComfyNode):
             node_id="SeAdaApplyControlNetRCA",
             display_name="SeAda Apply ControlNet-RCA",
             category="SeAda",
-            description="Shows a MODEL the grey photo while it samples: a conditional encoder, and representation "
-            "cross-attention after every block of the decoder.",
+            description="Shows the grey photo to a MODEL while it samples, so that the colours follow the photo: a "
+            "ControlNet with representation cross-attention.",
             inputs=[
-                io.Model.Input("model", tooltip="The MODEL that the control was trained with."),
-                bridge.SeadaControl.Input("control", tooltip="From SeAda Load ControlNet-RCA."),
+                io.Model.Input("model", tooltip="The MODEL that the controller was trained with."),
+                bridge.SeadaControl.Input("control", tooltip="The controller, from SeAda Load ControlNet-RCA."),
                 inputs.photo_of_latents(),
-                inputs.strength("How much the photo counts; 0 leaves MODEL as it is.", 10.0, 0.01),
+                inputs.strength("How much the photo steers the MODEL. 1 is normal, 0 turns it off.", 10.0, 0.01),
                 *inputs.start_and_end(),
             ],
-            outputs=[io.Model.Output(id="patched", display_name="MODEL", tooltip="MODEL that sees the photo.")],
+            outputs=[io.Model.Output(id="patched", display_name="MODEL", tooltip="The MODEL, guided by the photo.")],
         )
 
     @classmethod

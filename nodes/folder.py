@@ -23,21 +23,23 @@ class SeAdaLoadFolder(io.ComfyNode):
             node_id="SeAdaLoadFolder",
             display_name="SeAda Load Folder",
             category="SeAda",
-            description="The photos of a folder, each at its own size: what follows runs once for each of them. Files "
-            "that cannot be read are reported and left out.",
+            description="Loads the photos of a folder, each at its own size; the nodes that follow run once per photo. "
+            "Files that cannot be read are skipped and listed in REPORT.",
             inputs=[
                 io.String.Input(
-                    "folder", default="", tooltip="A folder in ComfyUI's input folder; empty: the input folder itself."
+                    "folder",
+                    default="",
+                    tooltip="A folder inside ComfyUI's input folder. Empty: the input folder itself.",
                 ),
                 io.Int.Input(
-                    "first", default=0, min=0, max=1_000_000, tooltip="How many files to pass over, in order of name."
+                    "first", default=0, min=0, max=1_000_000, tooltip="How many files to skip, in order of name."
                 ),
                 io.Int.Input(
                     "count",
                     default=50,
                     min=0,
                     max=1_000_000,
-                    tooltip="Most files to read at a time, as all of them are held in memory; 0: the whole folder.",
+                    tooltip="How many files to load at most; all of them are held in memory. 0: no limit.",
                 ),
             ],
             outputs=[
@@ -46,10 +48,12 @@ class SeAdaLoadFolder(io.ComfyNode):
                     id="names",
                     display_name="NAME",
                     is_output_list=True,
-                    tooltip="Their file names without suffix, such as for Save Image's filename_prefix.",
+                    tooltip="The file names without extension, for example for Save Image's filename_prefix.",
                 ),
                 io.String.Output(
-                    id="report", display_name="REPORT", tooltip="How many were read, and which were left out and why."
+                    id="report",
+                    display_name="REPORT",
+                    tooltip="How many photos were loaded, and which files were skipped and why.",
                 ),
             ],
         )
@@ -69,30 +73,32 @@ class SeAdaLoadFolder(io.ComfyNode):
                 images.append(_image(pictures.read(file)))
                 names.append(file.stem)
             except pictures.PictureError as error:
-                logging.warning("SeAda Load Folder leaves out %s", error)
+                logging.warning("SeAda Load Folder skips %s", error)
                 faults.append(str(error))
             show(i, len(files))
         if not images:
             raise ValueError("none of the files could be read:\n" + "\n".join(faults))
         lines = [f"{len(images)} of the folder's {total} photos read"]
-        lines += [f"left out: {fault}" for fault in faults]
+        lines += [f"skipped: {fault}" for fault in faults]
         if first + len(files) < total:
-            lines.append(f"for the next ones set first to {first + len(files)}")
+            lines.append(f"to load the next ones, set first to {first + len(files)}")
         return io.NodeOutput(images, names, "\n".join(lines))
 
 
 def _files(folder: str, first: int, count: int) -> tuple[list[Path], int]:
-    """The picture files asked for, and how many the folder holds. Raises ValueError where there are none."""
+    """The picture files asked for, and how many the folder holds. Raises ValueError if there are none."""
     root = os.path.abspath(folder_paths.get_input_directory())
-    shown = reprlib.repr(folder)  # ComfyUI's prompts all end where a message cannot be printed
+    shown = reprlib.repr(folder)  # a message that cannot be printed would end the server's queue
     path = os.path.abspath(os.path.join(root, folder.strip()))
     if os.path.splitdrive(path)[0] != os.path.splitdrive(root)[0] or os.path.commonpath([root, path]) != root:
         raise ValueError(f"{shown} lies outside ComfyUI's input folder, {root}; put the photos into a folder there")
     if not os.path.isdir(path):
-        raise ValueError(f"no folder {shown} in ComfyUI's input folder, {root}; make it and put photos there")
+        raise ValueError(
+            f"there is no folder {shown} in ComfyUI's input folder, {root}; create it and put photos there"
+        )
     found = folders.find([path])
     if first >= len(found):
-        raise ValueError(f"first is {first}, and the folder has {len(found)} photos; set it to 0 to begin again")
+        raise ValueError(f"first is {first}, and the folder has {len(found)} photos; set it to 0 to start over")
     return found[first : first + count if count else None], len(found)
 
 

@@ -1,4 +1,4 @@
-"""Hints: colours at places, from points, masks and pictures; palettes."""
+"""Hints: colours for places, from points, masks and pictures; palettes."""
 
 from __future__ import annotations
 
@@ -42,18 +42,20 @@ class Hints:
         )
 
     def plus(self, hint_map: Tensor) -> Hints:
-        """These and those of `hint_map` (B, 3, H, W), which win where both are."""
+        """These hints and those of `hint_map` (B, 3, H, W), which win where they overlap."""
         if self.map is None:
             return replace(self, map=hint_map, spread=None)
         old, batch = self.map, max(len(self.map), len(hint_map))
         if old.shape[-2:] != hint_map.shape[-2:]:
             sizes = [f"{width} x {height}" for height, width in (old.shape[-2:], hint_map.shape[-2:])]
-            raise ValueError(f"hints for a picture of {sizes[0]} do not join those for {sizes[1]}; give both the same")
+            raise ValueError(
+                f"cannot join hints for a picture of {sizes[0]} with hints for one of {sizes[1]}; use the same picture"
+            )
         old, new = (bridge.rows(m, batch, "the hints") for m in (old, hint_map))
         return replace(self, map=torch.where(new[:, 2:] > 0, new, old), spread=None)
 
     def shown(self) -> Tensor | None:
-        """All that is asked for, as one map: what the hints were spread to, or they as they are, over the soft ones."""
+        """All hints as one map: the spread ones, or else the hints as given, over the soft ones."""
         upper = self.spread if self.spread is not None else self.map
         if upper is None or self.soft is None:
             return self.soft if upper is None else upper
@@ -62,7 +64,7 @@ class Hints:
         return core.over(*(bridge.rows(m, batch, "the hints") for m in (upper, soft)))
 
     def softly(self, hint_map: Tensor) -> Hints:
-        """These with the soft hints `hint_map` (B, 3, H, W) laid over what soft ones there are."""
+        """These hints with the soft hints `hint_map` (B, 3, H, W) over the soft ones that they have."""
         if self.soft is None:
             return replace(self, soft=hint_map)
         batch = max(len(self.soft), len(hint_map))
@@ -76,7 +78,7 @@ def preview(gray: Tensor, hint_map: Tensor) -> Tensor:
 
 
 def preview_all(gray: Tensor, hints: Hints) -> Tensor:
-    """IMAGE of all that is asked for, soft hints among it, on grey pictures (B, 1, H, W)."""
+    """IMAGE of all hints, soft ones included, on grey pictures (B, 1, H, W)."""
     shown = hints.shown()
     if shown is None:
         return bridge.image(gray.expand(-1, 3, -1, -1))
@@ -91,18 +93,20 @@ class SeAdaHints(io.ComfyNode):
             node_id="SeAdaHints",
             display_name="SeAda Hints",
             category="SeAda/hints",
-            description="Colours at places: painted on the photo, and one colour wherever a mask is.",
+            description="Gives places in the photo a colour: paint on it, or connect a mask.",
             inputs=[
-                io.Image.Input("image", tooltip="The photo that the places belong to."),
+                io.Image.Input("image", tooltip="The photo to paint on."),
                 io.String.Input(
                     "points",
                     default="[]",
                     multiline=True,
-                    tooltip="What is painted, as JSON; the painter writes it, and the help page says what it may hold. "
-                    "Pixels of the photo.",
+                    tooltip="The painted colours as JSON, in pixels of the photo. The painter writes it; the help page "
+                    "explains the format.",
                 ),
-                io.String.Input("mask_color", default="#d0a070", tooltip="The colour of the masked places, #rrggbb."),
-                io.Mask.Input("mask", optional=True, tooltip="Places that get mask_color; of the photo's size."),
+                io.String.Input("mask_color", default="#d0a070", tooltip="The colour of the masked area, as #rrggbb."),
+                io.Mask.Input(
+                    "mask", optional=True, tooltip="The area that gets mask_color, as a mask of the photo's size."
+                ),
                 inputs.earlier_hints(),
             ],
             outputs=[inputs.hints_output(), inputs.preview_output()],
@@ -116,7 +120,7 @@ class SeAdaHints(io.ComfyNode):
             gray = bridge.gray(image)
             size = tuple(gray.shape[-2:])
             result = hints or Hints()
-            if mask is not None and mask.any():  # LoadImage's mask of a picture without alpha is empty, and small
+            if mask is not None and mask.any():  # for a picture without alpha LoadImage gives a small, empty mask
                 if tuple(mask.shape[-2:]) != size:
                     raise ValueError(
                         f"the mask is {mask.shape[-1]} x {mask.shape[-2]} and the picture {size[1]} x {size[0]}; "
@@ -142,16 +146,25 @@ class SeAdaHintsFromImage(io.ComfyNode):
             node_id="SeAdaHintsFromImage",
             display_name="SeAda Hints from Image",
             category="SeAda/hints",
-            description="Hints from a colour picture of the same scene: superpixels (SLIC), of which a share is taken.",
+            description="Takes hints from a colour picture of the same view: a share of its superpixels (SLIC).",
             inputs=[
-                io.Image.Input("reference", tooltip="A colour picture that shows the same things at the same places."),
+                io.Image.Input("reference", tooltip="A colour picture of exactly the same view, of any size."),
                 io.Int.Input(
-                    "segments", default=100, min=1, max=2000, tooltip="Number of superpixels; more are finer."
+                    "segments",
+                    default=100,
+                    min=1,
+                    max=2000,
+                    tooltip="Number of superpixels; more follow finer details.",
                 ),
                 io.Float.Input(
-                    "share", default=0.4, min=0.0, max=1.0, step=0.05, tooltip="Share of them that become hints."
+                    "share",
+                    default=0.4,
+                    min=0.0,
+                    max=1.0,
+                    step=0.05,
+                    tooltip="Fraction of the superpixels that become hints. 1 uses all of the picture's colours.",
                 ),
-                inputs.seed("Which of them are taken."),
+                inputs.seed("Change it to pick other superpixels."),
                 inputs.earlier_hints(),
             ],
             outputs=[inputs.hints_output(), inputs.preview_output()],
@@ -178,16 +191,20 @@ class SeAdaPalette(io.ComfyNode):
             node_id="SeAdaPalette",
             display_name="SeAda Palette",
             category="SeAda/hints",
-            description="Colours to stay close to, written down or taken from a picture.",
+            description="Keeps the result close to a few colours, which you list or take from a picture.",
             inputs=[
-                io.String.Input("colors", default="#8a5a3c,#6f9fd8,#5f8f4f", tooltip="#rrggbb, separated by commas."),
-                io.Int.Input(
-                    "count", default=6, min=1, max=64, tooltip="How many colours are taken from the picture, if wired."
+                io.String.Input(
+                    "colors", default="#8a5a3c,#6f9fd8,#5f8f4f", tooltip="The colours as #rrggbb, separated by commas."
                 ),
-                io.Image.Input("image", optional=True, tooltip="A picture whose main colours join the palette."),
+                io.Int.Input(
+                    "count", default=6, min=1, max=64, tooltip="How many colours to take from the connected picture."
+                ),
+                io.Image.Input(
+                    "image", optional=True, tooltip="A picture whose main colours are added to the palette."
+                ),
                 inputs.earlier_hints(),
             ],
-            outputs=[inputs.hints_output(), inputs.preview_output()],
+            outputs=[inputs.hints_output(), inputs.preview_output("The colours of the palette.")],
         )
 
     @classmethod
@@ -218,13 +235,14 @@ class SeAdaPropagateHints(io.ComfyNode):
             node_id="SeAdaPropagateHints",
             display_name="SeAda Propagate Hints",
             category="SeAda/hints",
-            description="Spreads hints over regions of similar luminance, less certain the further they go.",
+            description="Spreads hints to nearby areas of similar luminance. The further they spread, the less they "
+            "count.",
             inputs=[
-                io.Image.Input("image", tooltip="The photo; hints spread where its luminance is alike."),
-                bridge.SeadaHints.Input("hints", tooltip="Hints for this photo."),
+                io.Image.Input("image", tooltip="The photo that the hints are for."),
+                bridge.SeadaHints.Input("hints", tooltip="The hints to spread."),
             ],
             outputs=[
-                inputs.hints_output("The hints, spread."),
+                inputs.hints_output("The hints, spread over the photo."),
                 inputs.preview_output(),
             ],
         )

@@ -1,4 +1,4 @@
-"""Inputs and outputs that several nodes have, so that they are the same on each."""
+"""Inputs and outputs that several nodes share."""
 
 from __future__ import annotations
 
@@ -8,16 +8,21 @@ from . import bridge
 
 
 def seed(tooltip: str) -> io.Int.Input:
-    """Any seed, which the page may change after each run."""
+    """Any seed, which the page can change after each run."""
     return io.Int.Input("seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, control_after_generate=True, tooltip=tooltip)
 
 
 def size(tooltip: str) -> io.Int.Input:
-    """Short side of what is diffused, px; 0 is the model's own."""
+    """Short side of what is diffused, px; 0 is automatic, the model's own."""
     return io.Int.Input("size", default=0, min=0, max=2048, step=8, tooltip=tooltip)
 
 
-def saturation(tooltip: str) -> io.Float.Input:
+def saturation() -> io.Float.Input:
+    """Factor on the model's chroma."""
+    tooltip = (
+        "How strong the model's colours are. 1: as the model makes them, 0: grey; try 1.3 for stronger colours. "
+        "Colours from hints are not changed."
+    )
     return io.Float.Input("saturation", default=1.0, min=0.0, max=5.0, step=0.05, tooltip=tooltip)
 
 
@@ -27,10 +32,10 @@ def strength(tooltip: str, top: float, step: float = 0.05) -> io.Float.Input:
 
 
 def start_and_end() -> list[io.Float.Input]:
-    """The part of sampling in which something works."""
+    """The part of the sampling in which a patch is active."""
     tooltips = {
-        "start": (0.0, "Share of sampling after which it begins."),
-        "end": (1.0, "Share of sampling after which it stops."),
+        "start": (0.0, "When to start, as a fraction of the sampling. 0: at the first step."),
+        "end": (1.0, "When to stop, as a fraction of the sampling. 1: after the last step."),
     }
     return [
         io.Float.Input(name, default=default, min=0.0, max=1.0, step=0.001, tooltip=tooltip)
@@ -38,18 +43,25 @@ def start_and_end() -> list[io.Float.Input]:
     ]
 
 
+def photos() -> io.Image.Input:
+    """Photos to colour."""
+    return io.Image.Input("image", tooltip="The photos to colour. Only their luminance is used.")
+
+
 def photo_of_latents() -> io.Image.Input:
-    return io.Image.Input("image", tooltip="The photo; only its luminance is used. One, or one for each latent.")
+    """The photo behind the latents that are sampled."""
+    return io.Image.Input("image", tooltip="The photo, or one photo per latent. Only its luminance is used.")
 
 
 def earlier_hints() -> io.Custom.Input:
     """Hints that a node adds its own to."""
-    return bridge.SeadaHints.Input("hints", optional=True, tooltip="Hints to add these to.")
+    tooltip = "Hints from another node; this node adds its own to them."
+    return bridge.SeadaHints.Input("hints", optional=True, tooltip=tooltip)
 
 
-def hints_output(tooltip: str = "The hints, joined.") -> io.Custom.Output:
+def hints_output(tooltip: str = "All hints together.") -> io.Custom.Output:
     return bridge.SeadaHints.Output(id="seada_hints", display_name="SEADA_HINTS", tooltip=tooltip)
 
 
-def preview_output() -> io.Image.Output:
-    return io.Image.Output(id="preview", display_name="preview", tooltip="The hints as a picture.")
+def preview_output(tooltip: str = "The hints, shown on the grey photo.") -> io.Image.Output:
+    return io.Image.Output(id="preview", display_name="preview", tooltip=tooltip)

@@ -1,4 +1,4 @@
-"""Loaders: a whole model as MODEL and SEADA, or a control part alone."""
+"""Loaders: a whole model as MODEL and SEADA, or a controller alone."""
 
 from __future__ import annotations
 
@@ -19,19 +19,28 @@ class SeAdaLoadModel(io.ComfyNode):
             node_id="SeAdaLoadModel",
             display_name="SeAda Load Model",
             category="SeAda",
-            description="The embedded model, or your own part files from models/seada. MODEL is an ordinary one: "
-            "KSampler, LoRAs and previews work on it. SEADA holds the other parts.",
+            description="Loads the embedded model, or your own part files from models/seada. MODEL works with "
+            "KSampler, LoRAs and previews; SEADA holds the other parts.",
             inputs=[
                 io.Combo.Input(
                     "model_name",
                     options=model_folders.models(),
                     default=model_folders.EMBEDDED,
-                    tooltip="The model that comes with the pack, or a folder of part files in models/seada.",
+                    tooltip="embedded: the model that comes with this pack. Otherwise a folder of part files in "
+                    "models/seada.",
                 ),
             ],
             outputs=[
-                io.Model.Output(id="model", display_name="MODEL", tooltip="The UNet, for KSampler and SeAda patches."),
-                bridge.Seada.Output(id="seada", display_name="SEADA", tooltip="Text, control, hint and decoder parts."),
+                io.Model.Output(
+                    id="model",
+                    display_name="MODEL",
+                    tooltip="The UNet, for KSampler and the SeAda nodes that patch it.",
+                ),
+                bridge.Seada.Output(
+                    id="seada",
+                    display_name="SEADA",
+                    tooltip="The text, control, hint and decoder parts, for the other SeAda nodes.",
+                ),
             ],
         )
 
@@ -45,7 +54,8 @@ class SeAdaLoadModel(io.ComfyNode):
         if not bundle.has("unet"):
             return io.NodeOutput(
                 ExecutionBlocker(
-                    f"{bundle.folder} has no unet.safetensors, so there is no MODEL: wire a checkpoint's MODEL instead"
+                    f"{bundle.folder} has no unet.safetensors, so there is no MODEL: connect a checkpoint's MODEL "
+                    "instead"
                 ),
                 bundle,
             )
@@ -59,14 +69,14 @@ class SeAdaLoadControlNetRCA(io.ComfyNode):
             node_id="SeAdaLoadControlNetRCA",
             display_name="SeAda Load ControlNet-RCA",
             category="SeAda",
-            description="The controller that shows a MODEL the grey photo, for SeAda Apply ControlNet-RCA.",
+            description="Loads the controller with which SeAda Apply ControlNet-RCA shows the grey photo to a MODEL.",
             inputs=[
                 io.Combo.Input(
                     "control_name",
                     options=model_folders.part_file_names(),
                     default=model_folders.EMBEDDED,
-                    tooltip="The one that comes with the pack, or a controlnet_rca part file in models/seada. It must "
-                    "have been trained with the MODEL that you apply it to.",
+                    tooltip="embedded: the controller that comes with this pack. Otherwise a controlnet_rca part file "
+                    "in models/seada, which must have been trained with the MODEL that you apply it to.",
                 ),
             ],
             outputs=[bridge.SeadaControl.Output(id="control", display_name="SEADA_CONTROL", tooltip="The controller.")],

@@ -1,8 +1,8 @@
-"""ComfyUI's model folders: what lies in those of the pack, and that no name or link leads out of them.
+"""ComfyUI's model folders: lists what is in those of the pack, and guards the paths to it.
 
-A name comes from a workflow, which may be a stranger's; a link may come with a stranger's model. So a name may only go
-down, and a file must lie, links followed, in one of ComfyUI's model folders: those of extra_model_paths.yaml are among
-them, and the folders themselves may be links.
+A name comes from a workflow and a link may come with a model, and either may be a stranger's. So a name may only lead
+down into a folder, and a file must lie, once links are resolved, in one of ComfyUI's model folders. Those named in
+extra_model_paths.yaml count, and the folders themselves may be links.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ FOLDER = "seada"  # below ComfyUI's models/
 CAPTIONERS = "seada_captioners"  # likewise
 PALETTES = "seada_palettes"  # likewise
 SEGMENTERS = "seada_segmenters"  # likewise
-TOP = "models/seada itself"  # part files that lie there, in no folder of their own
+TOP = "models/seada itself"  # part files that lie there, not in a folder of their own
 
 
 def _roots() -> Iterator[Path]:
-    """All folders that ComfyUI takes models from, links followed."""
+    """All folders that ComfyUI takes models from, with links resolved."""
     yield Path(os.path.realpath(folder_paths.models_dir))
     for kind, (folders, _) in folder_paths.folder_names_and_paths.items():
         if kind != "custom_nodes":
@@ -38,7 +38,7 @@ def _roots() -> Iterator[Path]:
 
 
 def check_inside(path: Path) -> Path:
-    """The path. Raises CheckpointError where it, or a file in it, is a link that leads out of the model folders."""
+    """The path. Raises CheckpointError if it, or a file in it, is a link that leads out of the model folders."""
     roots = set(_roots())
     files = [file for file in path.iterdir() if file.is_file()] if path.is_dir() else []
     for file in [path, *files]:
@@ -52,14 +52,14 @@ def check_inside(path: Path) -> Path:
 
 
 def _entry(kind: str, name: str) -> Path | None:
-    """What has this name in a kind's folders; None for nothing.
+    """The file or folder with this name in a kind's folders, or None.
 
-    Raises CheckpointError for a name, or a link, that leads out of them.
+    Raises CheckpointError for a name or a link that leads out of them.
     """
-    # both systems' separators, and their ways to begin elsewhere
+    # separators and absolute paths of both POSIX and Windows
     steps = str(name).replace("\\", "/").split("/")
     if not isinstance(name, str) or "\0" in name or ".." in steps or steps[0] == "" or ":" in steps[0]:
-        raise CheckpointError(f"{reprlib.repr(name)} is no name of anything in {_folders(kind)}; choose from the list")
+        raise CheckpointError(f"{reprlib.repr(name)} is not in {_folders(kind)}; choose from the list")
     for root in folder_paths.get_folder_paths(kind):
         path = Path(root) / name
         if os.path.exists(path):
@@ -155,7 +155,7 @@ def palette_files() -> list[Path]:
 
 
 def schemes() -> tuple[dict[str, palettes.Scheme], list[str]]:
-    """The colour schemes by name, the user's among them, and what is wrong with files that are left out."""
+    """The colour schemes by name, the user's among them, and what is wrong with the files that were skipped."""
     return _schemes(tuple(palette_files()), palette_fingerprint())
 
 
@@ -173,7 +173,7 @@ def _schemes(files: tuple[Path, ...], stamp: str) -> tuple[dict[str, palettes.Sc
             palettes.read_schemes(check_inside(file))
             good.append(file)
         except ValueError as error:
-            logging.warning("SeAda Palette Bank leaves out a file: %s", error)
+            logging.warning("SeAda Palette Bank skips a file: %s", error)
             faults.append(str(error))
     return palettes.load_schemes(*good), faults
 
@@ -183,7 +183,7 @@ def _folders(name: str = FOLDER) -> str:
 
 
 def fingerprint(name: str) -> str:
-    """Changes when a file of the model does, so that ComfyUI loads it anew."""
+    """Changes when a file of the model does, so that ComfyUI reloads it."""
     path = model_folder(name) if name in models() else part_file(name, "")
     files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
     return ",".join(f"{file.name}:{file.stat().st_mtime_ns}" for file in files)

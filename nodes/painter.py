@@ -1,6 +1,6 @@
 """The hint painter's server side: POST /seada/propagate colours the small grey picture that the page sends.
 
-No file and no network is touched: everything comes in the request and goes out in the answer.
+It touches no file and no network: everything comes in the request and leaves in the response.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def parse(body: bytes) -> Request:
 
 
 def _picture(text: object) -> Tensor:
-    """Luminance (1, 1, h, w) of a picture in base64. Raises ValueError if it is none, or is larger than MAX_SIDE."""
+    """Luminance (1, 1, h, w) of a picture in base64. Raises ValueError if it is not one, or is larger than MAX_SIDE."""
     if not isinstance(text, str):
         raise ValueError("picture: expected base64 text")
     try:
@@ -72,14 +72,14 @@ def _picture(text: object) -> Tensor:
         raise ValueError("picture: this is not base64") from None
     try:
         image = Image.open(file, formats=FORMATS)
-    except Exception:  # Pillow raises what it likes at hostile files
+    except Exception:  # Pillow raises all kinds of errors for hostile files
         raise ValueError("picture: this is not a PNG, JPEG or WebP picture") from None
     if max(image.size) > MAX_SIDE:
-        raise ValueError(f"picture: it is {image.width} x {image.height}; at most {MAX_SIDE} x {MAX_SIDE} is taken")
+        raise ValueError(f"picture: {image.width} x {image.height}, expected at most {MAX_SIDE} x {MAX_SIDE}")
     try:
         rgb = image.convert("RGB")
     except Exception:
-        raise ValueError("picture: this file is broken") from None
+        raise ValueError("picture: this file is damaged") from None
     pixels = torch.frombuffer(bytearray(rgb.tobytes()), dtype=torch.uint8).view(1, rgb.height, rgb.width, 3)
     return luminance(pixels.movedim(-1, 1).float() / 255)
 
@@ -97,7 +97,7 @@ def colored(request: Request) -> bytes:
 
 
 class Propagation:
-    """Colours one request at a time, away from the event loop; of a painter's waiting ones only the newest."""
+    """Handles one request at a time, off the event loop; of a painter's waiting requests, only the newest."""
 
     def __init__(self):
         self._busy = asyncio.Lock()
@@ -105,7 +105,7 @@ class Propagation:
         self._newest: dict[str, int] = {}  # of each painter that waits for an answer
 
     async def answer(self, http: web.Request) -> web.Response:
-        """200 and a PNG; 400 for a bad request, 409 for one that a newer one of the same painter has replaced."""
+        """200 and a PNG; 400 for a bad request, 409 for one that a newer request of the same painter has replaced."""
         number = next(self._arrivals)
         try:
             request = await asyncio.to_thread(parse, await _body(http))
@@ -113,7 +113,7 @@ class Propagation:
             try:
                 async with self._busy:
                     if self._newest.get(request.painter, number) > number:
-                        return web.json_response({"error": "a newer request took this one's place"}, status=409)
+                        return web.json_response({"error": "replaced by a newer request"}, status=409)
                     return web.Response(body=await asyncio.to_thread(colored, request), content_type="image/png")
             finally:
                 if self._newest.get(request.painter) == number:
@@ -123,8 +123,8 @@ class Propagation:
 
 
 async def _body(http: web.Request) -> bytes:
-    """The request's body. Raises ValueError if it is not said to be JSON, or too long."""
-    if http.content_type != "application/json":  # what a foreign page cannot send unasked
+    """The request's body. Raises ValueError if it is too long or its type is not JSON."""
+    if http.content_type != "application/json":  # a foreign page cannot send this type without a preflight request
         raise ValueError("expected a body of the type application/json")
     body = bytearray()
     async for chunk in http.content.iter_chunked(1 << 16):

@@ -1,4 +1,4 @@
-"""The palette bank: a historical colour scheme that suits the photo, as a soft hint."""
+"""The palette bank: a historical colour scheme for the photo, as a soft hint."""
 
 from __future__ import annotations
 
@@ -27,36 +27,42 @@ class SeAdaPaletteBank(io.ComfyNode):
             node_id="SeAdaPaletteBank",
             display_name="SeAda Palette Bank",
             category="SeAda/hints",
-            description="A historical colour scheme that suits the photo, found by itself or chosen by name, as a soft "
-            "hint.",
+            description="Moves the colours towards a historical colour scheme, which you choose by name or let the "
+            "node find for the photo.",
             inputs=[
                 io.Image.Input(
-                    "image", tooltip="The photo; only its luminance is used. Several get one scheme together."
+                    "image", tooltip="The photo. Only its luminance is used; several photos get one scheme together."
                 ),
                 io.Combo.Input(
                     "scheme",
                     options=[AUTOMATIC, *model_folders.schemes()[0]],
                     default=AUTOMATIC,
-                    tooltip="A colour scheme, your own files' in models/seada_palettes among them; automatic: the one "
-                    "nearest to the caption or the photo.",
+                    tooltip="The colour scheme, from this pack or from your files in models/seada_palettes. automatic: "
+                    "the one that best fits the caption or the photo.",
                 ),
                 io.Int.Input(
-                    "count", default=1, min=1, max=5, tooltip="How many of the nearest are joined, with automatic."
+                    "count",
+                    default=1,
+                    min=1,
+                    max=5,
+                    tooltip="How many of the best schemes automatic combines; more give the model more freedom.",
                 ),
-                inputs.strength("How far colours move to the scheme's; 1: softly, 0: not at all.", 4.0),
+                inputs.strength("How far the colours move towards the scheme. 0: not at all, 1: gently.", 4.0),
                 io.String.Input(
                     "caption",
                     default="",
                     optional=True,
-                    tooltip="What the photo shows, in a few plain words, for automatic. Empty: the embedded model "
-                    "sees for itself.",
+                    tooltip="What the photo shows, in a few plain English words, for automatic. Empty: the scheme is "
+                    "found from the photo itself.",
                 ),
                 inputs.earlier_hints(),
             ],
             outputs=[
                 inputs.hints_output(),
-                io.Image.Output(id="swatches", display_name="swatches", tooltip="The colours and their names."),
-                io.String.Output(id="name", display_name="STRING", tooltip="The scheme's name; of several, all names."),
+                io.Image.Output(
+                    id="swatches", display_name="swatches", tooltip="The scheme's colours and their names."
+                ),
+                io.String.Output(id="name", display_name="STRING", tooltip="The scheme's name, or the names of all."),
             ],
         )
 
@@ -64,7 +70,7 @@ class SeAdaPaletteBank(io.ComfyNode):
     def validate_inputs(cls, scheme: str | None = None) -> bool | str:
         try:
             if scheme not in (None, AUTOMATIC):
-                find(str(scheme))  # of a damaged workflow it may be anything
+                find(str(scheme))  # a damaged workflow may hold anything here
         except ValueError as error:
             return str(error)
         return True
@@ -96,17 +102,17 @@ class SeAdaPaletteBank(io.ComfyNode):
 
 
 def find(name: str) -> core.Scheme:
-    """The scheme of a name. Raises ValueError that lists names like it, and the files that are left out."""
+    """The scheme of a name. Raises ValueError that lists similar names, and the files that were skipped."""
     schemes, faults = model_folders.schemes()
     try:
         return core.find_scheme(name, schemes)
     except ValueError as error:
-        left_out = "; left out: ".join(["", *faults])
-        raise ValueError(f"{error} Choose one of the list{left_out}") from None
+        skipped = "; skipped: ".join(["", *faults])
+        raise ValueError(f"{error} Choose one of the list{skipped}") from None
 
 
 def nearest(photos: Tensor, caption: str, count: int) -> list[core.Scheme]:
-    """The schemes nearest to a caption or, where that is near none, to photos (B, 1, H, W) together."""
+    """The schemes nearest to a caption or, if it is near none of them, to photos (B, 1, H, W) together."""
     schemes, _ = model_folders.schemes()
     found = [scheme for scheme, _ in core.retrieve(caption, schemes, count=count)]
     if found:
@@ -114,8 +120,8 @@ def nearest(photos: Tensor, caption: str, count: int) -> list[core.Scheme]:
     bundle = bridge.bundle()
     if not bundle.has("captioner"):
         raise ValueError(
-            f"{bundle.folder} has no captioner.safetensors, through which the scheme for a photo is found; write a "
-            "caption, or choose a scheme by name"
+            f"{bundle.folder} has no captioner.safetensors, which finds the scheme for a photo; write a caption, or "
+            "choose a scheme by name"
         )
     patcher = bundle.patcher("captioner")
     bridge.load([patcher])
@@ -124,5 +130,5 @@ def nearest(photos: Tensor, caption: str, count: int) -> list[core.Scheme]:
         for scheme, value in core.retrieve(photo.to(patcher.load_device), schemes, patcher.model.module):
             similarity[scheme.name] += value
     if not similarity:
-        raise ValueError("no scheme is near this photo; write a caption in other words, or choose a scheme by name")
+        raise ValueError("no scheme fits this photo; write a different caption, or choose a scheme by name")
     return [schemes[name] for name, _ in similarity.most_common(count)]

@@ -22,18 +22,21 @@ class SeAdaHintsFromReference(io.ComfyNode):
             node_id="SeAdaHintsFromReference",
             display_name="SeAda Hints from Reference",
             category="SeAda/hints",
-            description="Colours of another picture on what looks alike in the photo, as soft hints.",
+            description="Transfers the colours of another picture to similar things in the photo, as soft hints.",
             inputs=[
-                io.Image.Input("image", tooltip="The photos; only their luminance is used."),
+                inputs.photos(),
                 io.Image.Input(
                     "reference",
-                    tooltip="A colour picture with the same kinds of things, of any size; one, or one for each photo.",
+                    tooltip="A colour picture with the same kinds of things, of any size; one in all, or one per "
+                    "photo.",
                 ),
-                inputs.strength("How much the colours count where the pictures are alike; 0 leaves them out.", 1.0),
+                inputs.strength(
+                    "How strongly the colours are applied where the pictures look alike. 0 turns them off.", 1.0
+                ),
                 bridge.Seada.Input(
                     "seada",
                     optional=True,
-                    tooltip="Whose captioner's classifier compares; the embedded model's if not wired.",
+                    tooltip="The model whose classifier compares the pictures. Not connected: the embedded model.",
                 ),
                 inputs.earlier_hints(),
             ],

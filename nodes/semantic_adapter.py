@@ -1,4 +1,4 @@
-"""The semantic adapter: text to CONDITIONING that knows of colour."""
+"""The semantic adapter: text to CONDITIONING, refined for colour."""
 
 from __future__ import annotations
 
@@ -20,19 +20,26 @@ class SeAdaSemanticAdapter(io.ComfyNode):
             node_id="SeAdaSemanticAdapter",
             display_name="SeAda Semantic Adapter",
             category="SeAda",
-            description="Encodes a grey photo's caption so that it tells of colours (SeAda, Eq. 2 and 3).",
+            description="Encodes a grey photo's caption and adds likely colours to it (SeAda, Eq. 2 and 3).",
             inputs=[
                 bridge.Seada.Input("seada", tooltip="The model whose semantic encoder and adapter are used."),
-                io.String.Input("text", default="", multiline=True, tooltip="What the photo shows, and its colours."),
-                inputs.strength("How much the adapter changes the text; 0 leaves it as the encoder gives it.", 2.0),
+                io.String.Input(
+                    "text",
+                    default="",
+                    multiline=True,
+                    tooltip="What the photo shows and, if you like, in which colours.",
+                ),
+                inputs.strength("How much the adapter changes the encoded text. 1 is normal, 0 turns it off.", 2.0),
                 io.Clip.Input(
                     "clip",
                     optional=True,
-                    tooltip="A stock CLIP to use with an SD1.5-sized model: it keeps its tokens, weights and LoRAs, "
-                    "and takes over what the semantic encoder has learned. Leave it out with the embedded model.",
+                    tooltip="Only for SD1.5-sized models: a checkpoint's CLIP, whose LoRAs and prompt weights are "
+                    "kept. Leave it unconnected with the embedded model.",
                 ),
             ],
-            outputs=[io.Conditioning.Output(id="conditioning", display_name="CONDITIONING", tooltip="For KSampler.")],
+            outputs=[
+                io.Conditioning.Output(id="conditioning", display_name="CONDITIONING", tooltip="The text for KSampler.")
+            ],
         )
 
     @classmethod
@@ -58,7 +65,7 @@ def refine(seada: bridge.Bundle, e_g: Tensor, strength: float) -> Tensor:
     width = adapter.query.shape[1] if adapter.query is not None else e_g.shape[-1]
     if e_g.shape[-1] != width:
         raise ValueError(
-            f"this text is {e_g.shape[-1]} wide and the adapter {width}; leave CLIP out with the embedded model, and "
+            f"this text is {e_g.shape[-1]} wide and the adapter {width}; disconnect CLIP with the embedded model, and "
             "use Stable Diffusion 1.5's CLIP with an SD1.5-sized one"
         )
     with torch.no_grad():

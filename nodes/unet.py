@@ -100,7 +100,7 @@ def load_unet(path: Path) -> ModelPatcher:
     names = comfy.utils.unet_to_diffusers(config.unet_config)
     unknown = tensors.keys() - names.keys()
     if unknown:
-        raise CheckpointError(f"{path} has weights that ComfyUI's UNet does not know, such as {min(unknown)}")
+        raise CheckpointError(f"{path} has weights that ComfyUI's UNet does not have, such as {min(unknown)}")
     weights = {names[name]: tensor for name, tensor in tensors.items()}
 
     device, offload = comfy.model_management.get_torch_device(), comfy.model_management.unet_offload_device()
@@ -155,7 +155,7 @@ def check_unet(model: ModelPatcher, config: UNetConfig, what: str) -> None:
         kind = f"a {type(unet).__name__}"
     raise ValueError(
         f"{what} was made for a UNet with text {config.context_dim} wide, {config.in_channels} channels in and decoder "
-        f"channels {wanted}; this MODEL is {kind}. Wire the MODEL that it was trained with: "
+        f"channels {wanted}; this MODEL is {kind}. Connect the MODEL that it was trained with: "
         "SeAda Load Model's for the embedded one, a Stable Diffusion 1.5 checkpoint's for SD1.5's"
     )
 
@@ -165,7 +165,7 @@ def check_latent_space(model: ModelPatcher, what: str) -> None:
     latents = model.get_model_object("latent_format")
     if latents.latent_channels != 4 or latents.scale_factor != comfy.latent_formats.SD15().scale_factor:
         raise ValueError(
-            f"{what} works on Stable Diffusion 1.5's latents, and this MODEL has {type(latents).__name__}'s; wire "
+            f"{what} works on Stable Diffusion 1.5's latents, and this MODEL has {type(latents).__name__}'s; connect "
             "SeAda Load Model's MODEL or that of a Stable Diffusion 1.5 checkpoint"
         )
 

@@ -1,4 +1,4 @@
-"""Latents for photos, latents to photos, and luminance for anybody's colours."""
+"""Latents for photos, latents to photos, and a photo's luminance for other models' colours."""
 
 from __future__ import annotations
 
@@ -26,13 +26,15 @@ class SeAdaEmptyLatent(io.ComfyNode):
             node_id="SeAdaEmptyLatent",
             display_name="SeAda Empty Latent",
             category="SeAda",
-            description="An empty latent of a photo's shape, at the size that a model is made for.",
+            description="Makes an empty latent of the photo's shape, at the size that the model works at.",
             inputs=[
-                bridge.Seada.Input("seada", tooltip="The model."),
-                io.Image.Input("image", tooltip="The photos; one latent each."),
-                inputs.size("Short side in pixels, a multiple of 8; 0: what the model is made for."),
+                bridge.Seada.Input("seada", tooltip="The model that the latent is for."),
+                io.Image.Input("image", tooltip="The photos; each gets a latent."),
+                inputs.size("Short side in pixels, a multiple of 8. 0: automatic."),
             ],
-            outputs=[io.Latent.Output(id="latent", display_name="LATENT", tooltip="For KSampler, at denoise 1.")],
+            outputs=[
+                io.Latent.Output(id="latent", display_name="LATENT", tooltip="The latent for KSampler, at denoise 1.")
+            ],
         )
 
     @classmethod
@@ -50,30 +52,40 @@ class SeAdaVQDecode(io.ComfyNode):
             node_id="SeAdaVQDecode",
             display_name="SeAda VQ Decode",
             category="SeAda",
-            description="A latent's colours on the photo's own luminance, at the photo's own size (EDN, Eq. 5 and 6). "
-            "Works for Stable Diffusion 1.5's latents too.",
+            description="Decodes a latent to colours on the photo's own luminance, at the photo's own size (EDN, Eq. 5 "
+            "and 6). Works with Stable Diffusion 1.5's latents too.",
             inputs=[
                 bridge.Seada.Input("seada", tooltip="The model whose VQ decoder is used."),
-                io.Latent.Input("latent", tooltip="From KSampler; Stable Diffusion 1.5's kind."),
-                io.Image.Input("image", tooltip="The photo; its luminance and size are the result's."),
-                inputs.saturation("Factor on the colours; 1: as the model is made, 0: grey. Hints are left alone."),
+                io.Latent.Input("latent", tooltip="The latent from KSampler, of Stable Diffusion 1.5's kind."),
+                io.Image.Input("image", tooltip="The photo that gives the result its luminance and size."),
+                inputs.saturation(),
                 io.Int.Input(
                     "token_steps",
                     default=0,
                     min=0,
                     max=100,
-                    tooltip="Steps of token diffusion on the codebook, for models that have it; 0: the latent itself.",
+                    tooltip="Steps of token diffusion, which redraws the colours, if the model has it: try 8. 0 turns "
+                    "it off.",
                 ),
                 io.Float.Input(
-                    "temperature", default=1.0, min=0.05, max=5.0, step=0.05, tooltip="Of token diffusion; low is tame."
+                    "temperature",
+                    default=1.0,
+                    min=0.05,
+                    max=5.0,
+                    step=0.05,
+                    tooltip="How varied token diffusion's colours are; lower is safer.",
                 ),
-                inputs.seed("Of token diffusion."),
+                inputs.seed("Seed of token diffusion."),
                 io.Boolean.Input(
-                    "tiled", default=False, tooltip="Decode in tiles from the start; else only when memory is short."
+                    "tiled",
+                    default=False,
+                    tooltip="Decode in tiles to save memory. Off: only if memory runs out.",
                 ),
-                io.Conditioning.Input("conditioning", optional=True, tooltip="The text, for token diffusion."),
+                io.Conditioning.Input("conditioning", optional=True, tooltip="The text for token diffusion."),
                 bridge.SeadaHints.Input(
-                    "hints", optional=True, tooltip="Where these are certain, they are the colour, whatever the latent."
+                    "hints",
+                    optional=True,
+                    tooltip="Hints to apply. Where they are certain, they replace the latent's colour.",
                 ),
             ],
             outputs=[io.Image.Output(id="colored", display_name="IMAGE", tooltip="The photo in colour.")],
@@ -141,10 +153,10 @@ class SeAdaMergeLuminance(io.ComfyNode):
             node_id="SeAdaMergeLuminance",
             display_name="SeAda Merge Luminance",
             category="SeAda",
-            description="The colours of one picture on the luminance of another, at the latter's size: any model's "
-            "result with every detail of the photo.",
+            description="Puts the colours of one picture on the luminance of your photo, so that any model's result "
+            "keeps every detail of the photo.",
             inputs=[
-                io.Image.Input("color", tooltip="The picture that gives the colours, of any size; the same view."),
+                io.Image.Input("color", tooltip="The picture that gives the colours: the same view, of any size."),
                 io.Image.Input("image", tooltip="The photo that gives luminance and size."),
             ],
             outputs=[io.Image.Output(id="merged", display_name="IMAGE", tooltip="The photo in those colours.")],

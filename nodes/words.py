@@ -1,4 +1,4 @@
-"""Hints from words: the things of a text that have a colour, found in the photo."""
+"""Hints from words: finds the things to which a text gives a colour."""
 
 from __future__ import annotations
 
@@ -33,29 +33,30 @@ class SeAdaHintsFromText(io.ComfyNode):
             node_id="SeAdaHintsFromText",
             display_name="SeAda Hints from Text",
             category="SeAda/hints",
-            description="Colours in words: each thing that a text gives a colour is found in the photo, and gets it as "
-            "a soft hint.",
+            description='Finds the things to which a text gives a colour, such as "a red car", in the photo, and '
+            "colours them through soft hints.",
             inputs=[
-                io.Image.Input("image", tooltip="The photos; only their luminance is used."),
+                inputs.photos(),
                 io.String.Input(
                     "text",
                     default="a yellow fire hydrant on a green lawn",
                     multiline=True,
-                    tooltip="Things and their colours, in plain English. What has no colour here is left alone.",
+                    tooltip="Things and their colours, in plain English. Things without a colour are left to the "
+                    "model.",
                 ),
                 io.Combo.Input(
                     "source",
                     options=[*SOURCES, *(name for name in model_folders.segmenters() if name not in SOURCES)],
                     default="auto",
-                    tooltip="Who finds the things: the captioner's classifier, the UNet's attention, or a CLIPSeg "
-                    "folder in models/seada_segmenters. auto: the first of these that the model has.",
+                    tooltip="How things are found: recognition (the captioner's classifier), attention (the UNet's), "
+                    "or a CLIPSeg folder in models/seada_segmenters. auto: whichever the model has, recognition first.",
                 ),
-                inputs.strength("How much the colours count where their things are; 0 leaves them out.", 1.0),
-                inputs.seed("Of the noise in which attention is listened to; the other sources do without."),
+                inputs.strength("How strongly the colours are applied to what was found. 0 turns them off.", 1.0),
+                inputs.seed("Noise seed of the attention source; the other sources ignore it."),
                 bridge.Seada.Input(
                     "seada",
                     optional=True,
-                    tooltip="Whose parts look for the things; the embedded model's if not wired.",
+                    tooltip="The model that looks for the things. Not connected: the embedded model.",
                 ),
                 inputs.earlier_hints(),
             ],
@@ -65,7 +66,7 @@ class SeAdaHintsFromText(io.ComfyNode):
                 io.String.Output(
                     id="prompt",
                     display_name="STRING",
-                    tooltip="The text as a prompt, without the colour words that are hints now.",
+                    tooltip="The text as a prompt, without the colour words that became hints.",
                 ),
             ],
         )
@@ -96,7 +97,7 @@ def find(photos: Tensor, text: str, source: str, seed: int, bundle: bridge.Bundl
 
     They are found one by one, so that any number of photos fits in memory.
 
-    Raises ValueError where none of its coloured things is known.
+    Raises ValueError if none of its coloured things is known.
     """
     if source in SOURCES:
         finder = steering.finder(bundle, source)
@@ -111,14 +112,14 @@ def find(photos: Tensor, text: str, source: str, seed: int, bundle: bridge.Bundl
         missing += [phrase for phrase in unseen if phrase not in missing]
         if found is None:
             raise ValueError(
-                f"nobody here sees {_names(missing)} in the photo: name it in plainer words, such as car for roadster; "
-                "or put a CLIPSeg folder into models/seada_segmenters and choose it as source; or paint colours by "
-                "hand with SeAda Hints"
+                f"could not find {_names(missing)} in the photo: use a more common word, such as car for roadster; or "
+                "put a CLIPSeg folder into models/seada_segmenters and choose it as source; or paint the colours with "
+                "SeAda Hints"
             )
         maps.append(found)
         show(i, len(photos))
     if missing:
-        logging.warning("SeAda Hints from Text leaves out what nobody here sees: %s", _names(missing))
+        logging.warning("SeAda Hints from Text skips what it could not find: %s", _names(missing))
     return torch.cat(maps), phrases
 
 

@@ -257,7 +257,7 @@ const [width, height] = settings.photo;
       marks: await marks(),
     });
   }
-  await page.getByText("Start afresh").click();
+  await page.getByText("Start over").click();
   report.afresh = await text();
   await page.keyboard.press("Control+z");
   report.hostileBack = (await text()) === settings.hostile.at(-1);

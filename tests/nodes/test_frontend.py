@@ -283,7 +283,7 @@ def test_hints_come_from_files_and_the_clipboard_and_go_there(painted):
     steps = painted["steps"]
     assert steps["dropped"] == [{"x": 1, "y": 2, "color": "#112233", "radius": 0}]
     assert steps["pasted"] == [{"points": [[1, 2], [3, 4]], "color": "#445566", "radius": 2}] == steps["bad paste"]
-    assert painted["badPaste"] == "these are no hints: this is not JSON"
+    assert painted["badPaste"] == "not valid hints: this is not JSON"
     assert json.loads(painted["clipboard"]) == steps["pasted"]
 
 

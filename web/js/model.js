@@ -55,7 +55,7 @@ export function parse(text) {
   }
   if (data !== null && typeof data === "object" && Object.hasOwn(data, "hints")) data = data.hints;
   if (!Array.isArray(data)) throw new Error("expected a list of hints");
-  if (data.length > MAX_HINTS) throw new Error(`${data.length} hints; at most ${MAX_HINTS} are taken`);
+  if (data.length > MAX_HINTS) throw new Error(`${data.length} hints, expected at most ${MAX_HINTS}`);
   let points = 0;
   return data.map((entry, i) => {
     try {

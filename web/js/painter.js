@@ -9,7 +9,7 @@ import { Panel } from "./panel.js";
 import { Preview } from "./preview.js";
 import { View, greyOf } from "./view.js";
 
-const NO_PHOTO = "No photo yet: wire Load Image to “image”, or run the workflow once.";
+const NO_PHOTO = "No photo yet: connect Load Image to “image”, or run the workflow once.";
 const MESSAGE_MS = 4000;
 const LEAST_RADIUS = 6; // that a photo starts with, px; a hundredth of its long side if that is more
 
@@ -198,9 +198,9 @@ export class Painter {
     if (this.#locked !== null) return this.say(this.#locked);
     try {
       this.model.replace(text);
-      this.say(`${this.model.hints.length} hints taken over`);
+      this.say(`${this.model.hints.length} hints loaded`);
     } catch (error) {
-      this.say(`these are no hints: ${error.message}`);
+      this.say(`not valid hints: ${error.message}`);
     }
   }
 

@@ -19,7 +19,7 @@ export class Panel {
   #size = make("output", { className: "seada-size" });
   #message = make("span", { className: "seada-message", attributes: { role: "status", "aria-live": "polite" } });
   #place = make("span", { className: "seada-place" });
-  #repair = make("button", { type: "button", className: "seada-text-button", hidden: true }, "Start afresh");
+  #repair = make("button", { type: "button", className: "seada-text-button", hidden: true }, "Start over");
   #menu;
 
   constructor(painter) {
@@ -73,8 +73,8 @@ export class Panel {
         painter.importText(await navigator.clipboard.readText());
       },
       "Save hints as a file": () => download(painter.text),
-      "Open a file of hints…": async () => take(painter, await chooseFile(".json,application/json")),
-      "Show or hide the text": () => painter.toggleText(),
+      "Open a hints file…": async () => take(painter, await chooseFile(".json,application/json")),
+      "Show or hide the JSON text": () => painter.toggleText(),
     };
     const list = make("div", { className: "seada-menu", hidden: true, attributes: { role: "menu" } });
     const opener = button("more", "More", () => setOpen(list.hidden));

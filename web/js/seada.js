@@ -11,7 +11,7 @@ const NODE_SIZE = [480, 560];
 const MIN_HEIGHT = 320;
 const WATCH_MS = 300; // how often wires and the text are looked at; ComfyUI has no events for all of them
 const OUT_OF_REACH = -10_000; // above the node, px
-const WIRED = "The hints come from a wire to “points”; unplug it to paint here.";
+const WIRED = "The hints come from the node connected to “points”; disconnect it to paint here.";
 
 document.head.append(make("link", { rel: "stylesheet", href: new URL("./painter.css", import.meta.url).href }));
 

@@ -1,0 +1,85 @@
+"""The nodes' texts: what is generated from the schemas is up to date, and the Chinese translation is complete."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tools import node_texts
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def nodes():
+    return node_texts.schemas()
+
+
+def read(language: str) -> dict:
+    return json.loads((ROOT / "locales" / language / "nodeDefs.json").read_text(encoding="utf-8"))
+
+
+def leaves(tree: dict | str) -> list[str]:
+    return [tree] if isinstance(tree, str) else [leaf for branch in tree.values() for leaf in leaves(branch)]
+
+
+def test_the_generated_texts_are_up_to_date():
+    command = [sys.executable, "tools/node_texts.py", "--check"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert (result.returncode, result.stdout) == (0, ""), result.stderr
+
+
+def test_every_node_has_a_help_page_and_every_help_page_a_node(nodes):
+    assert {node.node_id for node in nodes} == {page.stem for page in (ROOT / "web" / "docs").iterdir()}
+
+
+def test_reading_the_schemas_leaves_no_stand_in_behind(nodes):
+    found = {name.split(".")[0] for name in sys.modules}
+    assert found.isdisjoint({node_texts.PACK, *node_texts.STAND_INS} - {"aiohttp"})  # aiohttp may be a real one
+
+
+def test_chinese_has_every_text_of_the_nodes_and_no_other():
+    english, chinese = read("en"), read("zh")
+    assert chinese.keys() == english.keys()
+    for name, texts in english.items():
+        assert chinese[name].keys() == texts.keys(), name
+        for sockets in ("inputs", "outputs"):
+            assert chinese[name][sockets].keys() == texts[sockets].keys(), name
+            assert all(text.keys() == {"name", "tooltip"} for text in chinese[name][sockets].values()), name
+    assert all(text.strip() for text in leaves(chinese))
+
+
+def test_no_text_has_characters_that_comfyuis_translations_interpret():
+    assert [text for text in leaves(read("en")) + leaves(read("zh")) if re.search(r"[{}|@]", text)] == []
+
+
+def test_every_tooltip_is_made_of_whole_sentences(nodes):
+    for node in nodes:
+        for field in [*node.inputs, *node.outputs]:
+            assert re.fullmatch(r"([A-Z]|embedded: ).*\.", field.tooltip), f"{node.node_id}: {field.tooltip}"
+
+
+def test_a_help_page_follows_its_schema(nodes):
+    node = next(node for node in nodes if node.node_id == "SeAdaColorize")
+    page = (ROOT / "web" / "docs" / "SeAdaColorize.md").read_text(encoding="utf-8")
+    changed = page.replace("Denoising steps", "Other").replace("\n- **seed**", "\n- **gone** (INT): Gone.\n- **seed**")
+    assert changed != page == node_texts.help_page(changed, node)
+
+
+def test_a_help_page_without_markers_is_an_error(nodes):
+    with pytest.raises(ValueError, match=r"SeAdaColorize\.md: expected <!-- inputs"):
+        node_texts.help_page("# SeAda Colorize\n", nodes[0])
+
+
+def test_an_input_is_described_by_type_default_and_range(nodes):
+    described = {field.id: node_texts.describe(field) for node in nodes for field in node.inputs}
+    assert described["token_steps"].startswith("- **token_steps** (INT, default 0, 0 to 100): ")
+    assert described["temperature"].startswith("- **temperature** (FLOAT, default 1, 0.05 to 5): ")
+    assert described["scheme"].startswith("- **scheme** (choice, default automatic): ")
+    assert described["mask_color"].startswith("- **mask_color** (STRING, default `#d0a070`): ")
+    assert described["tiled"].startswith("- **tiled** (BOOLEAN, default false): ")
+    assert described["seed"].startswith("- **seed** (INT, default 0): ")
+    assert described["mask"].startswith("- **mask** (MASK, optional): ")
