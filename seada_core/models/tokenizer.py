@@ -44,7 +44,7 @@ class Tokenizer:
         for caption, n in Counter(captions).items():
             for token in _clip_bpe().encode(caption):
                 counts[token] += n
-        kept = []
+        kept: list[int] = []
         for token, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0])):
             if len(kept) >= size - 3:
                 break
