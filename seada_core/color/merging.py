@@ -120,7 +120,7 @@ def merge_tiled(
         low_size = size_of(chroma)
     low = None if low_size == size else _low_luma(gray, low_size)
 
-    def crop_chroma(rows, columns) -> Tensor:
+    def crop_chroma(rows: np.ndarray | slice, columns: np.ndarray | slice) -> Tensor:
         if isinstance(chroma, np.ndarray):
             return rgb_to_ycbcr(_to_float(chroma[rows, columns]).permute(2, 0, 1)[None])[:, 1:]
         return chroma[..., rows, columns]

@@ -40,7 +40,7 @@ class Hint:
     color: str
     radius: float = 0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("x", "y"):
             _check_pixels(getattr(self, name), f"hint {name}")
         _check_radius(self.radius)
@@ -60,8 +60,9 @@ class Stroke:
     color: str
     radius: float = 0
 
-    def __post_init__(self):
-        if not isinstance(self.points, Sequence) or isinstance(self.points, str):
+    def __post_init__(self) -> None:
+        points: Any = self.points  # of any type, until it is checked
+        if not isinstance(points, Sequence) or isinstance(points, str):
             raise ValueError(f"stroke points are {reprlib.repr(self.points)}: expected [[x, y], ...]")
         if not 0 < len(self.points) <= MAX_STROKE_POINTS:
             raise ValueError(f"a stroke of {len(self.points)} points: expected 1 to {MAX_STROKE_POINTS}")

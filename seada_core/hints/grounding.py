@@ -117,7 +117,7 @@ class AttentionRegions:
         self.handles = [block.register_forward_pre_hook(self._listen, with_kwargs=True) for block in blocks]
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         for handle in self.handles:
             handle.remove()
 

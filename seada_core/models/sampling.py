@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -141,7 +141,7 @@ def compile_parts(decoder: VQDecoder, device: torch.device) -> Callable[..., Ten
     if mode is None:
         return compiled
 
-    def step(*arguments) -> Tensor:
+    def step(*arguments: Any) -> Tensor:
         torch.compiler.cudagraph_mark_step_begin()  # what the step before gave is no longer needed
         return compiled(*arguments)
 

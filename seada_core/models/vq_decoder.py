@@ -190,7 +190,9 @@ class VQDecoder(nn.Module):
                 ]
         return result
 
-    def quantize(self, z: Tensor, gray: Tensor, features: list[Tensor] | None = None):
+    def quantize(
+        self, z: Tensor, gray: Tensor, features: list[Tensor] | None = None
+    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """The latent through the codebook, straight-through.
 
         Returns `z_hat` (B, 4, h, w) on the grey photo's grid, `tokens` (B, h w) long in row order, and the loss terms:

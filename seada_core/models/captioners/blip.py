@@ -23,7 +23,7 @@ class BLIPCaptioner(nn.Module):
     def __init__(
         self,
         model: BlipForConditionalGeneration | Blip2ForConditionalGeneration,
-        tokenizer,
+        tokenizer: Any,
         *,
         mean: tuple[float, ...] = CLIP_MEAN,
         std: tuple[float, ...] = CLIP_STD,

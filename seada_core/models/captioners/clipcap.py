@@ -98,7 +98,14 @@ class ClipCapCaptioner(nn.Module):
     """A CLIP image encoder, `ClipCap`, and GPT-2's tokenizer. Captions end at the first full stop, as in training."""
 
     def __init__(
-        self, visual: nn.Module, model: ClipCap, tokenizer, image_size: int, *, beams: int = 1, max_tokens: int = 30
+        self,
+        visual: nn.Module,
+        model: ClipCap,
+        tokenizer: Any,
+        image_size: int,
+        *,
+        beams: int = 1,
+        max_tokens: int = 30,
     ):
         super().__init__()
         self.visual = visual
