@@ -32,6 +32,7 @@ from . import model_folders
 if TYPE_CHECKING:
     from aiohttp import web
     from comfy.model_patcher import ModelPatcher
+    from comfy.sd import CLIP
 
 Seada = io.Custom("SEADA")
 SeadaHints = io.Custom("SEADA_HINTS")
@@ -217,7 +218,7 @@ def progress(total: int, offset: int = 0) -> Callback:
     return callback
 
 
-def clip_with(clip, encoder: nn.Module):
+def clip_with(clip: CLIP, encoder: nn.Module) -> CLIP:
     """A clone of a stock CLIP with the semantic encoder's weights as patches; its LoRAs stay.
 
     Raises:
@@ -229,7 +230,7 @@ def clip_with(clip, encoder: nn.Module):
         else {}
     )
     patches = {}
-    for name, weight in encoder.model.state_dict().items():
+    for name, weight in encoder.get_submodule("model").state_dict().items():
         ours = "text_model." + name.removeprefix("text_model.")
         if name.endswith("position_ids"):
             continue

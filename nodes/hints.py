@@ -9,7 +9,7 @@ import torch
 from comfy_api.latest import io
 
 from ..seada_core.color.merging import merge_chroma
-from ..seada_core.color.sizes import DECODE_SIZE, decode_size, resize
+from ..seada_core.color.sizes import DECODE_SIZE, decode_size, resize, size_of
 from ..seada_core.hints import maps as core
 from . import bridge, inputs
 
@@ -35,10 +35,10 @@ class Hints:
 
     def sized(self, i: int, batch: int, size: tuple[int, int]) -> tuple[Tensor | None, Tensor | None]:
         """Picture i's map and soft map of a batch, (1, 3, H, W)."""
-        maps = (self.at(batch), None if self.soft is None else bridge.rows(self.soft, batch, "the hints"))
-        return tuple(
-            None if m is None else core.resize_hint_map(m[i : i + 1], size, dense)
-            for m, dense in zip(maps, (False, True))
+        given, soft = self.at(batch), None if self.soft is None else bridge.rows(self.soft, batch, "the hints")
+        return (
+            None if given is None else core.resize_hint_map(given[i : i + 1], size),
+            None if soft is None else core.resize_hint_map(soft[i : i + 1], size, dense=True),
         )
 
     def plus(self, hint_map: Tensor) -> Hints:
@@ -59,7 +59,7 @@ class Hints:
         upper = self.spread if self.spread is not None else self.map
         if upper is None or self.soft is None:
             return self.soft if upper is None else upper
-        batch, size = max(len(upper), len(self.soft)), upper.shape[-2:]
+        batch, size = max(len(upper), len(self.soft)), size_of(upper)
         soft = core.resize_hint_map(self.soft, size, dense=True)
         return core.over(*(bridge.rows(m, batch, "the hints") for m in (upper, soft)))
 
@@ -68,7 +68,7 @@ class Hints:
         if self.soft is None:
             return replace(self, soft=hint_map)
         batch = max(len(self.soft), len(hint_map))
-        below = core.resize_hint_map(self.soft, hint_map.shape[-2:], dense=True)
+        below = core.resize_hint_map(self.soft, size_of(hint_map), dense=True)
         return replace(self, soft=core.over(*(bridge.rows(m, batch, "the hints") for m in (hint_map, below))))
 
 
@@ -82,7 +82,7 @@ def preview_all(gray: Tensor, hints: Hints) -> Tensor:
     shown = hints.shown()
     if shown is None:
         return bridge.image(gray.expand(-1, 3, -1, -1))
-    shown = core.resize_hint_map(shown, tuple(gray.shape[-2:]), dense=True)
+    shown = core.resize_hint_map(shown, size_of(gray), dense=True)
     return preview(gray, bridge.rows(shown, len(gray), "the hints"))
 
 
@@ -118,7 +118,7 @@ class SeAdaHints(io.ComfyNode):
     ) -> io.NodeOutput:
         with torch.inference_mode(False):
             gray = bridge.gray(image)
-            size = tuple(gray.shape[-2:])
+            size = size_of(gray)
             result = hints or Hints()
             if mask is not None and mask.any():  # for a picture without alpha LoadImage gives a small, empty mask
                 if tuple(mask.shape[-2:]) != size:
@@ -181,6 +181,7 @@ class SeAdaHintsFromImage(io.ComfyNode):
                 for one in rgb.split(1)
             ]
             result = (hints or Hints()).plus(torch.cat(maps))
+            assert result.map is not None
             return io.NodeOutput(result, preview(bridge.gray(reference), bridge.rows(result.map, len(rgb), "hints")))
 
 
@@ -210,13 +211,13 @@ class SeAdaPalette(io.ComfyNode):
     @classmethod
     def execute(cls, colors: str, count: int, image: Tensor | None = None, hints: Hints | None = None) -> io.NodeOutput:
         with torch.inference_mode(False):
-            palette = core.parse_palette(colors) if colors.strip() or image is None else []
+            found = core.parse_palette(colors) if colors.strip() or image is None else []
             if image is not None:
                 for one in resize_to(bridge.picture(image), 256):
-                    found = (core.quantize(one, count)[1] * 255).round().int().tolist()
-                    palette += ["#{:02x}{:02x}{:02x}".format(*color) for color in found]
+                    main = (core.quantize(one, count)[1] * 255).round().int().tolist()
+                    found += ["#{:02x}{:02x}{:02x}".format(*color) for color in main]
             hints = hints or Hints()
-            palette = tuple(dict.fromkeys([*hints.palette, *palette]))
+            palette = tuple(dict.fromkeys([*hints.palette, *found]))
             tiles = [torch.tensor(core.parse_color(color)).view(1, 3, 1, 1) for color in palette]
             strip = torch.cat(tiles, dim=3).repeat_interleave(SWATCH, 2).repeat_interleave(SWATCH, 3)
             return io.NodeOutput(replace(hints, palette=palette), bridge.image(strip))
@@ -225,7 +226,8 @@ class SeAdaPalette(io.ComfyNode):
 def resize_to(rgb: Tensor, side: int) -> Tensor:
     """Pictures with their long side at most `side`."""
     scale = min(1.0, side / max(rgb.shape[-2:]))
-    return resize(rgb, tuple(max(1, round(n * scale)) for n in rgb.shape[-2:]))
+    height, width = (max(1, round(n * scale)) for n in rgb.shape[-2:])
+    return resize(rgb, (height, width))
 
 
 class SeAdaPropagateHints(io.ComfyNode):
@@ -251,8 +253,8 @@ class SeAdaPropagateHints(io.ComfyNode):
     def execute(cls, image: Tensor, hints: Hints) -> io.NodeOutput:
         with torch.inference_mode(False):
             gray = bridge.gray(image)
-            small = resize(gray, decode_size(tuple(gray.shape[-2:]), DECODE_SIZE))
-            hint_map, size = hints.at(len(small)), tuple(small.shape[-2:])
+            small = resize(gray, decode_size(size_of(gray), DECODE_SIZE))
+            hint_map, size = hints.at(len(small)), size_of(small)
             if hint_map is not None:
                 hints = replace(hints, spread=core.spread_hints(small, core.resize_hint_map(hint_map, size)))
             return io.NodeOutput(hints, preview_all(gray, hints))

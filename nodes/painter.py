@@ -19,6 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..seada_core.color.merging import merge_chroma
+from ..seada_core.color.sizes import size_of
 from ..seada_core.color.spaces import luminance
 from ..seada_core.hints import maps as core
 from . import bridge
@@ -87,7 +88,7 @@ def _picture(text: object) -> Tensor:
 def colored(request: Request) -> bytes:
     """A PNG of the small picture in the hints' propagated colours. Raises ValueError for hints outside the photo."""
     gray = request.gray
-    spread = core.spread_hints(gray, core.hint_map(request.hints, tuple(gray.shape[-2:]), request.size))
+    spread = core.spread_hints(gray, core.hint_map(request.hints, size_of(gray), request.size))
     rgb = merge_chroma(spread[:, :2] * spread[:, 2:], gray)[0]
     pixels = (rgb * 255).round().byte().movedim(0, -1).contiguous()
     file = io.BytesIO()
@@ -99,7 +100,7 @@ def colored(request: Request) -> bytes:
 class Propagation:
     """Handles one request at a time, off the event loop; of a painter's waiting requests, only the newest."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._busy = asyncio.Lock()
         self._arrivals = itertools.count()
         self._newest: dict[str, int] = {}  # of each painter that waits for an answer

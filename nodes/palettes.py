@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -125,10 +125,10 @@ def nearest(photos: Tensor, caption: str, count: int) -> list[core.Scheme]:
         )
     patcher = bundle.patcher("captioner")
     bridge.load([patcher])
-    similarity: Counter[str] = Counter()
+    similarity: defaultdict[str, float] = defaultdict(float)
     for photo in photos.split(1):
         for scheme, value in core.retrieve(photo.to(patcher.load_device), schemes, patcher.model.module):
             similarity[scheme.name] += value
     if not similarity:
         raise ValueError("no scheme fits this photo; write a different caption, or choose a scheme by name")
-    return [schemes[name] for name, _ in similarity.most_common(count)]
+    return [schemes[name] for name in sorted(similarity, key=similarity.__getitem__, reverse=True)[:count]]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from comfy_api.latest import io
@@ -61,7 +61,7 @@ def refine(seada: bridge.Bundle, e_g: Tensor, strength: float) -> Tensor:
     """e_g (B, L, d) moved by `strength` of the way to e_r."""
     if strength == 0 or not seada.has("semantic_adapter"):
         return e_g
-    adapter = seada.part("semantic_adapter")
+    adapter: Any = seada.part("semantic_adapter")
     width = adapter.query.shape[1] if adapter.query is not None else e_g.shape[-1]
     if e_g.shape[-1] != width:
         raise ValueError(

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import comfy.latent_formats
 import comfy.model_base
@@ -19,7 +19,7 @@ from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel, Upsample
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor, nn
 
-from ..seada_core.color.sizes import resize
+from ..seada_core.color.sizes import resize, size_of
 from ..seada_core.files.weight_headers import CheckpointError
 from ..seada_core.hints.maps import resize_hint_map
 from ..seada_core.weights import part_files
@@ -69,7 +69,7 @@ def unet_config(config: UNetConfig) -> dict:
 class SeAdaUNet(comfy.supported_models_base.BASE):
     """What ComfyUI asks of a model: sizes, noise schedule, latent space."""
 
-    unet_extra_config = {}  # noqa: RUF012 - the base class has it
+    unet_extra_config: ClassVar[dict] = {}
     latent_format = comfy.latent_formats.SD15
 
     def __init__(self, preset: Preset):
@@ -209,7 +209,7 @@ def condition(pictures: Sized, x: Tensor, options: dict) -> Tensor:
     latents = options.get(LATENTS)
     chunks = options.get("uuids") or options.get("cond_or_uncond") or [None]
     count = len(x) // len(chunks)
-    size = tuple(x.shape[2:])
+    size = size_of(x)
     whole = rows(pictures(latents.size if latents else size), count, "the condition")
     parts = []
     for chunk in chunks:
@@ -227,7 +227,7 @@ def sized(gray: Tensor) -> Sized:
 
     @lru_cache(maxsize=1)
     def at(latent: tuple[int, int]) -> Tensor:
-        check_shape(latent, tuple(gray.shape[-2:]))
+        check_shape(latent, size_of(gray))
         return resize(gray, (latent[0] * 8, latent[1] * 8))
 
     return at

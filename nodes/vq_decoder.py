@@ -8,7 +8,7 @@ import torch
 from comfy_api.latest import io
 
 from ..seada_core.color.merging import merge, merge_chroma
-from ..seada_core.color.sizes import DECODE_SIZE, decode_size, diffusion_size, resize
+from ..seada_core.color.sizes import DECODE_SIZE, decode_size, diffusion_size, resize, size_of
 from . import bridge, inputs
 
 if TYPE_CHECKING:
@@ -39,9 +39,7 @@ class SeAdaEmptyLatent(io.ComfyNode):
 
     @classmethod
     def execute(cls, seada: bridge.Bundle, image: Tensor, size: int) -> io.NodeOutput:
-        height, width = diffusion_size(
-            tuple(bridge.gray(image).shape[-2:]), size // 8 * 8 or seada.preset.sampling.size
-        )
+        height, width = diffusion_size(size_of(bridge.gray(image)), size // 8 * 8 or seada.preset.sampling.size)
         return io.NodeOutput({"samples": bridge.empty_latent(len(image), height // 8, width // 8)})
 
 
@@ -108,8 +106,8 @@ class SeAdaVQDecode(io.ComfyNode):
         with torch.inference_mode(False), torch.no_grad():
             z = bridge.scaled_latent(latent)
             photos = bridge.rows(bridge.gray(image), len(z), "the latents' photos")
-            photo_size = tuple(photos.shape[-2:])
-            bridge.check_shape(tuple(z.shape[-2:]), photo_size)
+            photo_size = size_of(photos)
+            bridge.check_shape(size_of(z), photo_size)
             size = decode_size(photo_size, max(DECODE_SIZE, 8 * min(z.shape[-2:])))
             context = None if not conditioning else bridge.rows(conditioning[0][0].clone(), len(z), "the texts")
             seada.load("vq_decoder", *(["token_diffusion"] if token_steps else []))

@@ -100,11 +100,13 @@ def find(photos: Tensor, text: str, source: str, seed: int, bundle: bridge.Bundl
     Raises ValueError if none of its coloured things is known.
     """
     if source in SOURCES:
-        finder = steering.finder(bundle, source)
-        bundle.load(*steering.FINDERS[finder])
+        name = steering.finder(bundle, source)
+        bundle.load(*steering.FINDERS[name])
+        finder: str | steering.ClipSeg = name
     else:
-        finder = grounding.load_clipseg(model_folders.segmenter_path(source))
-        bridge.load([_patcher(finder[0])])
+        clipseg = grounding.load_clipseg(model_folders.segmenter_path(source))
+        bridge.load([_patcher(clipseg[0])])
+        finder = clipseg
     show, maps, phrases, missing = bridge.progress(len(photos)), [], color_phrases(text), []
     for i, photo in enumerate(photos.split(1), 1):
         found, here, unseen = steering.word_hints(bundle, photo, text, finder, seed)

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from .sizes import size_of
 from .spaces import CB, CR, KB, KG, KR, _channels, rgb_to_ycbcr, ycbcr_to_rgb
 
 # Guided chroma upsampling, tuned on Kodak24: luma difference (0 to 1) at which a sample's say halves, ridge of the
@@ -66,15 +67,17 @@ def merge_chroma(cbcr: Tensor, gray: Tensor) -> Tensor:
         raise ValueError(f"batches differ: chroma {tuple(cbcr.shape[:-3])}, luminance {tuple(gray.shape[:-3])}")
     if 0 in cbcr.shape or 0 in gray.shape:
         raise ValueError(f"empty picture: chroma {tuple(cbcr.shape)}, luminance {tuple(gray.shape)}")
-    dtype, lead, size = gray.dtype, gray.shape[:-3], tuple(gray.shape[-2:])
+    dtype, lead, size = gray.dtype, gray.shape[:-3], size_of(gray)
     # Half precision has too few bits for eight of luma.
     work = dtype if dtype == torch.float64 else torch.float32
     gray, cbcr = (x.to(work).reshape(-1, *x.shape[-3:]) for x in (gray, cbcr))
     gray = gray.clamp(0, 1)
     cbcr = _shrink(cbcr, size)
-    low = None if cbcr.shape[-2:] == size else F.adaptive_avg_pool2d(gray, cbcr.shape[-2:])
+    low_size = size_of(cbcr)
+    low = None if low_size == size else F.adaptive_avg_pool2d(gray, low_size)
 
     def crop(rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
+        assert low is not None
         return cbcr[..., rows[:, None], columns], low[..., rows[:, None], columns]
 
     bands = []
@@ -83,9 +86,7 @@ def merge_chroma(cbcr: Tensor, gray: Tensor) -> Tensor:
         for x in range(0, size[1], TILE):
             tile = gray[..., y : y + TILE, x : x + TILE]
             chroma = (
-                cbcr[..., y : y + TILE, x : x + TILE]
-                if low is None
-                else _guided(crop, tile, (y, x), size, tuple(cbcr.shape[-2:]))
+                cbcr[..., y : y + TILE, x : x + TILE] if low is None else _guided(crop, tile, (y, x), size, low_size)
             )
             band.append(_compose(tile, chroma))
         bands.append(torch.cat(band, dim=-1))
@@ -116,15 +117,16 @@ def merge_tiled(
         if chroma.ndim != 3 or chroma.shape[0] != 2 or chroma.numel() == 0:
             raise ValueError(f"expected (2, h, w) chroma maps, got shape {tuple(chroma.shape)}")
         chroma = _shrink(chroma.float().cpu()[None], size)
-        low_size = tuple(chroma.shape[-2:])
+        low_size = size_of(chroma)
     low = None if low_size == size else _low_luma(gray, low_size)
 
-    def crop_chroma(rows, columns) -> Tensor:
+    def crop_chroma(rows: np.ndarray | slice, columns: np.ndarray | slice) -> Tensor:
         if isinstance(chroma, np.ndarray):
             return rgb_to_ycbcr(_to_float(chroma[rows, columns]).permute(2, 0, 1)[None])[:, 1:]
         return chroma[..., rows, columns]
 
     def crop(rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
+        assert low is not None
         index = (rows[:, None].numpy(), columns.numpy())
         return crop_chroma(*index), low[index][None, None]
 

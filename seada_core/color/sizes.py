@@ -9,6 +9,11 @@ DECODE_SIZE = 512  # longest short side at which hints meet decoded chroma, px; 
 LONGEST = 4  # long side over short side beyond which a photo is squeezed for diffusion
 
 
+def size_of(picture: Tensor) -> tuple[int, int]:
+    """(height, width) of a picture (..., H, W)."""
+    return picture.shape[-2], picture.shape[-1]
+
+
 def diffusion_size(photo: tuple[int, int], size: int) -> tuple[int, int]:
     """The photo's shape with its short side at `size`, both sides multiples of 8."""
     scale = size / min(photo)
@@ -25,6 +30,6 @@ def decode_size(photo: tuple[int, int], short: int) -> tuple[int, int]:
 
 def resize(gray: Tensor, size: tuple[int, int]) -> Tensor:
     """A picture (B, C, H, W) in [0, 1] at (height, width) `size`, antialiased; itself where it has that size."""
-    if tuple(gray.shape[-2:]) == size:
+    if size_of(gray) == size:
         return gray
     return F.interpolate(gray, size, mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Real
 from pathlib import Path
+from typing import Any
 
 MAX_BYTES = 16_000_000  # of a file
 MAX_HINTS = 10_000  # entries of one list
@@ -22,7 +23,8 @@ def parse_color(text: str) -> tuple[float, float, float]:
     """ "#rrggbb" as (r, g, b) in [0, 1]. Raises ValueError for anything else."""
     if not isinstance(text, str) or not re.fullmatch(r"#[0-9a-fA-F]{6}", text):
         raise ValueError(f"bad colour {reprlib.repr(text)}: expected #rrggbb, such as #d0a070")
-    return tuple(int(text[i : i + 2], 16) / 255 for i in (1, 3, 5))
+    red, green, blue = (int(text[i : i + 2], 16) / 255 for i in (1, 3, 5))
+    return red, green, blue
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ class Hint:
     color: str
     radius: float = 0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("x", "y"):
             _check_pixels(getattr(self, name), f"hint {name}")
         _check_radius(self.radius)
@@ -58,8 +60,9 @@ class Stroke:
     color: str
     radius: float = 0
 
-    def __post_init__(self):
-        if not isinstance(self.points, Sequence) or isinstance(self.points, str):
+    def __post_init__(self) -> None:
+        points: Any = self.points  # of any type, until it is checked
+        if not isinstance(points, Sequence) or isinstance(points, str):
             raise ValueError(f"stroke points are {reprlib.repr(self.points)}: expected [[x, y], ...]")
         if not 0 < len(self.points) <= MAX_STROKE_POINTS:
             raise ValueError(f"a stroke of {len(self.points)} points: expected 1 to {MAX_STROKE_POINTS}")
@@ -73,14 +76,15 @@ class Stroke:
         object.__setattr__(self, "points", tuple((x, y) for x, y in self.points))
 
 
-def _check_pixels(value: object, name: str, limit: float = sys.float_info.max) -> None:
-    if isinstance(value, bool) or not isinstance(value, Real) or not abs(value) <= sys.float_info.max:
+def _check_pixels(value: Any, name: str, limit: float = sys.float_info.max) -> None:
+    size: Any = float("inf") if isinstance(value, bool) or not isinstance(value, Real) else abs(value)
+    if not size <= sys.float_info.max:
         raise ValueError(f"{name} is {reprlib.repr(value)}: expected a finite number of pixels")
-    if abs(value) > limit:
+    if size > limit:
         raise ValueError(f"{name} is {value}: expected at most {limit} pixels")
 
 
-def _check_radius(value: object) -> None:
+def _check_radius(value: Any) -> None:
     _check_pixels(value, "hint radius")
     if value < 0:
         raise ValueError(f"hint radius is {value}: expected 0 or more pixels")
@@ -152,10 +156,11 @@ def parse_hints(data: object, source: str = "hints") -> list[Hint | Stroke]:
             problem = f"has no {min(missing)}" if missing else f"has an unknown field {reprlib.repr(min(unknown))}"
             raise ValueError(f"{where} {problem}; fields are {', '.join(place)}, color and, optionally, radius")
         try:
-            hints.append(kind(**entry))
+            hint = kind(**entry)
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from None
-        points += len(hints[-1].points) if kind is Stroke else 1
+        hints.append(hint)
+        points += len(hint.points) if isinstance(hint, Stroke) else 1
         if points > MAX_POINTS:
             raise ValueError(f"{where}: more than {MAX_POINTS} points in all")
     return hints

@@ -16,10 +16,10 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageFile
 
 from . import sixteen_bit
 
@@ -32,7 +32,7 @@ SUFFIXES = frozenset(
 )
 # Formats that Pillow decodes itself: EPS, for one, would run Ghostscript.
 READABLE = ("AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TGA", "TIFF", "WEBP")
-WRITABLE = {
+WRITABLE: dict[str, tuple[str, dict[str, Any]]] = {
     ".jpg": ("JPEG", {"quality": 95, "subsampling": 0}),
     ".jpeg": ("JPEG", {"quality": 95, "subsampling": 0}),
     ".png": ("PNG", {"compress_level": 4}),  # as small as 6, in four fifths of the time
@@ -164,7 +164,7 @@ def _open(source: Path | io.BytesIO, name: object, length: int, limit: int | Non
     with contextlib.ExitStack() as stack:
         stack.enter_context(_own_limit())
 
-        def opened() -> Image.Image:
+        def opened() -> ImageFile.ImageFile:
             if isinstance(source, io.BytesIO):
                 source.seek(0)
                 return stack.enter_context(Image.open(source, formats=formats()))

@@ -147,12 +147,13 @@ class Shard:
 
 def _grouped(shard: Path) -> Iterator[tuple[str, dict[str, Place]]]:
     """(key, members) of each sample of a tar: members that follow each other and agree up to the name's first dot."""
-    key, members = None, {}
+    key = ""
+    members: dict[str, Place] = {}
     try:
         length = shard.stat().st_size
         with tarfile.open(shard, "r:") as tar:
             for info in tar:
-                tar.members = []  # it would keep them all
+                tar.members = []  # type: ignore[attr-defined]  # it would keep them all
                 if info.size < 0 or info.offset_data + info.size > length:
                     raise EOFError(f"{info.name} has no end")
                 match = _MEMBER.fullmatch(info.name) if info.isfile() else None

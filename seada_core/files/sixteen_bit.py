@@ -11,7 +11,7 @@ import struct
 import sys
 import zlib
 from itertools import accumulate
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 from PIL import Image, ImageFile, TiffImagePlugin, TiffTags
@@ -25,7 +25,7 @@ _LEVEL = 4  # of zlib
 _RAW = re.compile(r"(RGB|RGBA|RGBX|LA);16[BLN]")
 
 
-def is_deep(image: Image.Image) -> bool:
+def is_deep(image: ImageFile.ImageFile) -> bool:
     """Whether an opened, not yet loaded file holds 16 bits a channel of colour, or of grey with alpha.
 
     Raises ValueError where it does in a way that cannot be read.
@@ -33,37 +33,39 @@ def is_deep(image: Image.Image) -> bool:
     return _raw(image) is not None
 
 
-def _raw(image: Image.Image) -> str | None:
+def _raw(image: ImageFile.ImageFile) -> str | None:
     """How the file's samples lie, in Pillow's terms; None for whatever is not read here.
 
     Raises ValueError for a TIFF of 16-bit planes, which Pillow mistakes for 8 bits.
     """
     if not image.tile or image.format not in WRITABLE:
         return None
-    if image.format == "TIFF" and image.tag_v2.get(284) == 2 and 16 in image.tag_v2.get(258, ()):
+    tags = getattr(image, "tag_v2", {})  # a TIFF's
+    if tags.get(284) == 2 and 16 in tags.get(258, ()):
         raise ValueError("its channels of 16 bits lie in separate planes, which is not read; save it interleaved")
-    args = image.tile[0][3]
+    args: Any = image.tile[0][3]
     raw = args if isinstance(args, str) else args[0]
     return raw if _RAW.fullmatch(raw) else None
 
 
-def load(reopen: Callable[[], Image.Image]) -> list[Image.Image]:
+def load(reopen: Callable[[], ImageFile.ImageFile]) -> list[Image.Image]:
     """The two images, of high and of low bytes, of a file that `is_deep`; `reopen` opens it anew.
 
     Grey with alpha has mode LA, the rest RGB or RGBA.
     """
     first = reopen()
     raw = _raw(first)
+    assert raw is not None
     if raw == "LA;16B":  # its four bytes a pixel, as if they were four channels
         return list(_split_gray(_decoded(first, "RGBA")))
     order = {"B": "BL", "L": "LB", "N": "LB" if sys.byteorder == "little" else "BL"}[raw[-1]]
     return [_decoded(reopen(), f"{raw[:-1]}{end}") for end in order]
 
 
-def _decoded(image: Image.Image, raw: str) -> Image.Image:
+def _decoded(image: ImageFile.ImageFile, raw: str) -> Image.Image:
     make = getattr(ImageFile, "_Tile", lambda *fields: fields)
     image.tile = [
-        make(name, box, offset, raw if isinstance(args, str) else (raw, *args[1:]))
+        make(name, box, offset, raw if isinstance(args, str) else (raw, *(args or ())[1:]))
         for name, box, offset, args in image.tile
     ]
     image._mode = {"RGBX": "RGB"}.get(raw.split(";")[0], raw.split(";")[0])

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..color.sizes import size_of
 from ..color.spaces import luminance, rgb_to_ycbcr
 from ..models.efficientnet import CHANNELS, EfficientNetLite0
 from .grounding import refined_size
@@ -27,8 +28,8 @@ SMOOTH = 0.02  # weight of a cell's colour against the photo's edges, see `propa
 def _look(classifier: EfficientNetLite0, gray: Tensor) -> tuple[Tensor, tuple[int, int]]:
     """Features and luminance (n, c) of each cell of a photo (1, 1, H, W), and the cells' grid."""
     scale = SIDE / min(gray.shape[-2:])
-    grid = tuple(min(max(1, round(side * scale / CELL)), SIDE // CELL * LONGEST) for side in gray.shape[-2:])
-    size = tuple(cells * CELL for cells in grid)
+    rows, columns = (min(max(1, round(side * scale / CELL)), SIDE // CELL * LONGEST) for side in gray.shape[-2:])
+    grid, size = (rows, columns), (rows * CELL, columns * CELL)
     photo = F.interpolate(gray, size, mode="bilinear", antialias=True)
     buffer = next(classifier.buffers())
     maps = classifier(photo.expand(-1, 3, -1, -1).to(buffer.device, buffer.dtype))
@@ -65,7 +66,7 @@ def reference_hints(classifier: EfficientNetLite0, gray: Tensor, reference: Tens
 
 def _fit(gray: Tensor, hint_map: Tensor) -> Tensor:
     """A coarse hint map (1, 3, h, w) fitted to the edges of a photo (1, 1, H, W), at its `refined_size`."""
-    size = refined_size(tuple(gray.shape[-2:]))
+    size = refined_size(size_of(gray))
     photo = F.interpolate(gray, size, mode="bilinear", antialias=True)
     chroma, mask = F.interpolate(hint_map, size, mode="bilinear").split((2, 1), dim=1)
     chroma = propagate(photo, torch.cat([chroma, SMOOTH * mask.clamp_min(1e-3)], 1))[0]

@@ -10,16 +10,20 @@ import re
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..color.sizes import size_of
 from .propagation import propagate
 
 if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel
+    from transformers import CLIPSegForImageSegmentation
+
+    from ..models.captioners.coca import CoCaCaptioner
 
 SIZES = (256, 384)  # what the classifier looks at, px: cells of 1/8 and 1/12 of the photo
 REFINED = 160  # long side at which regions are fitted to the photo's edges, px
@@ -43,7 +47,7 @@ def refine(gray: Tensor, scores: Tensor) -> Tensor:
     Where a score is clear it is a seed, of the thing or of what is not it, and seeds spread over what is alike (random
     walks, Grady 2006, on the same graph as hint propagation). The result has `refined_size`.
     """
-    size = refined_size(tuple(gray.shape[-2:]))
+    size = refined_size(size_of(gray))
     photo = F.interpolate(gray, size, mode="bilinear", antialias=True)
     scores = F.interpolate(scores, size, mode="bilinear")
     refined = []
@@ -62,7 +66,7 @@ def _scaled(score: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def recognized_regions(captioner: nn.Module, gray: Tensor, things: Sequence[str]) -> Tensor:
+def recognized_regions(captioner: CoCaCaptioner, gray: Tensor, things: Sequence[str]) -> Tensor:
     """Scores (B, N, h, w) of things by a captioner with a `RecognizingTower`; gray (B, 1, H, W) in [0, 1].
 
     Two opinions of each cell, averaged: how near its embedding is to the text's (CoCa pools linearly, so that a
@@ -77,7 +81,7 @@ def recognized_regions(captioner: nn.Module, gray: Tensor, things: Sequence[str]
     texts = F.normalize(captioner.model._encode_text(tokens)[0].float(), dim=-1)
     words = [set(re.findall(r"[a-z]+", names.lower())) for names in class_words()]
     classes = [[i for i, names in enumerate(words) if set(re.findall(r"[a-z]+", thing)) <= names] for thing in things]
-    total, shape = 0, refined_size(tuple(gray.shape[-2:]))
+    total, shape = gray.new_zeros(()), refined_size(size_of(gray))
     for size in SIZES:
         square = F.interpolate(gray.expand(-1, 3, -1, -1), (size, size), mode="bilinear", antialias=True)
         maps = tower.classifier(square.contiguous(memory_format=torch.channels_last))[-1]
@@ -113,11 +117,11 @@ class AttentionRegions:
         self.handles = [block.register_forward_pre_hook(self._listen, with_kwargs=True) for block in blocks]
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         for handle in self.handles:
             handle.remove()
 
-    def _listen(self, attention: nn.Module, arguments: tuple, options: dict) -> None:
+    def _listen(self, attention: Any, arguments: tuple, options: dict) -> None:
         query, key = attention.to_q(arguments[0]), attention.to_k(options["encoder_hidden_states"])
         query, key = (x.unflatten(-1, (attention.heads, -1)).transpose(1, 2) for x in (query, key))
         weights = (query @ key.mT * attention.scale).softmax(-1).mean(1).float()
@@ -161,7 +165,7 @@ def load_clipseg(folder: str | Path) -> tuple[nn.Module, object]:
 
 
 @torch.no_grad()
-def clipseg_regions(model: nn.Module, tokenizer, gray: Tensor, things: Sequence[str]) -> Tensor:
+def clipseg_regions(model: CLIPSegForImageSegmentation, tokenizer: Any, gray: Tensor, things: Sequence[str]) -> Tensor:
     """Scores (B, N, h, w) by CLIPSeg (Lüddecke and Ecker 2022); gray (B, 1, H, W) in [0, 1]."""
     from ..models.captioners.decoding import normalize
 

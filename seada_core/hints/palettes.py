@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..files.hint_format import parse_color
 
@@ -120,7 +120,7 @@ def read_schemes(path: str | Path) -> list[Scheme]:
     return list(schemes.values())
 
 
-def _parse(entry: object, where: str) -> Scheme:
+def _parse(entry: Any, where: str) -> Scheme:
     required, optional = {"name", "description", "colors"}, {"era", "source"}
     _check_fields(entry, where, required, optional)
     texts = {key: _text(entry.get(key, ""), f"{where}: {key}", limit) for key, limit in LENGTHS.items()}

@@ -68,10 +68,10 @@ def propagate(
     solution = torch.zeros_like(hint_map, dtype=dtype)
     for i in range(len(gray)):
         if hint_map[i, 2].any():
-            picture = features[i : i + 1], hint_map[i : i + 1].to(dtype)
-            single, sound = _propagate(*picture, prior, tolerance)
+            picture, hints = features[i : i + 1], hint_map[i : i + 1].to(dtype)
+            single, sound = _propagate(picture, hints, prior, tolerance)
             if not sound:  # rounding shows, as where a point rules wide areas through the weakest edges
-                single, _ = _propagate(*(x.cpu().double() for x in picture), prior, tolerance)
+                single, _ = _propagate(picture.cpu().double(), hints.cpu().double(), prior, tolerance)
             solution[i : i + 1] = single
     solution = solution.to(gray.dtype)
     return solution[:, :2].clamp(-0.5, 0.5), solution[:, 2:].clamp(0, 1)
@@ -215,10 +215,10 @@ def _coarsen(level: _Level) -> tuple[tuple[Tensor, ...], Tensor]:
 def _hierarchy(weights: tuple[Tensor, ...], data: Tensor, prior: float) -> tuple[list[_Level], Tensor]:
     """The grids from finest to coarsest, and the coarsest one's dense inverse (3, n, n)."""
     diagonal = data + _degree(weights, data)
-    prior = torch.full_like(data, prior / data.numel())
+    share = torch.full_like(data, prior / data.numel())
     levels = []
     while True:
-        diagonals = torch.cat([diagonal, diagonal, diagonal + prior], dim=1)
+        diagonals = torch.cat([diagonal, diagonal, diagonal + share], dim=1)
         # Gershgorin: half the absolute row sum is at least half the largest eigenvalue, whatever the weights' signs
         bound = torch.maximum(diagonals, (diagonals + _degree([w.abs() for w in weights], diagonal)) / 2)
         interpolation = _interpolation(weights, diagonal) if diagonal.numel() > DIRECT_SIZE else ()
@@ -226,7 +226,7 @@ def _hierarchy(weights: tuple[Tensor, ...], data: Tensor, prior: float) -> tuple
         if not interpolation:
             break
         weights, diagonal = _coarsen(levels[-1])
-        prior = _restrict(interpolation, prior)  # lumped: it is weak and smooth
+        share = _restrict(interpolation, share)  # lumped: it is weak and smooth
     n = diagonal.numel()
     unit = torch.eye(n, dtype=data.dtype, device=data.device).view(n, 1, *diagonal.shape[-2:])
     edges = _multiply(weights, torch.zeros_like(diagonal), unit).view(n, n)
@@ -258,7 +258,8 @@ def _solve(levels: list[_Level], inverse: Tensor, b: Tensor, tolerance: float) -
     Returns x and whether every energy was positive until the tolerance was met, as without rounding all are.
     """
     x, r, direction = torch.zeros_like(b), b, b
-    energy = first = None
+    energy: Tensor | None = None
+    first: Tensor | None = None
     tiny = torch.finfo(b.dtype).tiny  # a grey hint has zero chroma: 0/0 must be 0
     for _ in range(MAX_ITERATIONS):
         z = _cycle(levels, inverse, r)

@@ -184,15 +184,15 @@ def quantize(image: Tensor, n: int) -> tuple[Tensor, Tensor]:
     used = weight > 0
     weight, colors = weight[used], total[used] / weight[used, None]
 
-    centres = [(colors * weight[:, None]).sum(0) / weight.sum()]
-    gap = (colors - centres[0]).square().sum(1)
+    chosen = [(colors * weight[:, None]).sum(0) / weight.sum()]
+    gap = (colors - chosen[0]).square().sum(1)
     for _ in range(n - 1):
         farthest = (gap * weight).argmax()
         if gap[farthest] <= 1e-6:
             break
-        centres.append(colors[farthest])
+        chosen.append(colors[farthest])
         gap = torch.minimum(gap, (colors - colors[farthest]).square().sum(1))
-    centres = torch.stack(centres)
+    centres = torch.stack(chosen)
 
     for _ in range(LLOYD_ITERATIONS):
         nearest = _nearest(colors, centres)

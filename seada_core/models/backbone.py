@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..presets import DiffusionConfig, UNetConfig
 
@@ -63,7 +63,7 @@ def decoder_sites(unet: UNet2DConditionModel) -> list[tuple[int, int]]:
     ]
 
 
-def encoder_features(net: nn.Module) -> list[tuple[int, int]]:
+def encoder_features(net: UNet2DConditionModel) -> list[tuple[int, int]]:
     """(channels, level) of each feature that `encode` gives: the skips in order, then the middle block's output."""
     features = [(net.conv_in.out_channels, 0)]
     level = 0
@@ -76,12 +76,12 @@ def encoder_features(net: nn.Module) -> list[tuple[int, int]]:
     return [*features, (features[-1][0], level)]
 
 
-def time_embedding(net: nn.Module, timesteps: Tensor, dtype: torch.dtype) -> Tensor:
+def time_embedding(net: UNet2DConditionModel, timesteps: Tensor, dtype: torch.dtype) -> Tensor:
     """(B,) timesteps to the embedding (B, 4 C) that every residual block takes."""
     return net.time_embedding(net.time_proj(timesteps).to(dtype))
 
 
-def encode(net: nn.Module, x: Tensor, emb: Tensor, context: Tensor) -> list[Tensor]:
+def encode(net: UNet2DConditionModel, x: Tensor, emb: Tensor, context: Tensor) -> list[Tensor]:
     """The encoder half of a UNet (or of a copy of it): all skips in order, then the middle block's output.
 
     Args:

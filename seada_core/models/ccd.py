@@ -147,7 +147,7 @@ class HintEncoder(nn.Module):
         self.levels = [level for _, level in sites]
         self.projections = nn.ModuleList(nn.Conv2d(before, 2 * channels, 1, bias=False) for channels, _ in sites)
         for projection in self.projections:
-            nn.init.zeros_(projection.weight)
+            nn.init.zeros_(projection.get_parameter("weight"))
 
     def encode(self, gray: Tensor, hint_map: Tensor) -> list[Tensor]:
         """Features at the latent's resolution, its half, and so on, less those without hints; for all steps.

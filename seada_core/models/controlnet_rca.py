@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from ..color.sizes import size_of
 from ..presets import ControlConfig
 from .backbone import decoder_sites, encode, encoder_features, time_embedding
 from .efficientnet import CHANNELS, EfficientNetLite0
@@ -93,7 +94,7 @@ class ConditionalEncoder(nn.Module):
         with torch.no_grad():
             self.conv_in.weight.zero_()
             self.conv_in.weight[:, : old.in_channels] = old.weight
-            self.conv_in.bias.copy_(old.bias)
+            self.conv_in.get_parameter("bias").copy_(old.bias)
         self.time_proj = copy.deepcopy(unet.time_proj)
         self.time_embedding = copy.deepcopy(unet.time_embedding)
         self.down_blocks = copy.deepcopy(unet.down_blocks)
@@ -206,10 +207,12 @@ class ControlNetRCA(nn.Module):
             recognized: the classifier's maps of `condition`, where the mapper takes them and they are known already.
             c_f: `condense(condition)`, the same at every step, where it is known already; `condition` is not needed.
         Raises:
-            ValueError: `condition` is not 8 times the latent's size.
+            ValueError: `condition` is not 8 times the latent's size, or neither it nor `c_f` is given.
         """
         if c_f is None:
-            c_f = self.condense(condition, tuple(z_t.shape[-2:]), recognized)
+            if condition is None:
+                raise ValueError("expected a condition picture or c_f")
+            c_f = self.condense(condition, size_of(z_t), recognized)
         maps = self.encoder(z_t, timesteps, context, c_f)
         residuals = None
         if self.zero_convs is not None:
@@ -237,7 +240,7 @@ class ControlNetRCA(nn.Module):
 def _zero_conv(channels: int) -> nn.Conv2d:
     conv = nn.Conv2d(channels, channels, 1)
     nn.init.zeros_(conv.weight)
-    nn.init.zeros_(conv.bias)
+    nn.init.zeros_(conv.get_parameter("bias"))
     return conv
 
 

@@ -33,6 +33,9 @@ DEVIATIONS = (5.8, 2.7)  # of these maps over grey training photos, to bring bot
 class _Conv(nn.Module):
     """A convolution with TensorFlow's "same" padding, what is odd below and to the right; its weights are buffers."""
 
+    weight: Tensor
+    bias: Tensor
+
     def __init__(self, before: int, after: int, kernel: int, stride: int = 1, groups: int = 1):
         super().__init__()
         fan_in = before // groups * kernel**2

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..presets import SCHEDULERS
 from . import ccd
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from diffusers import DDIMScheduler, UNet2DConditionModel
 
     from .controlnet_rca import ControlNetRCA
+    from .vq_decoder import VQDecoder
 
 Step = Callable[[Tensor, int, Tensor], Tensor]  # (x0, timestep t, x_t) -> x at the timestep after t
 
@@ -112,6 +113,7 @@ def predict(
     z_t = x.repeat(rows, 1, 1, 1)
     residuals = None
     if control is not None:
+        assert c_f is not None
         seen = 1 if shared else rows
         features = control.encode(
             z_t[: seen * len(x)], timestep, context[: seen * len(x)], strength=strength, c_f=c_f.repeat(seen, 1, 1, 1)
@@ -123,7 +125,7 @@ def predict(
     return denoise(unet, z_t, timestep, context, residuals, hooks)
 
 
-def compile_parts(decoder: nn.Module, device: torch.device) -> Callable[..., Tensor]:
+def compile_parts(decoder: VQDecoder, device: torch.device) -> Callable[..., Tensor]:
     """`predict` compiled, and the decoder compiled in place: CUDA graphs on a GPU, C++ kernels on a CPU.
 
     Raises:
@@ -139,7 +141,7 @@ def compile_parts(decoder: nn.Module, device: torch.device) -> Callable[..., Ten
     if mode is None:
         return compiled
 
-    def step(*arguments) -> Tensor:
+    def step(*arguments: Any) -> Tensor:
         torch.compiler.cudagraph_mark_step_begin()  # what the step before gave is no longer needed
         return compiled(*arguments)
 

@@ -69,8 +69,8 @@ class SemanticAdapter(nn.Module):
         self.mlp = None
         if config.mlp:
             self.mlp = nn.Sequential(nn.Linear(d, d * config.mlp_ratio), nn.GELU(), nn.Linear(d * config.mlp_ratio, d))
-            nn.init.zeros_(self.mlp[2].weight)
-            nn.init.zeros_(self.mlp[2].bias)
+            nn.init.zeros_(self.mlp[2].get_parameter("weight"))
+            nn.init.zeros_(self.mlp[2].get_parameter("bias"))
 
     def forward(self, e_g: Tensor) -> Tensor:
         """e_g (B, L, d), the grey photo's caption, to the refined e_r, same shape. Longer texts reuse e_t's rows."""

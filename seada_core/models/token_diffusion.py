@@ -192,6 +192,9 @@ class TokenDiffusion(nn.Module):
     (B, gray_channels, h, w) at 1/8 of the picture, and text context (B, L, context_dim), or None.
     """
 
+    loss_square: Tensor
+    loss_count: Tensor
+
     def __init__(self, config: TokenConfig):
         super().__init__()
         if config.width % (4 * config.heads):

@@ -5,15 +5,19 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from functools import cache
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from open_clip.tokenizer import SimpleTokenizer
 
 START, END = 49406, 49407  # CLIP's own ids
 
 
 @cache
-def _clip_bpe():
+def _clip_bpe() -> SimpleTokenizer:
     from open_clip.tokenizer import SimpleTokenizer
 
     return SimpleTokenizer()
@@ -44,7 +48,7 @@ class Tokenizer:
         for caption, n in Counter(captions).items():
             for token in _clip_bpe().encode(caption):
                 counts[token] += n
-        kept = []
+        kept: list[int] = []
         for token, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0])):
             if len(kept) >= size - 3:
                 break

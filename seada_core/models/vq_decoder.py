@@ -26,7 +26,7 @@ class Residual(nn.Module):
         self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
         nn.init.normal_(self.conv2.weight, std=0.1 * (9 * channels) ** -0.5)
-        nn.init.zeros_(self.conv2.bias)
+        nn.init.zeros_(self.conv2.get_parameter("bias"))
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.conv2(F.relu(self.conv1(F.relu(x))))
@@ -62,7 +62,7 @@ class Block(nn.Module):
         super().__init__()
         self.conv1, self.conv2, self.conv3 = (nn.Conv2d(channels, channels, 3, padding=1) for _ in range(3))
         nn.init.normal_(self.conv3.weight, std=0.1 * (9 * channels) ** -0.5)
-        nn.init.zeros_(self.conv3.bias)
+        nn.init.zeros_(self.conv3.get_parameter("bias"))
 
     def forward(self, x: Tensor) -> Tensor:
         return F.relu(x + self.conv3(F.relu(self.conv2(F.relu(self.conv1(x))))))
@@ -89,8 +89,8 @@ class Decoder(nn.Module):
         )
         self.chroma = nn.Conv2d(channels[0], 2, 3, padding=1)
         for convolution in self.maps:
-            nn.init.zeros_(convolution.weight)
-            nn.init.zeros_(convolution.bias)
+            nn.init.zeros_(convolution.get_parameter("weight"))
+            nn.init.zeros_(convolution.get_parameter("bias"))
 
     def forward(self, z: Tensor, features: list[Tensor]) -> Tensor:
         """z (B, 4, h, w) and grey features, finest first, to (Cb, Cr) (B, 2, 8h, 8w), unbounded."""
@@ -129,6 +129,9 @@ class VQDecoder(nn.Module):
     Pictures may have any size: the grey photo is padded to whole latent cells, the result cropped. Where the latent's
     grid is not the grey photo's own (ceil(H / 8), ceil(W / 8)), the latent is resized to it bilinearly.
     """
+
+    codebook: Tensor
+    usage: Tensor
 
     def __init__(self, config: CodecConfig):
         super().__init__()
@@ -187,7 +190,9 @@ class VQDecoder(nn.Module):
                 ]
         return result
 
-    def quantize(self, z: Tensor, gray: Tensor, features: list[Tensor] | None = None):
+    def quantize(
+        self, z: Tensor, gray: Tensor, features: list[Tensor] | None = None
+    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """The latent through the codebook, straight-through.
 
         Returns `z_hat` (B, 4, h, w) on the grey photo's grid, `tokens` (B, h w) long in row order, and the loss terms:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -12,14 +13,17 @@ from .caption_text import strip_monochrome
 from .decoding import CLIP_MEAN, CLIP_STD, normalize, resize
 from .reading import _read_config, first_line
 
+if TYPE_CHECKING:
+    from transformers import Blip2ForConditionalGeneration, BlipForConditionalGeneration
+
 
 class BLIPCaptioner(nn.Module):
     """`BlipForConditionalGeneration` or `Blip2ForConditionalGeneration` of transformers, with its tokenizer."""
 
     def __init__(
         self,
-        model: nn.Module,
-        tokenizer,
+        model: BlipForConditionalGeneration | Blip2ForConditionalGeneration,
+        tokenizer: Any,
         *,
         mean: tuple[float, ...] = CLIP_MEAN,
         std: tuple[float, ...] = CLIP_STD,
@@ -27,7 +31,7 @@ class BLIPCaptioner(nn.Module):
         max_tokens: int = 30,
     ):
         super().__init__()
-        self.model = model
+        self.model: Any = model
         self.tokenizer = tokenizer
         self.image_size = model.config.vision_config.image_size
         self.mean, self.std = mean, std

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,9 @@ from .caption_text import strip_monochrome
 from .decoding import CLIP_MEAN, CLIP_STD, normalize, resize
 from .reading import first_line, load_weights, read_safetensors
 
+if TYPE_CHECKING:
+    from transformers import GPT2LMHeadModel
+
 
 class ClipCap(nn.Module):
     """ClipCap (Mokady et al. 2021): a CLIP embedding mapped to a prefix of GPT-2. Keys are those of its release.
@@ -21,15 +25,16 @@ class ClipCap(nn.Module):
     clip_length tokens made from the embedding and as many learned constants as the prefix is long.
     """
 
-    def __init__(self, gpt: nn.Module, clip_dim: int, prefix_length: int, clip_length: int = 0, layers: int = 8):
+    def __init__(self, gpt: GPT2LMHeadModel, clip_dim: int, prefix_length: int, clip_length: int = 0, layers: int = 8):
         super().__init__()
         width = gpt.config.n_embd
         self.prefix_length = prefix_length
+        self.clip_project: nn.Module
         if clip_length:
             self.clip_project = _TransformerMapper(clip_dim, width, prefix_length, clip_length, layers)
         else:
             self.clip_project = _MLPMapper(clip_dim, width * prefix_length // 2, width * prefix_length)
-        self.gpt = gpt
+        self.gpt: GPT2LMHeadModel = gpt
 
     def forward(self, embedding: Tensor) -> Tensor:
         """The prefix (B, prefix_length, n_embd) of CLIP image embeddings (B, clip_dim), not normalised."""
@@ -49,7 +54,7 @@ class _TransformerMapper(nn.Module):
     def __init__(self, inputs: int, width: int, prefix_length: int, clip_length: int, layers: int):
         super().__init__()
         self.clip_length = clip_length
-        self.transformer = nn.Module()
+        self.transformer: Any = nn.Module()  # names the layers as the release does
         self.transformer.layers = nn.ModuleList(_MapperLayer(width) for _ in range(layers))
         self.linear = nn.Linear(inputs, clip_length * width)
         self.prefix_const = nn.Parameter(torch.randn(prefix_length, width))
@@ -93,7 +98,14 @@ class ClipCapCaptioner(nn.Module):
     """A CLIP image encoder, `ClipCap`, and GPT-2's tokenizer. Captions end at the first full stop, as in training."""
 
     def __init__(
-        self, visual: nn.Module, model: ClipCap, tokenizer, image_size: int, *, beams: int = 1, max_tokens: int = 30
+        self,
+        visual: nn.Module,
+        model: ClipCap,
+        tokenizer: Any,
+        image_size: int,
+        *,
+        beams: int = 1,
+        max_tokens: int = 30,
     ):
         super().__init__()
         self.visual = visual
@@ -101,7 +113,7 @@ class ClipCapCaptioner(nn.Module):
         self.tokenizer = tokenizer
         self.image_size = image_size
         ends = [tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids(".")]
-        self.options = {"num_beams": beams, "max_new_tokens": max_tokens, "do_sample": False}
+        self.options: dict[str, Any] = {"num_beams": beams, "max_new_tokens": max_tokens, "do_sample": False}
         self.options |= {"eos_token_id": ends, "pad_token_id": tokenizer.eos_token_id}
 
     @torch.no_grad()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +23,9 @@ from .caption_text import strip_monochrome
 from .decoding import CLIP_MEAN, CLIP_STD, beam_search, normalize, resize
 from .reading import load_weights, read_safetensors
 
+if TYPE_CHECKING:
+    from open_clip.coca_model import CoCa
+
 # --- pictures ---------------------------------------------------------------------------------------------------------
 
 
@@ -34,15 +38,13 @@ from .reading import load_weights, read_safetensors
 class CoCaCaptioner(nn.Module):
     """An open_clip `CoCa` with the decoding that open_clip's own `generate` no longer offers under transformers 5."""
 
-    def __init__(
-        self, model: nn.Module, tokenizer: Tokenizer, image_size: int, *, beams: int = 1, max_tokens: int = 30
-    ):
+    def __init__(self, model: CoCa, tokenizer: Tokenizer, image_size: int, *, beams: int = 1, max_tokens: int = 30):
         super().__init__()
         self.model = model
         self.tokenizer = tokenizer
         self.image_size = image_size
         self.beams = beams
-        self.length = min(max_tokens, model.context_length)
+        self.length = min(max_tokens, self.model.context_length)
 
     def prepare(self, images: Tensor) -> Tensor:
         """Pictures (B, 3, H, W) in [0, 1] as the image encoder wants them."""
@@ -110,10 +112,10 @@ class ConvTower(nn.Module):
 
 
 class _Residual(nn.Module):
-    def __init__(self, first: nn.Module, second: nn.Module):
+    def __init__(self, first: nn.Sequential, second: nn.Sequential):
         super().__init__()
         self.first, self.second = first, second
-        nn.init.zeros_(second[1].weight)  # a block starts as the identity
+        nn.init.zeros_(second[1].get_parameter("weight"))  # a block starts as the identity
 
     def forward(self, x: Tensor) -> Tensor:
         return F.relu(x + self.second(F.relu(self.first(x))))

@@ -42,7 +42,7 @@ def beam_search(
     """
     if beams < 1 or length < 2:
         raise ValueError(f"beam search needs beams >= 1 and length >= 2, not {beams} and {length}")
-    best = [([], float("-inf"))] * batch
+    best: list[tuple[list[int], float]] = [([], float("-inf"))] * batch
     if beams > 1:
         best = beam_search(next_log_probs, batch, beams=1, start=start, end=end, length=length)
     alive = {i: [([start], 0.0)] for i in range(batch)}  # picture -> hypotheses (tokens, summed log-probability)

@@ -32,6 +32,7 @@ def load_captioner(
         raise ValueError(f"unknown captioner {kind!r}; choose coca, blip, blip2 or clipcap")
     if not path.exists():
         raise ValueError(f"no {kind} captioner at {path}; nothing is downloaded, put its files there first")
+    captioner: nn.Module
     if kind == "coca":
         captioner = _load_coca(path, config, options)
     elif kind == "clipcap":
