@@ -7,8 +7,14 @@ from __future__ import annotations
 
 import argparse
 import math
+import sys
 from collections.abc import Callable, Collection
-from typing import NoReturn, TypeVar
+from typing import TYPE_CHECKING, NoReturn, TypeVar
+
+from .errors import CommandError
+
+if TYPE_CHECKING:
+    from .options import Limits
 
 FINE, FAILED, USAGE = 0, 1, 2  # exit statuses
 INTERRUPTED = 130  # what shells report for a command that Ctrl-C ended
@@ -24,6 +30,24 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         self.exit(USAGE, f"error: {message} (--help lists the options)\n")
+
+
+def exit_status(command: Callable[[], int], interrupted: str = "") -> int:
+    """Run a command. Returns its exit status: its own, a `CommandError`'s, argparse's, or `INTERRUPTED`.
+
+    Args:
+        interrupted: what the error line of Ctrl-C adds, such as what is done.
+    """
+    try:
+        return command()
+    except SystemExit as end:  # of argparse: help, or bad usage already reported
+        return int(end.code or FINE)
+    except CommandError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.status
+    except KeyboardInterrupt:
+        print("; ".join(filter(None, ("error: interrupted", interrupted))), file=sys.stderr)
+        return INTERRUPTED
 
 
 def number(
@@ -60,6 +84,11 @@ def _range(kind: type, low: float, high: float, multiple: int) -> str:
     if low == -math.inf:
         return noun if high == math.inf else f"{noun} of at most {high}"
     return f"{noun} of at least {low}" if high == math.inf else f"{noun} from {low} to {high}"
+
+
+def within(limits: Limits) -> Callable[[str], float]:
+    """An argument's type: a number within the limits of an option, see `ColorizeOptions.limits`."""
+    return number(limits.kind, limits.low, limits.high, limits.text or None, limits.multiple)
 
 
 def names(choices: Collection[str]) -> Callable[[str], tuple[str, ...]]:

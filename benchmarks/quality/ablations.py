@@ -273,9 +273,9 @@ def measure(row: Row, seed: int, options: argparse.Namespace) -> dict[str, float
         return found["figures"]
     from seada_core.evaluate.measure import Networks
     from seada_core.evaluate.run import Options, evaluate
+    from seada_core.options import ColorizeOptions
 
     model = str(train(row, seed, options)) if row.stages else options.model
-    steering = {"seed": seed, **row.steering}
     colorizer = row.make(options) if row.make else None
     report = evaluate(
         Options(
@@ -285,7 +285,7 @@ def measure(row: Row, seed: int, options: argparse.Namespace) -> dict[str, float
             protocol=PROTOCOLS[options.protocol],
             limit=options.pictures,
             networks=Networks((NETWORK,), (), options.device),
-            steering=steering,
+            colorize=ColorizeOptions(**{"seed": seed, **row.steering}),
             batch=options.eval_batch,
             resume=(folder / "journal.jsonl").is_file(),
             made=f"python -m benchmarks.quality.ablations {options.table}",

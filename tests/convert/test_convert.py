@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from small_sd15 import SIZES, same
 
 from seada_core.convert.__main__ import main, new_folder
+from seada_core.options import ColorizeOptions
 from seada_core.pipeline import Colorizer
 from seada_core.weights import part_files
 
@@ -79,7 +80,8 @@ def test_diffusers_own_pipeline_loads_the_export_and_agrees(small_sd15, tmp_path
     noise = torch.randn(4, 16, 16, generator=torch.Generator().manual_seed(3))[None]
     options = {"num_inference_steps": 4, "guidance_scale": 2.0, "height": 128, "width": 128, "eta": 0.0}
     latent = pipeline("a red dog, 1975", latents=noise, output_type="latent", **options).images
-    ours = colorizer.sample(torch.zeros(1, 1, 128, 128), context, uncond, 4, 2.0, 0.0, seed=3)
+    options = ColorizeOptions(steps=4, guidance=2.0, strength=0.0, seed=3)
+    ours = colorizer.sample(torch.zeros(1, 1, 128, 128), context, uncond, options)
     torch.testing.assert_close(ours, latent, rtol=1e-3, atol=1e-3)
 
 
