@@ -39,11 +39,8 @@ class Limits:
         """Raises ValueError that names the field, the range and the value."""
         if self.kind is int and not isinstance(value, Integral):
             raise ValueError(f"{name} must be a whole number, not {value!r}")
-        if (
-            not isinstance(value, Real)
-            or not self.low <= value <= self.high
-            or (self.multiple > 1 and value % self.multiple)
-        ):
+        inside = isinstance(value, Real) and self.low <= value <= self.high
+        if not inside or (self.multiple > 1 and value % self.multiple):
             raise ValueError(f"{name} must be {self}, not {value!r}")
 
 

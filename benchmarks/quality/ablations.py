@@ -271,14 +271,14 @@ def measure(row: Row, seed: int, options: argparse.Namespace) -> dict[str, float
         if found["settings"] != settings:
             raise SystemExit(f"error: {folder} was made with other settings; choose another --out, or delete it")
         return found["figures"]
-    from seada_core.evaluate.measure import Networks
-    from seada_core.evaluate.run import Options, evaluate
+    from seada_core.evaluate.options import EvaluateOptions, Networks
+    from seada_core.evaluate.run import evaluate
     from seada_core.options import ColorizeOptions
 
     model = str(train(row, seed, options)) if row.stages else options.model
     colorizer = row.make(options) if row.make else None
     report = evaluate(
-        Options(
+        EvaluateOptions(
             images=str(options.validation),
             out=folder,
             model=model,
