@@ -10,7 +10,9 @@ from comfy_api.latest import io
 
 from ..seada_core.color.merging import merge_chroma
 from ..seada_core.color.sizes import DECODE_SIZE, decode_size, resize
-from ..seada_core.hints import maps as core
+from ..seada_core.files.hint_format import parse_color, parse_hints_text, parse_palette
+from ..seada_core.hints import maps as hint_maps
+from ..seada_core.hints.superpixels import quantize
 from . import bridge, inputs
 
 if TYPE_CHECKING:
@@ -37,7 +39,7 @@ class Hints:
         """Picture i's map and soft map of a batch, (1, 3, H, W)."""
         maps = (self.at(batch), None if self.soft is None else bridge.rows(self.soft, batch, "the hints"))
         return tuple(
-            None if m is None else core.resize_hint_map(m[i : i + 1], size, dense)
+            None if m is None else hint_maps.resize_hint_map(m[i : i + 1], size, dense)
             for m, dense in zip(maps, (False, True))
         )
 
@@ -58,16 +60,16 @@ class Hints:
         if upper is None or self.soft is None:
             return self.soft if upper is None else upper
         batch, size = max(len(upper), len(self.soft)), upper.shape[-2:]
-        soft = core.resize_hint_map(self.soft, size, dense=True)
-        return core.over(*(bridge.rows(m, batch, "the hints") for m in (upper, soft)))
+        soft = hint_maps.resize_hint_map(self.soft, size, dense=True)
+        return hint_maps.over(*(bridge.rows(m, batch, "the hints") for m in (upper, soft)))
 
     def softly(self, hint_map: Tensor) -> Hints:
         """These with the soft hints `hint_map` (B, 3, H, W) laid over what soft ones there are."""
         if self.soft is None:
             return replace(self, soft=hint_map)
         batch = max(len(self.soft), len(hint_map))
-        below = core.resize_hint_map(self.soft, hint_map.shape[-2:], dense=True)
-        return replace(self, soft=core.over(*(bridge.rows(m, batch, "the hints") for m in (hint_map, below))))
+        below = hint_maps.resize_hint_map(self.soft, hint_map.shape[-2:], dense=True)
+        return replace(self, soft=hint_maps.over(*(bridge.rows(m, batch, "the hints") for m in (hint_map, below))))
 
 
 def preview(gray: Tensor, hint_map: Tensor) -> Tensor:
@@ -80,7 +82,7 @@ def preview_all(gray: Tensor, hints: Hints) -> Tensor:
     shown = hints.shown()
     if shown is None:
         return bridge.image(gray.expand(-1, 3, -1, -1))
-    shown = core.resize_hint_map(shown, tuple(gray.shape[-2:]), dense=True)
+    shown = hint_maps.resize_hint_map(shown, tuple(gray.shape[-2:]), dense=True)
     return preview(gray, bridge.rows(shown, len(gray), "the hints"))
 
 
@@ -123,14 +125,14 @@ class SeAdaHints(io.ComfyNode):
                         "give a mask of the picture's size"
                     )
                 chosen = mask.reshape(-1, 1, *size).float().clamp(0, 1).clone()
-                result = result.plus(core.hint_map_from_mask(chosen, mask_color))
-            parsed = core.parse_hints_text(points.strip() or "[]", "points")
+                result = result.plus(hint_maps.hint_map_from_mask(chosen, mask_color))
+            parsed = parse_hints_text(points.strip() or "[]", "points")
             if parsed:
-                result = result.plus(core.hint_map(parsed, size, size))
+                result = result.plus(hint_maps.hint_map(parsed, size, size))
             shown = result.at(len(gray))
             shown = torch.zeros(1, 3, *size) if shown is None else shown
             if shown.shape[-2:] != size:
-                shown = core.resize_hint_map(shown, size)
+                shown = hint_maps.resize_hint_map(shown, size)
             picture = preview(gray, shown.expand(len(gray), -1, -1, -1))
             return io.NodeOutput(result, picture, ui={"seada_photo": [bridge.shown_photo(gray)]})
 
@@ -164,7 +166,7 @@ class SeAdaHintsFromImage(io.ComfyNode):
         with torch.inference_mode(False):
             rgb = bridge.picture(reference, "reference")
             maps = [
-                core.sample_superpixel_hints(one, torch.Generator().manual_seed(seed), (share, share), segments)
+                hint_maps.sample_superpixel_hints(one, torch.Generator().manual_seed(seed), (share, share), segments)
                 for one in rgb.split(1)
             ]
             result = (hints or Hints()).plus(torch.cat(maps))
@@ -193,14 +195,14 @@ class SeAdaPalette(io.ComfyNode):
     @classmethod
     def execute(cls, colors: str, count: int, image: Tensor | None = None, hints: Hints | None = None) -> io.NodeOutput:
         with torch.inference_mode(False):
-            palette = core.parse_palette(colors) if colors.strip() or image is None else []
+            palette = parse_palette(colors) if colors.strip() or image is None else []
             if image is not None:
                 for one in resize_to(bridge.picture(image), 256):
-                    found = (core.quantize(one, count)[1] * 255).round().int().tolist()
+                    found = (quantize(one, count)[1] * 255).round().int().tolist()
                     palette += ["#{:02x}{:02x}{:02x}".format(*color) for color in found]
             hints = hints or Hints()
             palette = tuple(dict.fromkeys([*hints.palette, *palette]))
-            tiles = [torch.tensor(core.parse_color(color)).view(1, 3, 1, 1) for color in palette]
+            tiles = [torch.tensor(parse_color(color)).view(1, 3, 1, 1) for color in palette]
             strip = torch.cat(tiles, dim=3).repeat_interleave(SWATCH, 2).repeat_interleave(SWATCH, 3)
             return io.NodeOutput(replace(hints, palette=palette), bridge.image(strip))
 
@@ -236,5 +238,5 @@ class SeAdaPropagateHints(io.ComfyNode):
             small = resize(gray, decode_size(tuple(gray.shape[-2:]), DECODE_SIZE))
             hint_map, size = hints.at(len(small)), tuple(small.shape[-2:])
             if hint_map is not None:
-                hints = replace(hints, spread=core.spread_hints(small, core.resize_hint_map(hint_map, size)))
+                hints = replace(hints, spread=hint_maps.spread_hints(small, hint_maps.resize_hint_map(hint_map, size)))
             return io.NodeOutput(hints, preview_all(gray, hints))
