@@ -17,3 +17,8 @@ def one_line(error: BaseException | str) -> str:
     """An error's text, or a text, in one line of at most `LONGEST` characters; without a text, the error's type."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
+
+
+def reason(error: BaseException) -> str:
+    """`one_line` of an error, for messages that name the file: an OSError's text without its number and path."""
+    return one_line(getattr(error, "strerror", None) or error)

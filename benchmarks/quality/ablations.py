@@ -29,6 +29,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from seada_core.errors import one_line
 from seada_core.evaluate.protocols import PROTOCOLS
 from seada_core.weights import part_files
 
@@ -399,7 +400,7 @@ def main(arguments: list[str] | None = None) -> int:
                 results[row.name].append(measure(row, seed, options))
                 print(f"{row.name}, seed {seed}: PSNR {results[row.name][-1]['psnr']:.2f} dB", file=sys.stderr)
     except (ValueError, OSError, ImportError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"error: {one_line(error)}", file=sys.stderr)
         return 1
     text = table(options.table, rows, results, options)
     (options.out / f"{options.table}.md").write_text(text, encoding="utf-8")

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import presets
+from ..errors import one_line
 from ..files import weight_headers
 from ..files.weight_headers import CheckpointError, Header
 from ..models.tokenizer import END as CLIP_END
@@ -129,8 +130,7 @@ def _config(header: Header, part: str) -> tuple[Preset, Tokenizer | None]:
         sections = {name: presets.from_dict(type(getattr(presets.SD15, name)), config[name]) for name in SECTIONS[part]}
         tokenizer = _tokenizer(config["length"], config["vocabulary"]) if "length" in config else None
     except (KeyError, TypeError, ValueError, RecursionError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise CheckpointError(f"{header.path} has a broken seada.config: {reason}") from None
+        raise CheckpointError(f"{header.path} has a broken seada.config: {one_line(error)}") from None
     return Preset(header.metadata.get("seada.preset", "custom")[:100], **sections), tokenizer
 
 
@@ -195,8 +195,8 @@ def plan_part(path: Path, part: str) -> tuple[Header, Preset, nn.Module]:
         with torch.device("meta"):
             expected = build(part, preset, tokenizer).state_dict()
     except Exception as error:
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
-        raise CheckpointError(f"{path} has a seada.config of which no {part} can be built: {reason}") from None
+        problem = f"{path} has a seada.config of which no {part} can be built"
+        raise CheckpointError(f"{problem}: {one_line(error)}") from None
     shapes = {name: tuple(tensor.shape) for name, tensor in expected.items()}
     wrong = sorted(name for name in shapes.keys() | header.shapes if shapes.get(name) != header.shapes.get(name))
     if wrong:

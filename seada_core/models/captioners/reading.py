@@ -41,7 +41,3 @@ def load_weights(module: nn.Module, weights: dict[str, Tensor], path: Path) -> N
     unexpected = [key for key in unexpected if not key.endswith(masks)]
     if missing or unexpected:
         raise ValueError(f"{path} does not fit this model: missing {missing[:3]}, unexpected {unexpected[:3]}")
-
-
-def first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0]
