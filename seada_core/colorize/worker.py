@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers.utils import logging
 from PIL import Image
 from torch import Tensor
 
@@ -168,6 +167,8 @@ class Worker:
 
 def load_model(options: ModelOptions) -> Colorizer:
     """The model on its device. Raises CommandError where either cannot be used."""
+    from diffusers.utils import logging  # takes seconds: a command line without one good picture need not wait
+
     logging.set_verbosity_error()  # its advice on loading is not for the command's users
     if options.device is not None:
         try:

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from diffusers import AutoencoderKL
 from torch import nn
 
 from ..command_line import FAILED, FINE
@@ -28,6 +28,9 @@ from ..weights.state_dicts import Report, on_meta
 from ..weights.stock_controlnet import StockWeights, controller_from
 from ..weights.vae import build_vae, load_vae, open_vae
 from .options import ConvertOptions
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL
 
 SHOWN = 20  # names of a kind on a terminal
 NO_PART = "no part"  # of what a single file holds besides

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
 from ..files import weight_headers
 from ..files.weight_headers import CheckpointError
+from ..models.captioners.loading import captioner_kind, load_captioner
 from ..presets import SD15, Preset
 from . import part_files
-
-if TYPE_CHECKING:
-    from .stable_diffusion import Base
-    from .stock_controlnet import StockWeights
+from .stable_diffusion import Base
+from .stock_controlnet import StockWeights
 
 # parts that are at work together: what is in no phase with the part that is asked for, `PartStore.offload` sends away
 PHASES = (
@@ -37,7 +35,7 @@ class Parts:
         base: Stable Diffusion 1.5's UNet and text encoder, where the folder has none. The embedded model then lends
             what is missing of `LENT`.
         control: in place of the folder's controller: a `controlnet_rca` part file or a stock ControlNet.
-        captioner: in place of the folder's captioner: see `captioner.load_captioner`.
+        captioner: in place of the folder's captioner: see `captioners.loading`.
     Raises:
         CheckpointError: a file is missing, broken or of another kind; a part was made for another UNet.
     """
@@ -179,8 +177,6 @@ def _is_part(path: Path) -> bool:
 
 
 def _stock(path: Path, preset: Preset) -> StockWeights:
-    from .stock_controlnet import StockWeights
-
     return StockWeights(path, preset.unet)
 
 
@@ -190,8 +186,6 @@ def _require_same(path: Path, made_for: Preset, preset: Preset) -> None:
 
 
 def _captioner_kind(path: Path) -> str:
-    from ..models.captioners.loading import captioner_kind
-
     try:
         return captioner_kind(path)
     except ValueError as error:
@@ -199,8 +193,6 @@ def _captioner_kind(path: Path) -> str:
 
 
 def _load_captioner(path: Path) -> nn.Module:
-    from ..models.captioners.loading import load_captioner
-
     try:
         return load_captioner(_captioner_kind(path), path)
     except ValueError as error:

@@ -41,12 +41,16 @@ def test_names_are_imported_from_the_module_that_defines_them(path):
                     assert alias.name in known, f"{alias.name} is not defined in {file.relative_to(ROOT)}"
 
 
-def without_torch(code: str) -> str:
-    """What a process prints that runs the code, and fails if that imports torch."""
-    code += "\nimport sys; assert not {'torch', 'numpy', 'PIL'} & set(sys.modules), 'something heavy was imported'"
+def without(heavy: set[str], code: str) -> str:
+    """What a process prints that runs the code, and fails if that imports one of some modules."""
+    code += f"\nimport sys; assert not {heavy} & set(sys.modules), 'something heavy was imported'"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def without_torch(code: str) -> str:
+    return without({"torch", "numpy", "PIL", "tqdm"}, code)
 
 
 @pytest.mark.parametrize(
@@ -83,3 +87,9 @@ def test_help_needs_no_torch(command):
 def test_types_and_the_version_are_there_for_others():
     assert (ROOT / "seada_core" / "py.typed").is_file()
     assert seada_core.__version__.count(".") == 2
+
+
+def test_the_pipeline_imports_no_slow_library():
+    """ComfyUI starts with it: libraries that take seconds wait for the first model."""
+    slow = {"diffusers", "transformers", "open_clip", "accelerate", "torchvision", "webdataset"}
+    without(slow, "import seada_core.pipeline, seada_core.steering, seada_core.colorize.worker")
