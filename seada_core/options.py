@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
 
@@ -100,7 +100,7 @@ class ColorizeOptions:
     noise: float = _limited(1.0, float, 0, 1)
 
     def __post_init__(self):
-        for option in fields(self):
+        for option in fields(ColorizeOptions):
             value, limits = getattr(self, option.name), option.metadata.get("limits")
             if limits is not None and not (value is None and option.default is None):
                 limits.check(option.name, value)
@@ -122,14 +122,25 @@ class ColorizeOptions:
         """The limits of a numeric field."""
         return next(option.metadata["limits"] for option in fields(cls) if option.name == name)
 
-    def resolved(self, preset: Preset) -> ColorizeOptions:
+    def resolved(self, preset: Preset) -> ResolvedOptions:
         """These options with a model's own values where they are None.
 
         Raises:
             ValueError: more steps than the model's noise schedule has.
         """
-        own = {name: getattr(preset.sampling, name) for name in LEFT_TO_THE_MODEL if getattr(self, name) is None}
-        options, most = replace(self, **own), preset.diffusion.train_steps
+        values = {option.name: getattr(self, option.name) for option in fields(ColorizeOptions)}
+        own = {name: getattr(preset.sampling, name) for name in LEFT_TO_THE_MODEL if values[name] is None}
+        options, most = ResolvedOptions(**values | own), preset.diffusion.train_steps
         if options.steps > most:
             raise ValueError(f"steps must be 1 to {most}, not {options.steps}")
         return options
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResolvedOptions(ColorizeOptions):
+    """Options that leave nothing to the model, see `ColorizeOptions.resolved`."""
+
+    steps: int
+    guidance: float
+    size: int
+    saturation: float

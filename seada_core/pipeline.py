@@ -188,7 +188,7 @@ class Colorizer:
             # these come in at the end alone: a UNet that meets them on the way takes them for the photo's mood
             if options.soft_hints is not None:
                 soft_hints = self._hint_map(options.soft_hints, decoded, photo_size, dense=True)
-        correct = self.guidance(small, spread, options)
+        correct = self.ccd_guidance(small, spread, options)
         z = self.sample(small, context, uncond, options, hooks, correct, callback)
         if "propagation" not in options.hint_methods:
             hints = None
@@ -229,7 +229,7 @@ class Colorizer:
 
         return modulate
 
-    def guidance(self, gray: Tensor, spread: Tensor | None, options: ColorizeOptions) -> ccd.Guidance | None:
+    def ccd_guidance(self, gray: Tensor, spread: Tensor | None, options: ColorizeOptions) -> ccd.Guidance | None:
         """CCD's guidance of x0 towards hints, and towards the nearest colours of a palette or those of a scheme.
 
         Args:

@@ -36,7 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
     with torch.no_grad():
         context = colorizer.context(["a photo"])
         spread = spread_hints(gray, hints.to(gray))
-        correct, codec = colorizer.guidance(gray, spread, ColorizeOptions()), colorizer.part("vq_decoder")
+        correct, codec = colorizer.ccd_guidance(gray, spread, ColorizeOptions()), colorizer.part("vq_decoder")
         features = codec.gray_features(gray)
 
         def decoded(z: torch.Tensor) -> torch.Tensor:
