@@ -24,9 +24,8 @@ from torch import Tensor, nn
 
 from ..seada_core.color.sizes import resize
 from ..seada_core.color.spaces import luminance
-from ..seada_core.files.weight_headers import CheckpointError
 from ..seada_core.pipeline import Callback, Colorizer
-from ..seada_core.weights import part_files
+from ..seada_core.weights.parts import Parts, PartStore
 from . import model_folders
 
 if TYPE_CHECKING:
@@ -140,32 +139,36 @@ def compute_dtype() -> torch.dtype:
     return comfy.model_management.unet_manual_cast(dtype, device) or dtype
 
 
+class ComfyParts(PartStore):
+    """Parts that ComfyUI loads and frees: each lies where ComfyUI keeps idle models, and has a ModelPatcher."""
+
+    def __init__(self, folder: Path):
+        device, home = comfy.model_management.get_torch_device(), comfy.model_management.unet_offload_device()
+        super().__init__(Parts(folder), device, compute_dtype(), home)
+        self.patchers: dict[str, ModelPatcher] = {}
+
+    def get(self, part: str) -> nn.Module:
+        with torch.inference_mode(False):  # gradients do not pass tensors that were made in inference mode
+            return super().get(part)
+
+    def place(self, part: str, module: nn.Module) -> nn.Module:
+        module = super().place(part, module)
+        self.patchers[part] = patcher(module)
+        return module
+
+
 class Bundle(Colorizer):
     """SEADA: a Colorizer whose parts ComfyUI loads and frees. `load` them before use."""
 
+    parts: ComfyParts
+
     def __init__(self, folder: Path):
-        self.patchers: dict[str, ModelPatcher] = {}
-        super().__init__(folder, comfy.model_management.get_torch_device(), compute_dtype())
-
-    def part(self, part: str) -> nn.Module:
-        if part not in part_files.SECTIONS:
-            raise CheckpointError(f"unknown part {part!r}")
-        with torch.inference_mode(False):  # gradients cannot pass through tensors made in inference mode
-            return super().part(part)
-
-    def _place(self, part: str, module: nn.Module) -> nn.Module:
-        device, self.device = self.device, comfy.model_management.unet_offload_device()
-        try:
-            module = super()._place(part, module)
-        finally:
-            self.device = device
-        self.patchers[part] = patcher(module)
-        return module
+        super().__init__(ComfyParts(folder))
 
     def patcher(self, part: str) -> ModelPatcher:
         """The ModelPatcher of a part."""
         self.part(part)
-        return self.patchers[part]
+        return self.parts.patchers[part]
 
     def load(self, *parts: str) -> None:
         """Move those of the named parts that the model has to the device."""

@@ -6,13 +6,10 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import torch
-import torch.nn.functional as F
 from comfy_api.latest import io
 
-from ..seada_core.color.spaces import ycbcr_to_rgb
 from ..seada_core.hints.maps import palette_chroma, resize_hint_map, scheme_colors, spread_hints
 from ..seada_core.models import ccd
-from ..seada_core.pipeline import HINT_MOVES, HINT_SCALE
 from . import bridge, inputs, unet
 
 if TYPE_CHECKING:
@@ -46,7 +43,7 @@ class SeAdaCCD(io.ComfyNode):
                 ),
                 _weight(
                     "scale",
-                    HINT_SCALE,
+                    ccd.HINT_SCALE,
                     "How far the guidance moves the picture at each step. 0 turns the guidance off.",
                 ),
                 _weight("hint", 1.0, "How strongly hinted places are pulled to the hints' colours."),
@@ -108,9 +105,6 @@ class SeAdaCCD(io.ComfyNode):
         return io.NodeOutput(model)
 
 
-PIXEL_TERMS = ("exposure", "constancy", "smoothness")  # of the picture itself: these need it decoded
-
-
 def guide(model, gray, hint_map, spread, colors, seada, weights, scale, start, end):
     """MODEL whose x0 moves down the gradient of the weighted terms, towards a palette's `colors` and a hint map.
 
@@ -118,46 +112,31 @@ def guide(model, gray, hint_map, spread, colors, seada, weights, scale, start, e
     """
     decoder = seada.patcher("vq_decoder")
     at_size = unet.sized(gray)
-    pixels = any(weights[name] for name in PIXEL_TERMS)
 
     @lru_cache(maxsize=1)
     @torch.no_grad()
-    def known(latent: tuple[int, int], device: torch.device) -> tuple[Tensor, list[Tensor], Tensor, Tensor | None]:
-        """What no step changes: photos, their features, and by cell of the latent their light and hints."""
-        photo = at_size(latent).to(device)
-        features = decoder.model.module.gray_features(photo)
-        grid, target = features[-1].shape[-2:], None
+    def guidance(latent: tuple[int, int], device: torch.device) -> ccd.Guidance:
+        """For a latent of (h, w), which every step of a run has."""
+        photo, target = at_size(latent).to(device), None
         if hint_map is not None and spread:
             batch = max(len(photo), len(hint_map))
             here = bridge.rows(resize_hint_map(hint_map, photo.shape[-2:]), batch, "the hints").to(device)
             here = spread_hints(bridge.rows(photo, batch, "SeAda CCD's picture"), here)
-            target = resize_hint_map(here, grid, dense=True)
+            target = resize_hint_map(here, latent, dense=True)
         elif hint_map is not None:
-            target = resize_hint_map(hint_map, grid).to(device)
-        return photo, features if pixels else features[-1:], F.adaptive_avg_pool2d(photo, grid), target
+            target = resize_hint_map(hint_map, latent).to(device)
+        palette = None if colors is None else colors.to(device)
+        saturation = seada.preset.sampling.saturation
+        return ccd.Guidance(decoder.model.module, photo, target, palette, weights, saturation, scale)
 
     def correct(x0: Tensor) -> Tensor:
         bridge.normal_weights(decoder.model)
         with torch.inference_mode(False):
-            codec, count = decoder.model.module, len(x0)
-            photo, features, light, target = known(tuple(x0.shape[-2:]), x0.device)
-            photo, light, *features = (bridge.rows(t, count, "SeAda CCD's picture") for t in (photo, light, *features))
-            target = None if target is None else bridge.rows(target, count, "the hints")
-            palette = None if colors is None else colors.to(x0.device)
-
-            def of_cells(z: Tensor) -> Tensor:
-                return ccd.weighted(ccd.chroma_losses(seada.cell_chroma(z, features), light, target, palette), weights)
-
-            def of_pixels(z: Tensor) -> Tensor:
-                rgb = ycbcr_to_rgb(torch.cat([photo, codec.chroma(z, photo, features)], dim=1))
-                return ccd.weighted(ccd.losses(rgb, photo), weights)
-
-            z = x0.clone().float()
-            if target is not None or palette is not None:
-                z = ccd.guide(z, of_cells, scale, HINT_MOVES)
-            if pixels:  # a full decoding each time: once a step
-                z = ccd.guide(z, of_pixels, scale)
-            return z.to(x0.dtype)
+            move = guidance(tuple(x0.shape[-2:]), x0.device)
+            bridge.rows(move.gray, len(x0), "SeAda CCD's picture")
+            if move.target is not None:
+                bridge.rows(move.target, len(x0), "the hints")
+            return move(x0.clone().float()).to(x0.dtype)
 
     return unet.guide(model, correct, [decoder], start, end)
 

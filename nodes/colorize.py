@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from comfy_api.latest import io
 
+from ..seada_core.options import ColorizeOptions
 from . import bridge, inputs
 
 if TYPE_CHECKING:
@@ -93,26 +94,27 @@ class SeAdaColorize(io.ComfyNode):
             bundle.load("unet", "semantic_encoder", "semantic_adapter", "controlnet_rca", "hint_encoder", "vq_decoder")
             if not prompt.strip():
                 bundle.load("captioner")
-            sampling = bundle.preset.sampling
-            steps = steps or sampling.steps
+            options = ColorizeOptions(
+                prompt=prompt if prompt.strip() else None,
+                palette=None if hints is None else hints.palette,
+                palette_strength=None if hints is None else hints.palette_strength,
+                steps=steps or None,
+                guidance=guidance or None,
+                strength=strength,
+                seed=seed,
+                size=size or None,
+                saturation=saturation * bundle.preset.sampling.saturation,
+            ).resolved(bundle.preset)
             maps = None if hints is None else hints.at(len(photos))
             soft = None if hints is None or hints.soft is None else bridge.rows(hints.soft, len(photos), "the hints")
             results = []
             for i, photo in enumerate(photos.split(1)):  # one by one: a film's worth must fit in memory
                 colored = bundle(
                     photo,
-                    prompt=prompt if prompt.strip() else None,
+                    options,
                     hints=() if maps is None else maps[i : i + 1],
                     soft_hints=None if soft is None else soft[i : i + 1],
-                    palette=None if hints is None else hints.palette,
-                    palette_strength=None if hints is None else hints.palette_strength,
-                    steps=steps,
-                    guidance=guidance or None,
-                    strength=strength,
-                    seed=seed,
-                    size=size or None,
-                    saturation=saturation * sampling.saturation,
-                    callback=bridge.progress(steps * len(photos), steps * i),
+                    callback=bridge.progress(options.steps * len(photos), options.steps * i),
                 )
                 results.append(bridge.image(colored))
         return io.NodeOutput(torch.cat(results))

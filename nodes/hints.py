@@ -10,7 +10,9 @@ from comfy_api.latest import io
 
 from ..seada_core.color.merging import merge_chroma
 from ..seada_core.color.sizes import DECODE_SIZE, decode_size, resize, size_of
-from ..seada_core.hints import maps as core
+from ..seada_core.files.hint_format import parse_color, parse_hints_text, parse_palette
+from ..seada_core.hints import maps as hint_maps
+from ..seada_core.hints.superpixels import quantize
 from . import bridge, inputs
 
 if TYPE_CHECKING:
@@ -37,8 +39,8 @@ class Hints:
         """Picture i's map and soft map of a batch, (1, 3, H, W)."""
         given, soft = self.at(batch), None if self.soft is None else bridge.rows(self.soft, batch, "the hints")
         return (
-            None if given is None else core.resize_hint_map(given[i : i + 1], size),
-            None if soft is None else core.resize_hint_map(soft[i : i + 1], size, dense=True),
+            None if given is None else hint_maps.resize_hint_map(given[i : i + 1], size),
+            None if soft is None else hint_maps.resize_hint_map(soft[i : i + 1], size, dense=True),
         )
 
     def plus(self, hint_map: Tensor) -> Hints:
@@ -60,16 +62,16 @@ class Hints:
         if upper is None or self.soft is None:
             return self.soft if upper is None else upper
         batch, size = max(len(upper), len(self.soft)), size_of(upper)
-        soft = core.resize_hint_map(self.soft, size, dense=True)
-        return core.over(*(bridge.rows(m, batch, "the hints") for m in (upper, soft)))
+        soft = hint_maps.resize_hint_map(self.soft, size, dense=True)
+        return hint_maps.over(*(bridge.rows(m, batch, "the hints") for m in (upper, soft)))
 
     def softly(self, hint_map: Tensor) -> Hints:
         """These hints with the soft hints `hint_map` (B, 3, H, W) over the soft ones that they have."""
         if self.soft is None:
             return replace(self, soft=hint_map)
         batch = max(len(self.soft), len(hint_map))
-        below = core.resize_hint_map(self.soft, size_of(hint_map), dense=True)
-        return replace(self, soft=core.over(*(bridge.rows(m, batch, "the hints") for m in (hint_map, below))))
+        below = hint_maps.resize_hint_map(self.soft, size_of(hint_map), dense=True)
+        return replace(self, soft=hint_maps.over(*(bridge.rows(m, batch, "the hints") for m in (hint_map, below))))
 
 
 def preview(gray: Tensor, hint_map: Tensor) -> Tensor:
@@ -82,7 +84,7 @@ def preview_all(gray: Tensor, hints: Hints) -> Tensor:
     shown = hints.shown()
     if shown is None:
         return bridge.image(gray.expand(-1, 3, -1, -1))
-    shown = core.resize_hint_map(shown, size_of(gray), dense=True)
+    shown = hint_maps.resize_hint_map(shown, size_of(gray), dense=True)
     return preview(gray, bridge.rows(shown, len(gray), "the hints"))
 
 
@@ -127,14 +129,14 @@ class SeAdaHints(io.ComfyNode):
                         "give a mask of the picture's size"
                     )
                 chosen = mask.reshape(-1, 1, *size).float().clamp(0, 1).clone()
-                result = result.plus(core.hint_map_from_mask(chosen, mask_color))
-            parsed = core.parse_hints_text(points.strip() or "[]", "points")
+                result = result.plus(hint_maps.hint_map_from_mask(chosen, mask_color))
+            parsed = parse_hints_text(points.strip() or "[]", "points")
             if parsed:
-                result = result.plus(core.hint_map(parsed, size, size))
+                result = result.plus(hint_maps.hint_map(parsed, size, size))
             shown = result.at(len(gray))
             shown = torch.zeros(1, 3, *size) if shown is None else shown
             if shown.shape[-2:] != size:
-                shown = core.resize_hint_map(shown, size)
+                shown = hint_maps.resize_hint_map(shown, size)
             picture = preview(gray, shown.expand(len(gray), -1, -1, -1))
             return io.NodeOutput(result, picture, ui={"seada_photo": [bridge.shown_photo(gray)]})
 
@@ -177,7 +179,7 @@ class SeAdaHintsFromImage(io.ComfyNode):
         with torch.inference_mode(False):
             rgb = bridge.picture(reference, "reference")
             maps = [
-                core.sample_superpixel_hints(one, torch.Generator().manual_seed(seed), (share, share), segments)
+                hint_maps.sample_superpixel_hints(one, torch.Generator().manual_seed(seed), (share, share), segments)
                 for one in rgb.split(1)
             ]
             result = (hints or Hints()).plus(torch.cat(maps))
@@ -211,14 +213,14 @@ class SeAdaPalette(io.ComfyNode):
     @classmethod
     def execute(cls, colors: str, count: int, image: Tensor | None = None, hints: Hints | None = None) -> io.NodeOutput:
         with torch.inference_mode(False):
-            found = core.parse_palette(colors) if colors.strip() or image is None else []
+            found = parse_palette(colors) if colors.strip() or image is None else []
             if image is not None:
                 for one in resize_to(bridge.picture(image), 256):
-                    main = (core.quantize(one, count)[1] * 255).round().int().tolist()
+                    main = (quantize(one, count)[1] * 255).round().int().tolist()
                     found += ["#{:02x}{:02x}{:02x}".format(*color) for color in main]
             hints = hints or Hints()
             palette = tuple(dict.fromkeys([*hints.palette, *found]))
-            tiles = [torch.tensor(core.parse_color(color)).view(1, 3, 1, 1) for color in palette]
+            tiles = [torch.tensor(parse_color(color)).view(1, 3, 1, 1) for color in palette]
             strip = torch.cat(tiles, dim=3).repeat_interleave(SWATCH, 2).repeat_interleave(SWATCH, 3)
             return io.NodeOutput(replace(hints, palette=palette), bridge.image(strip))
 
@@ -256,5 +258,5 @@ class SeAdaPropagateHints(io.ComfyNode):
             small = resize(gray, decode_size(size_of(gray), DECODE_SIZE))
             hint_map, size = hints.at(len(small)), size_of(small)
             if hint_map is not None:
-                hints = replace(hints, spread=core.spread_hints(small, core.resize_hint_map(hint_map, size)))
+                hints = replace(hints, spread=hint_maps.spread_hints(small, hint_maps.resize_hint_map(hint_map, size)))
             return io.NodeOutput(hints, preview_all(gray, hints))

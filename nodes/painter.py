@@ -21,7 +21,8 @@ from torch import Tensor
 from ..seada_core.color.merging import merge_chroma
 from ..seada_core.color.sizes import size_of
 from ..seada_core.color.spaces import luminance
-from ..seada_core.hints import maps as core
+from ..seada_core.files.hint_format import Hint, Stroke, parse_hints
+from ..seada_core.hints.maps import hint_map, spread_hints
 from . import bridge
 
 ROUTE = "/seada/propagate"
@@ -35,7 +36,7 @@ FORMATS = ("PNG", "JPEG", "WEBP")
 class Request(NamedTuple):
     painter: str  # requests of one painter replace each other
     gray: Tensor  # (1, 1, h, w) in [0, 1]
-    hints: list[core.Hint | core.Stroke]
+    hints: list[Hint | Stroke]
     size: tuple[int, int]  # (H, W) of the photo
 
 
@@ -59,7 +60,7 @@ def parse(body: bytes) -> Request:
         or not all(type(n) is int and 0 < n <= MAX_PHOTO_SIDE for n in size)
     ):
         raise ValueError("size: expected the photo's [width, height] in pixels")
-    hints = core.parse_hints(data["hints"])
+    hints = parse_hints(data["hints"])
     return Request(painter, _picture(data["picture"]), hints, (size[1], size[0]))
 
 
@@ -88,7 +89,7 @@ def _picture(text: object) -> Tensor:
 def colored(request: Request) -> bytes:
     """A PNG of the small picture in the hints' propagated colours. Raises ValueError for hints outside the photo."""
     gray = request.gray
-    spread = core.spread_hints(gray, core.hint_map(request.hints, size_of(gray), request.size))
+    spread = spread_hints(gray, hint_map(request.hints, size_of(gray), request.size))
     rgb = merge_chroma(spread[:, :2] * spread[:, 2:], gray)[0]
     pixels = (rgb * 255).round().byte().movedim(0, -1).contiguous()
     file = io.BytesIO()

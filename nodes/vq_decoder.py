@@ -9,6 +9,7 @@ from comfy_api.latest import io
 
 from ..seada_core.color.merging import merge, merge_chroma
 from ..seada_core.color.sizes import DECODE_SIZE, decode_size, diffusion_size, resize, size_of
+from ..seada_core.options import ColorizeOptions
 from . import bridge, inputs
 
 if TYPE_CHECKING:
@@ -111,6 +112,12 @@ class SeAdaVQDecode(io.ComfyNode):
             size = decode_size(photo_size, max(DECODE_SIZE, 8 * min(z.shape[-2:])))
             context = None if not conditioning else bridge.rows(conditioning[0][0].clone(), len(z), "the texts")
             seada.load("vq_decoder", *(["token_diffusion"] if token_steps else []))
+            options = ColorizeOptions(
+                saturation=saturation * seada.preset.sampling.saturation,
+                token_steps=token_steps,
+                temperature=temperature,
+                seed=seed,
+            )
             show = bridge.progress(len(z))
             results = []
             for i, (latent_i, photo) in enumerate(zip(z.split(1), photos.split(1))):
@@ -122,11 +129,8 @@ class SeAdaVQDecode(io.ComfyNode):
                         z.to(seada.device),
                         small.to(seada.device),
                         None if context is None else context[i : i + 1].to(seada.device),
+                        options,
                         *(None if m is None else m.to(seada.device) for m in maps),
-                        saturation * seada.preset.sampling.saturation,
-                        token_steps,
-                        temperature,
-                        seed,
                         tile,
                     )
 

@@ -16,6 +16,7 @@ from .hints import grounding
 from .hints.color_phrases import ColorPhrase, color_phrases
 from .hints.maps import over
 from .models.classifier import classifier_of
+from .options import ColorizeOptions
 from .pipeline import Colorizer
 
 ATTENTION_STEPS = 4  # sampling steps in which attention is listened to
@@ -106,7 +107,7 @@ def find_regions(
     ]
     context = colorizer.context([prompt] * len(gray))
     with grounding.AttentionRegions(colorizer.part("unet"), columns) as heard:
-        colorizer.sample(small, context, None, ATTENTION_STEPS, 1.0, 1.0, seed)
+        colorizer.sample(small, context, None, ColorizeOptions(steps=ATTENTION_STEPS, guidance=1.0, seed=seed))
     return heard.scores(tuple(side // 8 for side in small.shape[-2:]))
 
 

@@ -1,4 +1,4 @@
-"""What colours in an ablation's row where it is no plain Colorizer: called as one, (gray, **steering) to pictures."""
+"""What colours in an ablation's row where it is no plain Colorizer: called as one, (gray, options) to pictures."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ from seada_core.color.spaces import luminance, rgb_to_ycbcr, ycbcr_to_rgb
 from seada_core.evaluate import sources
 from seada_core.evaluate.protocols import PROTOCOLS
 from seada_core.models import ccd
-from seada_core.pipeline import HINT_SCALE, Colorizer
+from seada_core.models.ccd import HINT_SCALE
+from seada_core.options import ColorizeOptions
+from seada_core.pipeline import Colorizer
 from seada_core.weights import part_files
 
 TOKEN_STEPS = 10
@@ -43,14 +45,17 @@ def _key(gray: Tensor) -> bytes:
 # --- captioners -------------------------------------------------------------------------------------------------------
 
 
+DEFAULTS = ColorizeOptions()
+
+
 class Captioned:
     """A Colorizer whose prompts another says."""
 
     def __init__(self, colorizer: Colorizer, say: Callable[[Tensor], Sequence[str]]):
         self.colorizer, self.say, self.folder = colorizer, say, colorizer.folder
 
-    def __call__(self, gray: Tensor, **steering) -> Tensor:
-        return self.colorizer(gray, prompt=self.say(gray), **steering)
+    def __call__(self, gray: Tensor, options: ColorizeOptions = DEFAULTS) -> Tensor:
+        return self.colorizer(gray, options, prompt=self.say(gray))
 
 
 def true_captions(options: argparse.Namespace) -> Captioned:
@@ -95,11 +100,11 @@ class Decoded:
         self.known = ByPicture(options, latent)
 
     @torch.no_grad()
-    def __call__(self, gray: Tensor, seed: int = 0) -> Tensor:
+    def __call__(self, gray: Tensor, options: ColorizeOptions = DEFAULTS) -> Tensor:
         z = torch.cat([self.known[g] for g in gray]).float().to(self.device)
         height, width = gray.shape[-2:]
         y = luminance(_padded(gray)).to(self.device)
-        return self.decode(z, y, seed)[..., :height, :width].clamp(0, 1).cpu()
+        return self.decode(z, y, options.seed)[..., :height, :width].clamp(0, 1).cpu()
 
 
 def _padded(rgb: Tensor) -> Tensor:
@@ -170,10 +175,10 @@ class Guided:
     def __init__(self, colorizer: Colorizer, terms: Sequence[str]):
         self.colorizer, self.terms, self.folder = colorizer, terms, colorizer.folder
 
-    def __call__(self, gray: Tensor, seed: int = 0) -> Tensor:
-        colorizer, sampling = self.colorizer, self.colorizer.preset.sampling
+    def __call__(self, gray: Tensor, options: ColorizeOptions = DEFAULTS) -> Tensor:
+        colorizer, options = self.colorizer, options.resolved(self.colorizer.preset)
         photo = luminance(gray)
-        small = resize(photo, diffusion_size(tuple(gray.shape[-2:]), sampling.size)).to(colorizer.device)
+        small = resize(photo, diffusion_size(tuple(gray.shape[-2:]), options.size)).to(colorizer.device)
         decoder = colorizer.part("vq_decoder")
 
         def loss(x0: Tensor) -> Tensor:
@@ -183,18 +188,9 @@ class Guided:
 
         with torch.no_grad():
             context = colorizer.context(colorizer.caption(small))
-            uncond = colorizer.context([""]).expand_as(context) if sampling.guidance != 1 else None
-            z = colorizer.sample(
-                small,
-                context,
-                uncond,
-                sampling.steps,
-                sampling.guidance,
-                1.0,
-                seed,
-                correct=lambda x0: ccd.guide(x0, loss, HINT_SCALE),
-            )
-            chroma = colorizer.finish(z, small, context, saturation=sampling.saturation)
+            uncond = colorizer.context([""]).expand_as(context) if options.guidance != 1 else None
+            z = colorizer.sample(small, context, uncond, options, correct=lambda x0: ccd.guide(x0, loss, HINT_SCALE))
+            chroma = colorizer.finish(z, small, context, options)
         return merge_chroma(chroma.cpu(), photo)
 
 

@@ -29,6 +29,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from seada_core.errors import one_line
 from seada_core.evaluate.protocols import PROTOCOLS
 from seada_core.weights import part_files
 
@@ -271,21 +272,21 @@ def measure(row: Row, seed: int, options: argparse.Namespace) -> dict[str, float
         if found["settings"] != settings:
             raise SystemExit(f"error: {folder} was made with other settings; choose another --out, or delete it")
         return found["figures"]
-    from seada_core.evaluate.measure import Networks
-    from seada_core.evaluate.run import Options, evaluate
+    from seada_core.evaluate.options import EvaluateOptions, Networks
+    from seada_core.evaluate.run import evaluate
+    from seada_core.options import ColorizeOptions
 
     model = str(train(row, seed, options)) if row.stages else options.model
-    steering = {"seed": seed, **row.steering}
     colorizer = row.make(options) if row.make else None
     report = evaluate(
-        Options(
+        EvaluateOptions(
             images=str(options.validation),
             out=folder,
             model=model,
             protocol=PROTOCOLS[options.protocol],
             limit=options.pictures,
             networks=Networks((NETWORK,), (), options.device),
-            steering=steering,
+            colorize=ColorizeOptions(**{"seed": seed, **row.steering}),
             batch=options.eval_batch,
             resume=(folder / "journal.jsonl").is_file(),
             made=f"python -m benchmarks.quality.ablations {options.table}",
@@ -399,7 +400,7 @@ def main(arguments: list[str] | None = None) -> int:
                 results[row.name].append(measure(row, seed, options))
                 print(f"{row.name}, seed {seed}: PSNR {results[row.name][-1]['psnr']:.2f} dB", file=sys.stderr)
     except (ValueError, OSError, ImportError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"error: {one_line(error)}", file=sys.stderr)
         return 1
     text = table(options.table, rows, results, options)
     (options.out / f"{options.table}.md").write_text(text, encoding="utf-8")

@@ -13,7 +13,9 @@ import torch
 from benchmarks import Table
 from seada_core.hints.maps import spread_hints
 from seada_core.models import ccd
-from seada_core.pipeline import HINT_MOVES, HINT_SCALE, Colorizer
+from seada_core.models.ccd import HINT_MOVES, HINT_SCALE
+from seada_core.options import ColorizeOptions
+from seada_core.pipeline import Colorizer
 
 STEPS = 10
 
@@ -35,7 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
     with torch.no_grad():
         context = colorizer.context(["a photo"])
         spread = spread_hints(gray, hints.to(gray))
-        correct, codec = colorizer._correction(gray, spread, None, None), colorizer.part("vq_decoder")
+        correct, codec = colorizer.ccd_guidance(gray, spread, ColorizeOptions()), colorizer.part("vq_decoder")
         features = codec.gray_features(gray)
 
         def decoded(z: torch.Tensor) -> torch.Tensor:
@@ -47,7 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
         for _ in range(options.repeats + 1):
             for name, change in (("plain", None), ("guided", correct)):
                 start = time.perf_counter()
-                z = colorizer.sample(gray, context, None, STEPS, 1.0, 1.0, 0, correct=change)
+                z = colorizer.sample(gray, context, None, ColorizeOptions(steps=STEPS, guidance=1.0), correct=change)
                 times[name].append((time.perf_counter() - start) / STEPS)
             for name, change in (("probe", correct), ("decoder", decode)):
                 start = time.perf_counter()

@@ -2,191 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, TextIO
+from collections.abc import Sequence
 
-from .arguments import build_parser
-from .plan import CommandError, Journal, Plan, chunks, variant
-from .plan import plan as plan_run
-
-# `--help` must be quick: whatever imports torch or Pillow is imported once the arguments are known to be good.
-if TYPE_CHECKING:
-    from argparse import Namespace
-
-    from .worker import Report
-
-INTERRUPTED = 130  # what shells report for a command that Ctrl-C ended
-LISTED = 50  # failures listed at the end, where a journal has them all
-
-
-class _Run:
-    """One run of the command: what was planned, and what became of it."""
-
-    def __init__(self, args: Namespace):
-        if args.offload and args.compile:
-            raise CommandError("--offload moves what --compile made for one place; use one of the two", 2)
-        self.args, self.out = args, sys.stdout
-        self.seeds = range(args.seed, args.seed + args.variants)
-        self.plan = plan_run(args.inputs, args.output, self.seeds, args.overwrite, args.recursive, unpack=args.unpack)
-        self.journal = Journal(self.plan.folder)
-        self.broken: str | None = None
-        self.coloured, self.start = 0, time.perf_counter()
-        self.left = [shard.todo for shard in self.plan.shards]
-
-    def __call__(self) -> int:
-        from .worker import Report
-
-        engine = _plain if self.args.engine == "plain" else _ray
-        try:
-            for job in self.plan.refused:
-                error = job.error if str(job.source) in job.error else f"{job.source}: {job.error}"
-                self.take(Report(job, self.args.prompt, error=error))
-            for number, left in enumerate(self.left):
-                if left == 0:
-                    self.pack(number)
-            # standard output is for reports: what Ray has to say of dying workers goes to standard error
-            with (
-                contextlib.redirect_stdout(sys.stderr),
-                _bar(self.plan.todo) as bar,
-                contextlib.closing(engine(self.args, self.plan)) as reports,
-            ):
-                for report in reports:
-                    self.take(report, bar)
-                    if self.broken and not self.args.json:
-                        break  # the rest would only say so again
-        finally:
-            self.summary()
-        return 1 if self.broken or self.journal.failures else 0
-
-    def take(self, report: Report, bar=None) -> None:
-        """Print a report, and count it."""
-        if report.broken:
-            self.broken = report.error
-        elif report.error:
-            self.journal.add(report.job.name, report.error)
-        else:
-            self.coloured += 1
-        if report.note:
-            print(f"note: {report.note}", file=sys.stderr)
-        _print(report, self.seeds, self.args.json, self.out)
-        if bar is not None:
-            bar.set_postfix(failed=len(self.journal.failures), refresh=False)
-            bar.update()
-        if report.job.shard is not None and not report.broken:
-            self.left[report.job.shard] -= 1
-            if self.left[report.job.shard] == 0:
-                self.pack(report.job.shard)
-
-    def pack(self, number: int) -> None:
-        shard = self.plan.shards[number]
-        try:
-            shard.pack()
-        except OSError as error:
-            self.broken = f"cannot write {shard.target}: {error.strerror}; its pictures stay in {shard.work}"
-
-    def summary(self) -> None:
-        """Failures with their reasons, then what was done in all."""
-        self.journal.write()
-        failures, journal = self.journal.failures, self.journal.path
-        journal = journal if journal is not None and journal.is_file() else None
-        shown = failures if journal is None else failures[:LISTED]
-        for error in shown:
-            print(f"error: {error}", file=sys.stderr)
-        if len(shown) < len(failures):
-            print(f"error: {len(failures) - len(shown)} more are in {journal}", file=sys.stderr)
-        if self.broken:
-            print(f"error: {self.broken}", file=sys.stderr)
-        if self.plan.todo + self.plan.done + len(self.plan.refused) > 1:
-            seconds = time.perf_counter() - self.start
-            there = f", {self.plan.done} there already" if self.plan.done else ""
-            failed = f", {len(failures)} failed" if failures else ""
-            listed = f" (listed in {journal})" if journal else ""
-            speed = f" in {seconds:.1f} s, {self.coloured / seconds:.2f} pictures/s" if self.coloured else ""
-            print(f"{self.coloured} coloured{there}{failed}{listed}{speed}", file=sys.stderr)
-
-
-def _plain(args: Namespace, plan: Plan) -> Iterator[Report]:
-    """One process, picture by picture or `--batch` at a time."""
-    from .worker import Worker
-
-    worker = Worker(args)
-    for number, jobs in enumerate(chunks(plan.jobs(), args.batch), 1):
-        name = jobs[0].member or jobs[0].source.name
-        with _steps(f"{number}/{plan.todo} {name}", args.variants, plan.todo == 1) as callback:
-            yield from worker(jobs, callback)
-
-
-def _ray(args: Namespace, plan: Plan) -> Iterator[Report]:
-    from . import ray_engine
-
-    return ray_engine.run(args, plan.jobs())
-
-
-def _bar(total: int):
-    """A bar of pictures on standard error, where that is a terminal and there are several."""
-    from tqdm import tqdm
-
-    hidden = total < 2 or not sys.stderr.isatty()
-    return tqdm(total=total, unit="picture", smoothing=0.1, disable=hidden)
-
-
-@contextlib.contextmanager
-def _steps(name: str, variants: int, shown: bool) -> Iterator[Callable[[int, int], None]]:
-    """A callback that moves a bar of steps on standard error, where that is a terminal."""
-    from tqdm import tqdm
-
-    with tqdm(desc=name, unit="step", leave=False, disable=not (shown and sys.stderr.isatty())) as bar:
-
-        def callback(done: int, steps: int) -> None:
-            bar.total = steps * variants
-            bar.update()
-
-        yield callback
-
-
-def _print(report: Report, seeds: Sequence[int], as_json: bool, out: TextIO) -> None:
-    from tqdm import tqdm
-
-    job, error = report.job, report.error
-    if as_json:
-        record = {
-            "input": job.name,
-            "output": None if error else str(job.target),
-            "seed": seeds[0],
-            "prompt": report.prompt,
-            "scheme": report.scheme,
-            "seconds": round(report.seconds, 3),
-            "error": error,
-        }
-        if len(seeds) > 1:
-            record["variants"] = [] if error else [str(variant(job.target, seed)) for seed in seeds]
-        line = json.dumps(record)
-    elif error:
-        return
-    else:
-        seed = f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {seeds[0]} to {seeds[-1]}"
-        colors = f", {report.scheme}" if report.scheme else ""
-        line = f'{job.name} -> {job.target} ({seed}, {report.seconds:.1f} s, "{report.prompt}"{colors})'
-    with tqdm.external_write_mode(out):
-        print(line, file=out, flush=True)
+from ..command_line import exit_status
+from .arguments import parse
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status: 0 fine, 1 something failed, 2 bad usage, 130 interrupted."""
-    try:
-        return _Run(build_parser().parse_args(argv))()
-    except SystemExit as end:  # of argparse: help, or bad usage already reported
-        return int(end.code or 0)
-    except CommandError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.status
-    except KeyboardInterrupt:
-        print("error: interrupted; the pictures reported so far are done", file=sys.stderr)
-        return INTERRUPTED
+
+    def command() -> int:
+        options = parse(argv)
+        from .run import Run  # Pillow: `--help` need not wait for it
+
+        return Run(options)()
+
+    return exit_status(command, "the pictures reported so far are done")
 
 
 if __name__ == "__main__":

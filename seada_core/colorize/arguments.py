@@ -1,53 +1,26 @@
-"""The arguments of `python -m seada_core.colorize`. Whatever is slow to import is imported where it is used."""
+"""The arguments of `python -m seada_core.colorize`. What is slow to import is imported where it is used."""
 
 from __future__ import annotations
 
 import argparse
-import math
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..command_line import Parser, checked, names, number, within
+from ..errors import CommandError
 from ..files.hint_format import load_hints, parse_hint, parse_palette
+from ..options import ColorizeOptions
 from ..presets import HINT_METHODS, SCHEDULERS
+from .options import ModelOptions, RunOptions, WorkOptions
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from ..hints.palettes import Scheme
 
+SEED = number(int, 0, 2**63 - 1, "a whole number from 0 to 2^63 - 1")
 REFERENCE_SIDE = 1024  # longest side of a reference, px: more than is looked at
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str):
-        self.exit(2, f"error: {message} (--help lists the options)\n")
-
-
-def _number(kind: type, low: float, high: float, what: str, multiple: int = 1) -> Callable[[str], float]:
-    def parse(text: str) -> float:
-        try:
-            value = kind(text)
-        except ValueError:
-            value = math.nan
-        if not low <= value <= high or (multiple > 1 and value % multiple):
-            raise argparse.ArgumentTypeError(f"{text!r} is not {what}")
-        return value
-
-    return parse
-
-
-def _checked(function: Callable[[str], object]) -> Callable[[str], object]:
-    """An argument's type of a function: its message becomes the usage error."""
-
-    def parse(text: str):
-        try:
-            return function(text)
-        except ValueError as error:
-            raise argparse.ArgumentTypeError(str(error)) from None
-
-    return parse
 
 
 def _palette(text: str) -> list[str] | dict[str, Scheme]:
@@ -55,7 +28,7 @@ def _palette(text: str) -> list[str] | dict[str, Scheme]:
     from ..hints import palettes
 
     if "#" in text:
-        return _checked(parse_palette)(text)
+        return checked(parse_palette)(text)
     try:
         return palettes.parse_choice(text)
     except ValueError as error:
@@ -80,14 +53,6 @@ def _reference(path: str) -> Tensor:
     return torch.tensor(np.asarray(image)).permute(2, 0, 1)[None] / 255
 
 
-def _methods(text: str) -> list[str]:
-    names = [name.strip() for name in text.split(",")]
-    unknown = [name for name in names if name not in HINT_METHODS]
-    if unknown:
-        raise argparse.ArgumentTypeError(f"{unknown[0]!r} is none of {', '.join(HINT_METHODS)}")
-    return names
-
-
 class _ListPalettes(argparse.Action):
     def __init__(self, option_strings: Sequence[str], dest: str, help: str):
         super().__init__(option_strings, argparse.SUPPRESS, nargs=0, help=help)
@@ -103,12 +68,11 @@ class _ListPalettes(argparse.Action):
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser; what it cannot take ends the process with status 2 and one line."""
-    parser = _Parser(
+    parser = Parser(
         prog="python -m seada_core.colorize",
         usage="%(prog)s IN... [-o OUT] [options]",
         description="Colour black-and-white photos. Luminance, size, transparency and EXIF data stay as they are.",
         epilog="Exit status: 0 all done, 1 something failed (the other pictures are done), 2 bad usage.",
-        allow_abbrev=False,
     )
     add = parser.add_argument
     add(
@@ -140,14 +104,14 @@ def build_parser() -> argparse.ArgumentParser:
         dest="hint",
         action="append",
         default=[],
-        type=_checked(parse_hint),
+        type=checked(parse_hint),
         help="a colour at a pixel of the photo, or in a disc around it; may be repeated",
     )
     add(
         "--hints",
         metavar="FILE",
         default=[],
-        type=_checked(load_hints),
+        type=checked(load_hints),
         help="a JSON file of hints, as the painter saves it",
     )
     add(
@@ -160,7 +124,7 @@ def build_parser() -> argparse.ArgumentParser:
     add(
         "--palette-strength",
         metavar="S",
-        type=_number(float, 0, 10, "a number from 0 to 10"),
+        type=within(ColorizeOptions.limits("palette_strength")),
         help="how far a colour scheme is followed (default: 1, softly)",
     )
     add("--list-palettes", action=_ListPalettes, help="print the colour schemes and end")
@@ -181,32 +145,32 @@ def build_parser() -> argparse.ArgumentParser:
     add(
         "--hint-methods",
         metavar="NAME,...",
-        type=_methods,
+        type=names(HINT_METHODS),
         default=HINT_METHODS,
         help=f"what makes colours follow hints (default: {','.join(HINT_METHODS)})",
     )
-    count = _number(int, 1, 10**6, "a whole number of at least 1")
-    add("--steps", metavar="N", type=count, help="denoising steps (default: the model's)")
-    add("--saturation", metavar="S", type=_number(float, 0, 10, "a number from 0 to 10"), help="factor on the colours")
-    add("--guidance", metavar="G", type=_number(float, 0, 100, "a number from 0 to 100"), help="weight of the prompt")
+    limits = ColorizeOptions.limits
+    add("--steps", metavar="N", type=within(limits("steps")), help="denoising steps (default: the model's)")
+    add("--saturation", metavar="S", type=within(limits("saturation")), help="factor on the colours")
+    add("--guidance", metavar="G", type=within(limits("guidance")), help="weight of the prompt")
     add(
         "--strength",
         metavar="S",
-        type=_number(float, 0, 10, "a number from 0 to 10"),
+        type=within(limits("strength")),
         default=1.0,
         help="of the controller that keeps to the photo (default: 1)",
     )
     add(
         "--seed",
         metavar="N",
-        type=_number(int, 0, 2**63 - 1, "a whole number from 0 to 2^63 - 1"),
+        type=SEED,
         default=0,
         help="the same seed gives the same picture (default: 0)",
     )
     add(
         "--variants",
         metavar="N",
-        type=_number(int, 1, 256, "a whole number from 1 to 256"),
+        type=number(int, 1, 256),
         default=1,
         help="pictures of N seeds: OUT is a contact sheet, and each is a file of its own, OUT-seed0 and so on; without "
         "--steps they take 3 at least, since in one seeds hardly differ",
@@ -214,20 +178,20 @@ def build_parser() -> argparse.ArgumentParser:
     add(
         "--size",
         metavar="N",
-        type=_number(int, 8, 8192, "a multiple of 8 from 8 to 8192", multiple=8),
+        type=within(limits("size")),
         help="short side of the picture that is diffused, px (default: the model's)",
     )
     add(
         "--token-steps",
         metavar="N",
-        type=_number(int, 0, 10**6, "a whole number of at least 0"),
+        type=within(limits("token_steps")),
         default=0,
         help="steps of token diffusion (default: 0, none)",
     )
     add(
         "--temperature",
         metavar="T",
-        type=_number(float, sys.float_info.min, 1e6, "a number above 0"),
+        type=within(limits("temperature")),
         default=1.0,
         help="of token diffusion (default: 1)",
     )
@@ -245,7 +209,7 @@ def build_parser() -> argparse.ArgumentParser:
     add(
         "--batch",
         metavar="N",
-        type=_number(int, 1, 1024, "a whole number from 1 to 1024"),
+        type=number(int, 1, 1024),
         default=1,
         help="pictures of one size coloured together: quicker, equal to one by one but for rounding (default: 1)",
     )
@@ -260,7 +224,7 @@ def build_parser() -> argparse.ArgumentParser:
     add(
         "--workers",
         metavar="N",
-        type=_number(int, 1, 10**5, "a whole number of at least 1"),
+        type=number(int, 1),
         help="of --engine ray (default: one for each GPU, else for every four CPUs)",
     )
     add("--device", metavar="D", help="such as cpu or cuda:1 (default: cuda where there is one)")
@@ -268,10 +232,74 @@ def build_parser() -> argparse.ArgumentParser:
     add(
         "--max-megapixels",
         metavar="N",
-        type=_number(float, 1e-6, 1e6, "a number of megapixels above 0"),
+        type=number(float, 1e-6, 1e6, "a number of megapixels above 0"),
         help="largest photo that is read (default: 200, or SEADA_MAX_MEGAPIXELS of the environment); larger ones are "
         "refused before they are decoded",
     )
     add("--overwrite", action="store_true", help="replace existing results (default: of several, only what is missing)")
     add("--json", action="store_true", help="one JSON line a picture on standard output, and nothing else there")
     return parser
+
+
+def parse(argv: Sequence[str] | None = None) -> RunOptions:
+    """The command line as options.
+
+    Raises:
+        SystemExit: after the help, or after the one line that says what is wrong (status 2).
+        CommandError: options that exclude each other.
+    """
+    args = build_parser().parse_args(argv)
+    if args.offload and args.compile:
+        raise CommandError("--offload moves what --compile made for one place; use one of the two", 2)
+    schemes = args.palette if isinstance(args.palette, dict) else None
+    colorize = ColorizeOptions(
+        prompt=args.prompt,
+        negative_prompt=args.negative_prompt,
+        hints=(*args.hints, *args.hint),
+        hint_methods=args.hint_methods,
+        palette=None if schemes else args.palette,
+        palette_strength=1.0 if schemes and args.palette_strength is None else args.palette_strength,
+        steps=args.steps,
+        guidance=args.guidance,
+        strength=args.strength,
+        seed=args.seed,
+        size=args.size,
+        saturation=args.saturation,
+        token_steps=args.token_steps,
+        temperature=args.temperature,
+        scheduler=args.scheduler,
+        shared_control=args.shared_control,
+    )
+    model = ModelOptions(
+        model=args.model,
+        base=args.base,
+        control=args.control,
+        captioner=args.captioner,
+        download=args.download,
+        device=args.device,
+        dtype=args.dtype,
+        offload=args.offload,
+        compile=args.compile,
+    )
+    work = WorkOptions(
+        colorize=colorize,
+        model=model,
+        schemes=schemes,
+        reference=args.reference,
+        regions=args.regions,
+        words=not args.no_words,
+        variants=args.variants,
+        batch=args.batch,
+        max_megapixels=args.max_megapixels,
+    )
+    return RunOptions(
+        inputs=tuple(args.inputs),
+        work=work,
+        output=args.output,
+        recursive=args.recursive,
+        unpack=args.unpack,
+        overwrite=args.overwrite,
+        engine=args.engine,
+        workers=args.workers,
+        json=args.json,
+    )

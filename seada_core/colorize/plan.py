@@ -13,22 +13,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from ..errors import CommandError
+from ..files import pictures
+from ..files.folders import find
+from ..files.pictures import WRITABLE, Picture, PictureError
 from ..files.shards import Place, Shard, ShardError, read_at
 
-if TYPE_CHECKING:
-    from ..files.pictures import Picture
-
 JOURNAL = "seada-failures.jsonl"
-
-
-class CommandError(Exception):
-    """No picture can be coloured at all. The message is the whole error line, `status` the exit status."""
-
-    def __init__(self, message: str, status: int = 1):
-        super().__init__(message)
-        self.status = status
 
 
 @dataclass(frozen=True)
@@ -48,16 +40,27 @@ class Job:
 
     def read(self, limit: int | None = None) -> Picture:
         """The picture, see `pictures.read`. Raises PictureError for whatever is none."""
-        from ..files import pictures
-
         if self.member is None:
             return pictures.read(self.source, limit)
         try:
             with open(self.source, "rb") as file:
                 encoded = read_at(file, self.place)
         except OSError as error:
-            raise pictures.PictureError(f"{self.name} cannot be read: {error.strerror}") from error
+            raise PictureError(f"{self.name} cannot be read: {error.strerror}") from error
         return pictures.read_bytes(encoded, self.name, limit)
+
+
+@dataclass
+class Report:
+    """What became of a job."""
+
+    job: Job
+    prompt: str | None = None  # as it was given, else the caption
+    scheme: str | None = None
+    note: str | None = None
+    seconds: float = 0.0
+    error: str | None = None
+    broken: bool = False  # the error is not this picture's: nothing can be coloured any more
 
 
 @dataclass
@@ -103,9 +106,6 @@ def plan(
     Raises:
         CommandError: OUT does not fit the inputs.
     """
-    from ..files.folders import find
-    from ..files.pictures import WRITABLE, PictureError
-
     out = None if output is None else Path(output)
     many = len(inputs) > 1 or inputs[0].is_dir() or _is_shard(inputs[0])
     into = many or (out is not None and (out.is_dir() or output.endswith(("/", os.sep))))
@@ -173,8 +173,6 @@ def _is_shard(path: Path) -> bool:
 
 
 def _check_out(inputs: Sequence[Path], out: Path, into: bool, recursive: bool) -> None:
-    from ..files.pictures import WRITABLE
-
     if into and out.exists() and not out.is_dir():
         raise CommandError(f"{out} is a file; several pictures need a folder", 2)
     if not into and not _is_shard(inputs[0]) and out.suffix.lower() not in WRITABLE:

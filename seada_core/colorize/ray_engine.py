@@ -10,12 +10,15 @@ from __future__ import annotations
 import logging
 import os
 import pickle
-from argparse import Namespace
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from .plan import CommandError, Job, chunks
-from .worker import Report, Worker
+import torch
+
+from ..errors import CommandError
+from .options import RunOptions, WorkOptions
+from .plan import Job, Report, chunks
+from .worker import Worker
 
 WINDOW = 50_000  # pictures planned at once; each window loads the model again
 CHUNK = 8  # pictures that a worker takes at a time, at least
@@ -45,15 +48,13 @@ class Ledger:
 class RayWorker:
     """A `worker.Worker` as Ray Data calls it: a batch of pickled lists of jobs to one of pickled lists of reports."""
 
-    def __init__(self, args: Namespace, ledger, folder: str, threads: int | None):
+    def __init__(self, options: WorkOptions, ledger, folder: str, threads: int | None):
         import ray
 
         os.chdir(folder)
         if threads is not None:
-            import torch
-
             torch.set_num_threads(threads)
-        self.worker, self.ledger, self.get = Worker(args), ledger, ray.get
+        self.worker, self.ledger, self.get = Worker(options), ledger, ray.get
 
     def __call__(self, batch: dict) -> dict:
         return {"reports": [pickle.dumps(self.reports(pickle.loads(jobs))) for jobs in batch["jobs"]]}
@@ -72,7 +73,7 @@ class RayWorker:
                 groups.append([job])  # alone, so that it shows which one it is
             else:
                 fresh.append(job)
-        for group in [*chunks(fresh, self.worker.args.batch), *groups]:
+        for group in [*chunks(fresh, self.worker.options.batch), *groups]:
             self.get(self.ledger.begin.remote([job.name for job in group]))
             reports = {report.job.name: report for report in self.worker(group)}
             self.ledger.end.remote({name: pickle.dumps(report) for name, report in reports.items()})
@@ -80,7 +81,7 @@ class RayWorker:
         return [found[job.name] for job in jobs]
 
 
-def run(args: Namespace, jobs: Iterable[Job]) -> Iterator[Report]:
+def run(options: RunOptions, jobs: Iterable[Job]) -> Iterator[Report]:
     """Colour pictures with Ray Data, in the order in which they get done.
 
     Starts Ray on this machine, or joins the cluster that RAY_ADDRESS names.
@@ -95,35 +96,36 @@ def run(args: Namespace, jobs: Iterable[Job]) -> Iterator[Report]:
     except ImportError as error:
         text = f"--engine ray needs Ray: pip install 'ray[data]', or use --engine plain ({error})"
         raise CommandError(text, 2) from None
-    if args.device not in (None, "cpu"):
-        raise CommandError(f"--engine ray gives every worker a GPU of its own; leave out --device {args.device}", 2)
+    device = options.work.model.device
+    if device not in (None, "cpu"):
+        raise CommandError(f"--engine ray gives every worker a GPU of its own; leave out --device {device}", 2)
     for name in ("ray", "ray.data"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     ours = not ray.is_initialized()
     if ours:
         ray.init(logging_level=logging.ERROR, log_to_driver=False, include_dashboard=False)
     try:
-        workers, resources = _workers(args, ray.cluster_resources())
+        workers, resources = _workers(options, ray.cluster_resources())
         for window in chunks(jobs, WINDOW):
-            yield from _window(args, window, workers, resources)
+            yield from _window(options.work, window, workers, resources)
     finally:
         if ours:
             ray.shutdown()
 
 
-def _workers(args: Namespace, cluster: dict[str, float]) -> tuple[int, dict[str, float]]:
+def _workers(options: RunOptions, cluster: dict[str, float]) -> tuple[int, dict[str, float]]:
     """How many workers, and what Ray is to keep for each."""
     gpus, cpus = int(cluster.get("GPU", 0)), int(cluster.get("CPU", 0))
-    if gpus and args.device is None:
-        workers = args.workers or gpus
+    if gpus and options.work.model.device is None:
+        workers = options.workers or gpus
         return workers, {"num_gpus": min(1.0, gpus / workers), "num_cpus": min(1.0, cpus / workers)}
-    workers = args.workers or max(1, cpus // CPUS_PER_WORKER)
+    workers = options.workers or max(1, cpus // CPUS_PER_WORKER)
     if workers > cpus:
         raise CommandError(f"--workers {workers}: Ray has {cpus} CPUs, and a worker needs one", 2)
     return workers, {"num_cpus": cpus // workers}
 
 
-def _window(args: Namespace, jobs: list[Job], workers: int, resources: dict[str, float]) -> Iterator[Report]:
+def _window(options: WorkOptions, jobs: list[Job], workers: int, resources: dict[str, float]) -> Iterator[Report]:
     import ray
 
     context = ray.data.DataContext.get_current()
@@ -133,12 +135,12 @@ def _window(args: Namespace, jobs: list[Job], workers: int, resources: dict[str,
     environment = {"env_vars": {"PYTHONPATH": path}}
     ledger = ray.remote(num_cpus=0, runtime_env=environment)(Ledger).remote()
     threads = int(resources["num_cpus"]) if "num_gpus" not in resources else None
-    rows = [{"jobs": pickle.dumps(chunk)} for chunk in chunks(jobs, max(CHUNK, args.batch))]
+    rows = [{"jobs": pickle.dumps(chunk)} for chunk in chunks(jobs, max(CHUNK, options.batch))]
     data = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
         RayWorker,
         batch_size=1,
         compute=ray.data.ActorPoolStrategy(size=min(workers, len(rows))),
-        fn_constructor_args=(args, ledger, os.getcwd(), threads),
+        fn_constructor_args=(options, ledger, os.getcwd(), threads),
         runtime_env=environment,
         **resources,
     )

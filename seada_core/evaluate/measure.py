@@ -3,30 +3,16 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ..color import spaces
 from . import features, metrics
+from .options import Networks
 
 CHROMA_BINS, CHROMA_TOP = 32, 128.0  # of C*ab
 GRAY_TRUTH = 2.0  # a truth of less colourfulness (absolute) counts as grey; photos of muted colours have 8 and more
-
-
-@dataclass(frozen=True)
-class Networks:
-    """What measures beside the pixels: names of `features.FEATURES` and `features.PERCEPTUAL`, and the device."""
-
-    features: tuple[str, ...] = ("efficientnet-lite0",)
-    perceptual: tuple[str, ...] = ()
-    device: str = "cpu"
-
-    @property
-    def classifier(self) -> str | None:
-        """The features from which classes are read, if any."""
-        return "efficientnet-lite0" if "efficientnet-lite0" in self.features else None
 
 
 @torch.no_grad()

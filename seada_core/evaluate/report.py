@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .features import FEATURES, PERCEPTUAL
+from .features import FEATURES, PERCEPTUAL, weights_report
 
 NAMES = {"gray": "grey", "truth": "truth"}  # methods that have other names in tables
 
@@ -109,7 +109,5 @@ def table(report: dict) -> str:
 
 def about(names: list[str]) -> dict[str, dict]:
     """What each network's name stands for, and the weights that it was."""
-    from .features import weights_report
-
     known = {**{n: v[2] for n, v in FEATURES.items()}, **{n: v[1] for n, v in PERCEPTUAL.items()}}
     return {name: {"about": known[name], **weights_report(name)} for name in names}

@@ -13,49 +13,24 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import groupby, islice
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from PIL import Image
 from torch import Tensor
+from tqdm import tqdm
 
+from ..command_line import FAILED, FINE, INTERRUPTED
+from ..errors import CommandError, one_line
 from ..files import pictures
+from ..options import ColorizeOptions
+from ..pipeline import Colorizer
 from . import features, hint_points, labels, metrics, page, report, sources, summary
 from .journal import Journal
-from .measure import GRAY_TRUTH, Networks, measure
-from .protocols import PROTOCOLS, Protocol
-
-if TYPE_CHECKING:
-    from ..pipeline import Colorizer
+from .measure import GRAY_TRUTH, measure
+from .options import STEERING, EvaluateOptions
 
 AHEAD = 32  # pictures that are read while others are measured
 RESERVED = ("truth", "gray", "ours")  # methods that every report has
-
-
-@dataclass(frozen=True)
-class Options:
-    """What to evaluate and how; see `evaluate`'s command line for each.
-
-    `steering` goes to every call of the Colorizer (steps, guidance, seed, ...). `model` None evaluates `compare` alone.
-    """
-
-    images: str
-    out: Path
-    model: str | None = "mini"
-    compare: dict[str, Path] = field(default_factory=dict)
-    protocol: Protocol = PROTOCOLS["own"]
-    names: tuple[str, ...] | None = None
-    labels: Path | None = None
-    limit: int | None = None
-    networks: Networks = field(default_factory=Networks)
-    truth: bool = True
-    exclude_gray: bool = False
-    common: bool = False
-    hint_counts: tuple[int, ...] = ()
-    steering: dict = field(default_factory=dict)
-    batch: int = 16
-    resume: bool = False
-    made: str = ""
 
 
 @dataclass(frozen=True)
@@ -69,7 +44,28 @@ class Item:
     error: str | None = None
 
 
-def evaluate(options: Options, colorizer: Colorizer | None = None) -> dict:
+def run(options: EvaluateOptions) -> int:
+    """The command: evaluate, and print the figures. Returns the exit status.
+
+    Raises:
+        CommandError: nothing could be evaluated, or Ctrl-C.
+    """
+    try:
+        found = evaluate(options)
+    except KeyboardInterrupt:
+        raise CommandError(f"interrupted; add --resume to go on with {options.out}", INTERRUPTED) from None
+    # SourceError, JournalError, WeightsError, PictureError and CheckpointError are ValueErrors
+    except (ValueError, OSError, ImportError, RuntimeError) as error:
+        raise CommandError(one_line(error)) from error
+    if options.json:
+        print(json.dumps(found, ensure_ascii=False))
+    else:
+        print(report.table(found))
+        print(f"wrote {options.out / 'report.json'} and {options.out / 'report.html'}")
+    return FAILED if found["unreadable"] else FINE
+
+
+def evaluate(options: EvaluateOptions, colorizer: Colorizer | None = None) -> dict:
     """Runs an evaluation, writes `report.json` and `report.html` (and `ours/KEY.png`) to `options.out`; the report.
 
     Args:
@@ -88,8 +84,6 @@ def evaluate(options: Options, colorizer: Colorizer | None = None) -> dict:
     groups = [known.get(e.name, known.get(Path(e.name).stem, e.group)) for e in entries]
     classes = labels.class_indices(groups)
     if options.model is not None and colorizer is None:
-        from ..pipeline import Colorizer
-
         colorizer = Colorizer.from_pretrained(options.model, options.networks.device)
     settings = _settings(options, entries, colorizer)
     widths = {name: features.width(name) for name in options.networks.features}
@@ -106,7 +100,7 @@ def evaluate(options: Options, colorizer: Colorizer | None = None) -> dict:
         journal.close()
 
 
-def _settings(options: Options, entries: list[sources.Entry], colorizer: Colorizer | None) -> dict:
+def _settings(options: EvaluateOptions, entries: list[sources.Entry], colorizer: Colorizer | None) -> dict:
     """What a resumed run may not change."""
     keys = hashlib.sha256("\n".join(entry.key for entry in entries).encode()).hexdigest()[:16]
     return {
@@ -123,8 +117,14 @@ def _settings(options: Options, entries: list[sources.Entry], colorizer: Coloriz
         "truth": options.truth,
         "exclude_gray": options.exclude_gray,
         "hint_counts": list(options.hint_counts),
-        **options.steering,
+        **_steering(options.colorize),
     }
+
+
+def _steering(options: ColorizeOptions) -> dict:
+    """The seed, and what else is not the default."""
+    values, default = ({name: getattr(o, name) for name in STEERING} for o in (options, ColorizeOptions()))
+    return {name: value for name, value in values.items() if name == "seed" or value != default[name]}
 
 
 def fingerprint(folder: Path) -> str:
@@ -139,7 +139,10 @@ def fingerprint(folder: Path) -> str:
 
 
 def _read(
-    entries: list[sources.Entry], others: dict[str, dict[str, sources.Entry]], options: Options, done: dict[str, bool]
+    entries: list[sources.Entry],
+    others: dict[str, dict[str, sources.Entry]],
+    options: EvaluateOptions,
+    done: dict[str, bool],
 ) -> Iterator[Item]:
     """Pictures that are not done yet, in order, read by a second thread."""
 
@@ -152,7 +155,7 @@ def _read(
                 for method, found in others.items()
             }
         except (pictures.PictureError, OSError) as error:
-            text = " ".join(str(error).split())
+            text = one_line(error)
             return Item(index, entry, error=text if entry.name in text else f"{entry.key}: {text}")
         return Item(index, entry, truth, results)
 
@@ -169,8 +172,6 @@ def _read(
 
 
 def _progress(items: Iterable[Item], total: int, done: int) -> Iterator[Item]:
-    from tqdm import tqdm
-
     return iter(tqdm(items, total=total, initial=done, unit="pic", leave=False, disable=not sys.stderr.isatty()))
 
 
@@ -192,7 +193,7 @@ def _batches(items: Iterable[Item], size: int, journal: Journal) -> Iterator[lis
 
 def _measure(
     batch: list[Item],
-    options: Options,
+    options: EvaluateOptions,
     colorizer: Colorizer | None,
     journal: Journal,
     places: dict[int, Tensor],
@@ -212,7 +213,7 @@ def _measure(
     methods = {"truth": truth, "gray": gray} if options.truth else {}
     if colorizer is not None:
         started = time.perf_counter()
-        methods["ours"] = sources.to_8bit(colorizer(gray, **options.steering).float().cpu())
+        methods["ours"] = sources.to_8bit(colorizer(gray, options.colorize).float().cpu())
         seconds["coloring"] += time.perf_counter() - started
         for item, result in zip(batch, methods["ours"]):
             _save(result, options.out / "ours" / f"{item.entry.key}.png")
@@ -224,7 +225,7 @@ def _measure(
         result = methods["ours"]
         if count:
             hints = torch.stack([hint_points.reveal(t, drawn[item.index]) for t, item in zip(truth, batch)])
-            result = sources.to_8bit(colorizer(gray, hints=hints, **options.steering).float().cpu())
+            result = sources.to_8bit(colorizer(gray, options.colorize, hints=hints).float().cpu())
         at[count] = metrics.psnr(result, truth).tolist()
     lines = []
     for k, (item, values) in enumerate(zip(batch, records)):
@@ -243,7 +244,7 @@ def _save(rgb: Tensor, path: Path) -> None:
 
 
 def _report(
-    options: Options,
+    options: EvaluateOptions,
     entries: list[sources.Entry],
     others: dict[str, dict[str, sources.Entry]],
     journal: Journal,
@@ -307,7 +308,7 @@ def cases(columns: summary.Columns, shown: int = page.SHOWN) -> dict[str, list[t
 
 
 def _looker(
-    options: Options, entries: dict[str, sources.Entry], others: dict[str, dict[str, sources.Entry]]
+    options: EvaluateOptions, entries: dict[str, sources.Entry], others: dict[str, dict[str, sources.Entry]]
 ) -> Callable[[str], dict[str, Image.Image] | None]:
     def look(key: str) -> dict[str, Image.Image] | None:
         try:

@@ -5,18 +5,19 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    import numpy as np
-    from torch import Tensor
+import numpy as np
+import torch
+from torch import Tensor
 
-    from ..pipeline import Colorizer
+from ..command_line import FINE, Parser, exit_status, number
+from ..errors import CommandError, one_line
+from ..pipeline import Colorizer
+from ..train.sources import samples
 
 EXTRA = "pip install 'comfyui-seada[evaluate]' (scikit-learn and matplotlib)"
 KINDS = {"gray": "grey captions (e_g)", "refined": "the same, refined (e_r)", "color": "colour captions (e_c)"}
@@ -28,8 +29,6 @@ def captions_of(source: str, count: int) -> list[tuple[str, str, str]]:
 
     Raises ValueError where there are none.
     """
-    from ..train.sources import samples
-
     found = [
         (key, record["captions"][0], record["color_captions"][0])
         for key, _, record in samples(source)
@@ -42,8 +41,6 @@ def captions_of(source: str, count: int) -> list[tuple[str, str, str]]:
 
 def embed(colorizer: Colorizer, texts: Sequence[str], refined: bool, before: Colorizer | None = None) -> Tensor:
     """Mean over a caption's tokens of e = SeEnc(Des), or of e_r with the adapter, (N, d). `before`: another's SeEnc."""
-    import torch
-
     encoder = (before or colorizer).part("semantic_encoder")
     rows = []
     with torch.no_grad():
@@ -58,8 +55,6 @@ def embed(colorizer: Colorizer, texts: Sequence[str], refined: bool, before: Col
 def distances(points: dict[str, Tensor]) -> dict[str, float]:
     """Mean distance of each picture's grey and refined embedding to its colour caption's; between the kinds' means; and
     the first with each kind about its own mean. In units of the colour captions' own spread about their mean."""
-    import torch
-
     color = points["color"]
     spread = torch.linalg.vector_norm(color - color.mean(0), dim=1).mean().clamp(min=1e-12)
     found = {}
@@ -79,8 +74,6 @@ def place(points: dict[str, Tensor], seed: int = 0) -> dict[str, np.ndarray]:
 
     Raises ValueError for fewer than two captions, ImportError without scikit-learn.
     """
-    import torch
-
     try:
         from sklearn.manifold import TSNE
     except ImportError as error:
@@ -110,35 +103,47 @@ def draw(places: dict[str, np.ndarray], out: Path, title: str) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m seada_core.evaluate.tsne", description=__doc__.split("\n\n")[0])
+    """Run the command; returns the exit status."""
+    return exit_status(lambda: run(**vars(_parser().parse_args(argv))))
+
+
+def _parser() -> Parser:
+    parser = Parser(prog="python -m seada_core.evaluate.tsne", description=__doc__.split("\n\n")[0])
     parser.add_argument("--data", required=True, help="shards whose samples have captions and color_captions")
     parser.add_argument("--model", default="mini", help='"mini" or a folder of part files (default: mini)')
     parser.add_argument("--before", help="a model folder whose text encoder gives e_g and e_c (default: --model's)")
-    parser.add_argument("--pictures", type=int, default=300, help="captions of each kind (default: 300)")
+    parser.add_argument("--pictures", type=number(int, 1), default=300, help="captions of each kind (default: 300)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("tsne.png"), help="the picture, .png, .svg or .pdf")
-    options = parser.parse_args(argv)
-    from ..pipeline import Colorizer
+    return parser
 
+
+def draw_captions(data: str, model: str, before: str | None, pictures: int, seed: int, out: Path) -> dict[str, float]:
+    """Draw the picture. Returns its figures, see `distances`, and how many captions of each kind it has."""
+    colorizer = Colorizer.from_pretrained(model, "cpu")
+    earlier = Colorizer.from_pretrained(before, "cpu") if before else None
+    if not colorizer.has("semantic_adapter"):
+        raise ValueError(f"{colorizer.folder} has no semantic_adapter.safetensors: there is no before and after")
+    found = captions_of(data, pictures)
+    gray, color = [g for _, g, _ in found], [c for _, _, c in found]
+    points = {
+        "gray": embed(colorizer, gray, False, earlier),
+        "refined": embed(colorizer, gray, True),
+        "color": embed(colorizer, color, False, earlier),
+    }
+    draw(place(points, seed), out, f"{len(found)} captions, {model}")
+    return {"captions": len(found), **{k: round(v, 4) for k, v in distances(points).items()}}
+
+
+def run(data: str, model: str, before: str | None, pictures: int, seed: int, out: Path) -> int:
+    """The command. Returns the exit status."""
     try:
-        colorizer = Colorizer.from_pretrained(options.model, "cpu")
-        before = Colorizer.from_pretrained(options.before, "cpu") if options.before else None
-        if not colorizer.has("semantic_adapter"):
-            raise ValueError(f"{colorizer.folder} has no semantic_adapter.safetensors: there is no before and after")
-        found = captions_of(options.data, options.pictures)
-        gray, color = [g for _, g, _ in found], [c for _, _, c in found]
-        points = {
-            "gray": embed(colorizer, gray, False, before),
-            "refined": embed(colorizer, gray, True),
-            "color": embed(colorizer, color, False, before),
-        }
-        draw(place(points, options.seed), options.out, f"{len(found)} captions, {options.model}")
+        figures = draw_captions(data, model, before, pictures, seed, out)
     except (ValueError, OSError, ImportError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 1
-    print(json.dumps({"captions": len(found), **{k: round(v, 4) for k, v in distances(points).items()}}))
-    print(f"wrote {options.out}", file=sys.stderr)
-    return 0
+        raise CommandError(one_line(error)) from error
+    print(json.dumps(figures))
+    print(f"wrote {out}", file=sys.stderr)
+    return FINE
 
 
 if __name__ == "__main__":

@@ -6,7 +6,8 @@ import os
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
-from .pictures import SUFFIXES, PictureError, _one_line
+from ..errors import reason
+from .pictures import SUFFIXES, PictureError
 
 
 def find(paths: Sequence[str | os.PathLike], also: Collection[str] = (), recursive: bool = False) -> list[Path]:
@@ -42,4 +43,4 @@ def _files(folder: Path, recursive: bool) -> Iterator[Path]:
                 elif recursive and entry.is_dir(follow_symlinks=False):
                     yield from _files(Path(entry.path), recursive)
     except OSError as error:
-        raise PictureError(f"{folder} may not be read: {_one_line(error)}") from error
+        raise PictureError(f"{folder} may not be read: {reason(error)}") from error

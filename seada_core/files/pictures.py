@@ -21,6 +21,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from PIL import Image, ImageFile
 
+from ..errors import reason
 from . import sixteen_bit
 
 MAX_PIXELS = 200_000_000  # of a picture, unless the environment or the reader's caller says otherwise
@@ -204,7 +205,7 @@ def _explained(name: object) -> Iterator[None]:
     except MemoryError as error:
         raise PictureError(f"{name} is too large for this machine's memory") from error
     except Exception as error:  # Decoders of damaged files raise nearly anything.
-        raise PictureError(f"{name} is damaged or cut short: {_one_line(error)}") from error
+        raise PictureError(f"{name} is damaged or cut short: {reason(error)}") from error
 
 
 def from_pil(image: Image.Image, limit: int | None = None) -> Picture:
@@ -299,7 +300,7 @@ def write(picture: Picture, path: str | os.PathLike) -> None:
             os.fsync(file.fileno())  # a full disk may only show here
         os.replace(part, target)
     except (OSError, ValueError, SystemError, struct.error) as error:
-        raise PictureError(f"cannot write {path}: {_one_line(error)}") from error
+        raise PictureError(f"cannot write {path}: {reason(error)}") from error
     finally:
         part.unlink(missing_ok=True)
 
@@ -397,8 +398,3 @@ def _dpi(image: Image.Image) -> tuple[float, float] | None:
 def _extras(picture: Picture) -> dict:
     extras = {"exif": picture.exif, "icc_profile": picture.icc, "dpi": picture.dpi}
     return {name: value for name, value in extras.items() if value is not None}
-
-
-def _one_line(error: BaseException) -> str:
-    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return " ".join(text.split())

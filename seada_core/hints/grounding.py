@@ -17,6 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..color.sizes import size_of
+from ..errors import one_line
+from ..models.captioners.decoding import normalize
+from ..models.classifier import cell_log_probabilities, class_words
 from .propagation import propagate
 
 if TYPE_CHECKING:
@@ -74,8 +77,6 @@ def recognized_regions(captioner: CoCaCaptioner, gray: Tensor, things: Sequence[
     how probable ImageNet's classes of that name are there. An opinion that is sure of the thing in no cell does not
     count; what neither sees, or has a word for, scores 0 everywhere.
     """
-    from ..models.classifier import cell_log_probabilities, class_words
-
     tower = captioner.model.visual
     tokens = captioner.tokenizer([f"a photo of a {thing}" for thing in things]).to(gray.device)
     texts = F.normalize(captioner.model._encode_text(tokens)[0].float(), dim=-1)
@@ -159,16 +160,14 @@ def load_clipseg(folder: str | Path) -> tuple[nn.Module, object]:
         )
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError) as error:
-        first = str(error).strip().splitlines()[0]
-        raise ValueError(f"no complete CLIPSeg model with its tokenizer in {folder}: {first}") from error
+        problem = f"no complete CLIPSeg model with its tokenizer in {folder}"
+        raise ValueError(f"{problem}: {one_line(error)}") from error
     return model.eval(), tokenizer
 
 
 @torch.no_grad()
 def clipseg_regions(model: CLIPSegForImageSegmentation, tokenizer: Any, gray: Tensor, things: Sequence[str]) -> Tensor:
     """Scores (B, N, h, w) by CLIPSeg (Lüddecke and Ecker 2022); gray (B, 1, H, W) in [0, 1]."""
-    from ..models.captioners.decoding import normalize
-
     mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # CLIPSeg's preprocessor's
     side = model.config.vision_config.image_size
     square = F.interpolate(gray.expand(-1, 3, -1, -1), (side, side), mode="bicubic", antialias=True).clamp(0, 1)

@@ -15,44 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..color.spaces import rgb_to_ycbcr
-from ..files.hint_format import (
-    Hint,
-    Stroke,
-    load_hints,
-    parse_color,
-    parse_hint,
-    parse_hints,
-    parse_hints_text,
-    parse_palette,
-)
+from ..files.hint_format import Hint, Stroke, parse_color
 from .propagation import propagate
 from .superpixels import quantize, slic
-
-__all__ = [
-    "Hint",
-    "Stroke",
-    "apply_hints",
-    "hint_map",
-    "hint_map_from_mask",
-    "hint_map_from_picture",
-    "load_hints",
-    "over",
-    "palette_chroma",
-    "parse_color",
-    "parse_hint",
-    "parse_hints",
-    "parse_hints_text",
-    "parse_palette",
-    "propagate",
-    "quantize",
-    "resize_hint_map",
-    "sample_point_hints",
-    "sample_superpixel_hints",
-    "scheme_colors",
-    "slic",
-    "spread_hints",
-    "superpixel_labels",
-]
 
 PATCH = 2  # side of a sampled point hint, px
 SUPERPIXELS = 100  # per training picture

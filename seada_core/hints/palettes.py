@@ -16,6 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 from ..files.hint_format import parse_color
@@ -328,7 +329,6 @@ TILE, TITLE, LABEL = 132, 30, 40  # width and height of a tile, height of a sche
 
 def swatches(schemes: Sequence[Scheme]) -> Image.Image:
     """Tiles of each scheme's colours with their names, a scheme a row."""
-    from textwrap import wrap
 
     from PIL import Image, ImageDraw, ImageFont
 

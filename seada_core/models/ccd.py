@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..color.spaces import luminance, rgb_to_ycbcr
+from ..color.spaces import luminance, rgb_to_ycbcr, ycbcr_to_rgb
 from ..presets import HintConfig
 from .backbone import decoder_sites
 
 if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel
 
+    from .vq_decoder import VQDecoder
+
 # Weights of `losses` for guidance. Constancy stays small: grey world desaturates.
 WEIGHTS = {"exposure": 0.2, "constancy": 0.01, "smoothness": 0.01, "hint": 1.0, "luminance": 0.2, "palette": 0.3}
 
+PIXEL_TERMS = ("exposure", "constancy", "smoothness")  # of the picture itself: these need it decoded
+HINT_SCALE = 6.0  # step length of `Guidance`
+HINT_MOVES = 4  # its moves at each sampling step
+PROBE_GAIN = 1.14  # chroma of the decoder over what `VQDecoder.cell_chroma` says, where guidance has moved a latent
 SCHEME_WEIGHT = 0.65  # of `scheme_distance` for guidance at strength 1
 LIGHTNESS = 0.2  # weight of squared lightness beside squared chroma
 SOFTNESS = 0.003  # squared chroma over which colours blend
@@ -93,7 +99,7 @@ def scheme_distance(chroma: Tensor, gray: Tensor, colors: Tensor) -> Tensor:
     return -SOFTNESS * torch.logsumexp(-distances / SOFTNESS, dim=1).mean((1, 2))
 
 
-def weighted(terms: dict[str, Tensor], weights: dict[str, float] | None = None) -> Tensor:
+def weighted(terms: Mapping[str, Tensor], weights: Mapping[str, float] | None = None) -> Tensor:
     """(B,) weighted sum of `losses`' terms; `weights` replaces single entries of `WEIGHTS`."""
     weights = {**WEIGHTS, **(weights or {})}
     return torch.stack([weights[name] * value for name, value in terms.items()]).sum(0)
@@ -117,6 +123,64 @@ def guide(x0: Tensor, loss: Callable[[Tensor], Tensor], scale: float, times: int
             (gradient,) = torch.autograd.grad(loss(leaf).sum(), leaf)
         x0 = x0 - scale * x0.shape[-2] * x0.shape[-1] * gradient.to(x0.dtype)
     return x0
+
+
+class Guidance:
+    """Moves x0 towards hints, a palette, and what natural colour looks like, once a sampling step (Eq. 3 and 4).
+
+    Hints and palette look at the mean chroma of latent cells (`VQDecoder.cell_chroma`), at a hundredth of the cost of
+    decoding; terms of `PIXEL_TERMS` look at the decoded picture, and move once a step.
+
+    Args:
+        decoder: shows which colours a latent has.
+        gray: the photos (B or 1, 1, 8h, 8w) in [0, 1]. They are the luminance already: only chroma can be wrong.
+        target: hints by latent cell (B or 1, 3, h, w): Cb, Cr, mask.
+        colors: of a palette, see `losses`.
+        weights: by term; those of hints and palette that are not given are `WEIGHTS`', of others 0.
+        saturation: factor on chroma in the result.
+        scale, moves: see `guide`.
+    """
+
+    @torch.no_grad()
+    def __init__(
+        self,
+        decoder: VQDecoder,
+        gray: Tensor,
+        target: Tensor | None = None,
+        colors: Tensor | None = None,
+        weights: Mapping[str, float] | None = None,
+        saturation: float = 1.0,
+        scale: float = HINT_SCALE,
+        moves: int = HINT_MOVES,
+    ):
+        self.decoder, self.gray, self.target, self.colors = decoder, gray, target, colors
+        self.weights = {**dict.fromkeys((*PIXEL_TERMS, "luminance"), 0.0), **(weights or {})}
+        self.gain, self.scale, self.moves = PROBE_GAIN * saturation, scale, moves
+        self.by_pixel = any(self.weights[name] for name in PIXEL_TERMS)
+        features = decoder.gray_features(gray)
+        self.features = features if self.by_pixel else features[-1:]
+        self.cells = F.adaptive_avg_pool2d(gray, features[-1].shape[-2:])
+
+    def __call__(self, x0: Tensor) -> Tensor:
+        """x0 (B, 4, h, w) to the same, moved."""
+
+        def each(tensor: Tensor) -> Tensor:
+            return tensor.expand(len(x0), *tensor.shape[1:])
+
+        gray, cells, features = each(self.gray), each(self.cells), [each(f) for f in self.features]
+        target = None if self.target is None else each(self.target)
+
+        def by_cell(z: Tensor) -> Tensor:
+            chroma = self.gain * self.decoder.cell_chroma(z, features)
+            return weighted(chroma_losses(chroma, cells, target, self.colors), self.weights)
+
+        def by_pixel(z: Tensor) -> Tensor:
+            rgb = ycbcr_to_rgb(torch.cat([gray, self.decoder.chroma(z, gray, features)], dim=1))
+            return weighted(losses(rgb, gray), self.weights)
+
+        if target is not None or self.colors is not None:
+            x0 = guide(x0, by_cell, self.scale, self.moves)
+        return guide(x0, by_pixel, self.scale) if self.by_pixel else x0
 
 
 class HintEncoder(nn.Module):

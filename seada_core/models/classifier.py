@@ -11,6 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -37,8 +38,6 @@ def class_words() -> tuple[str, ...]:
 
 @lru_cache(maxsize=1)
 def _head() -> dict[str, Tensor]:
-    from safetensors.torch import load_file
-
     stored = load_file(HEAD)
     return {
         name: stored[name].float() * stored[f"{name}_scale"] if f"{name}_scale" in stored else stored[name].float()
@@ -78,8 +77,6 @@ def cell_log_probabilities(last: Tensor) -> Tensor:
 
 def save_head(weights: dict[str, Tensor], path: Path = HEAD) -> None:
     """Write the head of EfficientNet-Lite0's released weights: in 8 bits, a scale a row, batch norm folded."""
-    from safetensors.torch import save_file
-
     scale = weights["_bn1.weight"] * (weights["_bn1.running_var"] + BN_EPS).rsqrt()
     tensors = {
         "features": weights["_conv_head.weight"].flatten(1) * scale[:, None],

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import sysconfig
 from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -150,12 +155,6 @@ def compile_parts(decoder: VQDecoder, device: torch.device) -> Callable[..., Ten
 
 def _missing_compiler(device: torch.device) -> str | None:
     """What keeps torch.compile from making code for a device; None if nothing does."""
-    import os
-    import shutil
-    import sysconfig
-    from importlib.util import find_spec
-    from pathlib import Path
-
     if device.type == "cuda" and find_spec("triton") is None:
         return "triton (pip install triton)"
     names = [os.environ["CXX"]] if "CXX" in os.environ else ["g++", "clang++", "cl"]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from ..models.backbone import build_scheduler
@@ -93,8 +94,6 @@ def _save(module: nn.Module, folder: Path, dtype: torch.dtype) -> None:
 
 def _save_text_encoder(encoder: SemanticEncoder, folder: Path, dtype: torch.dtype) -> None:
     """With the names that every reader knows; transformers 5 writes others."""
-    from safetensors.torch import save_file
-
     folder.mkdir(parents=True)
     config = encoder.model.config.to_dict() | {"architectures": ["CLIPTextModel"], "model_type": "clip_text_model"}
     for name in ("dtype", "torch_dtype"):  # of this config; transformers renamed it

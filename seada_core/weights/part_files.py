@@ -5,21 +5,28 @@ from __future__ import annotations
 import json
 import os
 import reprlib
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from .. import presets
+from ..errors import one_line
 from ..files import weight_headers
 from ..files.weight_headers import CheckpointError, Header
+from ..models import backbone
+from ..models.captioners.coca import TinyCoCa
+from ..models.ccd import HintEncoder
+from ..models.controlnet_rca import ControlNetRCA
+from ..models.semantic_adapter import SemanticAdapter, SemanticEncoder
+from ..models.token_diffusion import TokenDiffusion
 from ..models.tokenizer import END as CLIP_END
 from ..models.tokenizer import Tokenizer
+from ..models.vq_decoder import VQDecoder
 from ..presets import Preset
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 VERSION = "1"
 EMBEDDED = Path(__file__).parents[1] / "embedded"
@@ -38,45 +45,27 @@ SECTIONS = {
 
 def build(part: str, preset: Preset, tokenizer: Tokenizer | None = None) -> nn.Module:
     """A part with random weights. Parts around the UNet are built for a UNet of the preset's sizes."""
-    from ..models import backbone
-
     if part == "unet":
         return backbone.build_unet(preset.unet)
     if part == "semantic_encoder":
-        from ..models.semantic_adapter import SemanticEncoder
-
         return SemanticEncoder(preset.text, tokenizer)
     if part == "semantic_adapter":
-        from ..models.semantic_adapter import SemanticAdapter
-
         return SemanticAdapter(preset.adapter)
     if part == "controlnet_rca":
-        from ..models.controlnet_rca import ControlNetRCA
-
         return ControlNetRCA(backbone.build_unet(preset.unet), preset.control)
     if part == "hint_encoder":
-        from ..models.ccd import HintEncoder
-
         return HintEncoder(backbone.build_unet(preset.unet), preset.hint)
     if part == "vq_decoder":
-        from ..models.vq_decoder import VQDecoder
-
         return VQDecoder(preset.codec)
     if part == "token_diffusion":
-        from ..models.token_diffusion import TokenDiffusion
-
         return TokenDiffusion(preset.tokens)
     if part == "captioner":
-        from ..models.captioners.coca import TinyCoCa
-
         return TinyCoCa(preset.captioner, tokenizer)
     raise CheckpointError(f"unknown part {part!r}; the parts are {', '.join(SECTIONS)}")
 
 
 def save_part(path: Path, part: str, preset: Preset, module: nn.Module, dtype: torch.dtype = torch.float32) -> None:
     """Write a part file, atomically. Floating tensors are stored as `dtype`, others as they are."""
-    from safetensors.torch import save_file
-
     config = {section: presets.to_dict(getattr(preset, section)) for section in SECTIONS[part]}
     tokenizer = getattr(module, "tokenizer", None)
     if tokenizer is not None:
@@ -129,8 +118,7 @@ def _config(header: Header, part: str) -> tuple[Preset, Tokenizer | None]:
         sections = {name: presets.from_dict(type(getattr(presets.SD15, name)), config[name]) for name in SECTIONS[part]}
         tokenizer = _tokenizer(config["length"], config["vocabulary"]) if "length" in config else None
     except (KeyError, TypeError, ValueError, RecursionError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise CheckpointError(f"{header.path} has a broken seada.config: {reason}") from None
+        raise CheckpointError(f"{header.path} has a broken seada.config: {one_line(error)}") from None
     return Preset(header.metadata.get("seada.preset", "custom")[:100], **sections), tokenizer
 
 
@@ -164,8 +152,6 @@ def read_part(path: Path, part: str) -> tuple[Preset, Tokenizer | None, dict[str
 
 
 def _tensors(header: Header) -> dict[str, Tensor]:
-    from safetensors import SafetensorError, safe_open
-
     tensors = {}
     try:
         with safe_open(header.path, "pt") as file:
@@ -195,8 +181,8 @@ def plan_part(path: Path, part: str) -> tuple[Header, Preset, nn.Module]:
         with torch.device("meta"):
             expected = build(part, preset, tokenizer).state_dict()
     except Exception as error:
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
-        raise CheckpointError(f"{path} has a seada.config of which no {part} can be built: {reason}") from None
+        problem = f"{path} has a seada.config of which no {part} can be built"
+        raise CheckpointError(f"{problem}: {one_line(error)}") from None
     shapes = {name: tuple(tensor.shape) for name, tensor in expected.items()}
     wrong = sorted(name for name in shapes.keys() | header.shapes if shapes.get(name) != header.shapes.get(name))
     if wrong:

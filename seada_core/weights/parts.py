@@ -1,33 +1,41 @@
-"""Where a model's parts come from: a folder of part files, and beside it weights of other makes."""
+"""A model's parts: where they come from (`Parts`), and where they are in memory (`PartStore`)."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
 
 from ..files import weight_headers
 from ..files.weight_headers import CheckpointError
+from ..models.captioners.loading import captioner_kind, load_captioner
 from ..presets import SD15, Preset
 from . import part_files
+from .stable_diffusion import Base
+from .stock_controlnet import StockWeights
 
-if TYPE_CHECKING:
-    from torch import nn
-
-    from .stable_diffusion import Base
-    from .stock_controlnet import StockWeights
-
+# parts that are at work together: what is in no phase with the part that is asked for, `PartStore.offload` sends away
+PHASES = (
+    {"captioner"},
+    {"semantic_encoder", "semantic_adapter"},
+    {"unet", "controlnet_rca", "hint_encoder", "vq_decoder"},
+    {"vq_decoder", "token_diffusion"},
+)
+# the text and token parts work on ids and log-probabilities: half precision gains nothing there
+HALF_PRECISION = ("unet", "controlnet_rca", "semantic_adapter", "hint_encoder")
 LENT = ("vq_decoder", "captioner")  # the embedded model's, which know SD1.5's latents and any photo
 
 
 class Parts:
-    """A model's parts by name, none of them loaded yet.
+    """Where a model's parts come from: a folder of part files, and beside it weights of other makes.
 
     Args:
         folder: part files, which come first; None where everything comes from `base`.
         base: Stable Diffusion 1.5's UNet and text encoder, where the folder has none. The embedded model then lends
             what is missing of `LENT`.
         control: in place of the folder's controller: a `controlnet_rca` part file or a stock ControlNet.
-        captioner: in place of the folder's captioner: see `captioner.load_captioner`.
+        captioner: in place of the folder's captioner: see `captioners.loading`.
     Raises:
         CheckpointError: a file is missing, broken or of another kind; a part was made for another UNet.
     """
@@ -105,13 +113,70 @@ class Parts:
         return part_files.load_part(file or self.folder / f"{part}.safetensors", part)[0]
 
 
+class PartStore:
+    """A model's parts in memory: each is loaded at its first use and placed, and offloaded while others are at work.
+
+    Args:
+        source: where they come from.
+        device: where they are used; None for CUDA where there is one.
+        dtype: of the parts in `HALF_PRECISION`; None for float32, which the others always have.
+        home: where parts are put when they are loaded; None for the device.
+    """
+
+    def __init__(
+        self,
+        source: Parts,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        home: torch.device | None = None,
+    ):
+        self.source = source
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.dtype = dtype or torch.float32
+        self.home = home or self.device
+        self._loaded: dict[str, nn.Module] = {}
+        self._offloading = False
+
+    def has(self, part: str) -> bool:
+        """Whether the model comes with a part."""
+        return part in self._loaded or self.source.has(part)
+
+    def get(self, part: str) -> nn.Module:
+        """A part, in evaluation mode and where it is used.
+
+        Raises:
+            CheckpointError: there is no part of that name, or its file is missing or broken.
+        """
+        if part not in part_files.SECTIONS:
+            raise CheckpointError(f"unknown part {part!r}; the parts are {', '.join(part_files.SECTIONS)}")
+        if part not in self._loaded:
+            self._loaded[part] = self.place(part, self.source.load(part))
+        if self._offloading:
+            # accelerate's hooks wait for `forward`; parts are entered by other methods too, but always through here
+            together = {name for phase in PHASES if part in phase for name in phase}
+            for name in self._loaded.keys() - together:
+                nn.Module.to(self._loaded[name], "cpu")
+            nn.Module.to(self._loaded[part], self.device)
+        return self._loaded[part]
+
+    def place(self, part: str, module: nn.Module) -> nn.Module:
+        """A part that was just loaded, at home, in its precision and channels last."""
+        dtype = self.dtype if part in HALF_PRECISION else None
+        # nn.Module's own `to`: diffusers' warns of a cast that is meant
+        return nn.Module.to(module, self.home, dtype, memory_format=torch.channels_last)
+
+    def offload(self) -> None:
+        """From now on only the parts at work are on the device (see `PHASES`), the others in the CPU's memory."""
+        self._offloading = True
+        for module in self._loaded.values():
+            nn.Module.to(module, "cpu")
+
+
 def _is_part(path: Path) -> bool:
     return path.is_file() and "seada.part" in weight_headers.read_header(path).metadata
 
 
 def _stock(path: Path, preset: Preset) -> StockWeights:
-    from .stock_controlnet import StockWeights
-
     return StockWeights(path, preset.unet)
 
 
@@ -121,8 +186,6 @@ def _require_same(path: Path, made_for: Preset, preset: Preset) -> None:
 
 
 def _captioner_kind(path: Path) -> str:
-    from ..models.captioners.loading import captioner_kind
-
     try:
         return captioner_kind(path)
     except ValueError as error:
@@ -130,8 +193,6 @@ def _captioner_kind(path: Path) -> str:
 
 
 def _load_captioner(path: Path) -> nn.Module:
-    from ..models.captioners.loading import load_captioner
-
     try:
         return load_captioner(_captioner_kind(path), path)
     except ValueError as error:

@@ -13,6 +13,7 @@ from torch import nn
 from ..files import weight_headers
 from ..files.weight_headers import CheckpointError, Header
 from ..models.backbone import build_unet
+from ..models.semantic_adapter import SemanticEncoder
 from ..models.tokenizer import Tokenizer
 from ..presets import SD15, DiffusionConfig, Preset, TextConfig, UNetConfig, VAEConfig
 from .locations import find, folder_files, read_json
@@ -230,8 +231,6 @@ class Base:
         return weights
 
     def _builder(self, part: str) -> Callable[[], nn.Module]:
-        from ..models.semantic_adapter import SemanticEncoder
-
         preset = self.preset
         if part == "unet":
             return lambda: build_unet(preset.unet)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 import torch
+from safetensors import safe_open
 from torch import Tensor, nn
 
 from ..files.weight_headers import CheckpointError, Header
@@ -139,8 +140,6 @@ class Weights:
         Raises:
             CheckpointError: values that are not finite.
         """
-        from safetensors import safe_open
-
         state: dict[str, Tensor] = {}
         for path in dict.fromkeys(self.places.values()):
             with safe_open(path, "pt") as file:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from diffusers import ControlNetModel
 from torch import Tensor, nn
 
 from ..files import weight_headers
@@ -16,6 +16,9 @@ from ..presets import SD15, Preset, UNetConfig
 from .locations import find, folder_files, read_json
 from .stable_diffusion import unet_config
 from .state_dicts import Report, Weights, as_they_are, controlnet_names, load, on_meta
+
+if TYPE_CHECKING:
+    from diffusers import ControlNetModel
 
 
 def check_config(config: dict, source: Path) -> None:
@@ -34,6 +37,8 @@ def check_config(config: dict, source: Path) -> None:
 
 def build_controlnet(unet: UNetConfig) -> ControlNetModel:
     """A random ControlNet for a UNet of these sizes."""
+    from diffusers import ControlNetModel
+
     return ControlNetModel(
         in_channels=unet.in_channels,
         down_block_types=tuple("CrossAttnDownBlock2D" if attn else "DownBlock2D" for attn in unet.attention),
@@ -127,8 +132,6 @@ class StockWeights:
     """
 
     def __init__(self, path: Path | str, unet: UNetConfig = SD15.unet, download: bool = False):
-        from .stock_controlnet import check_config
-
         self.unet, self.path = unet, find(path, download)
         what = "a ControlNet of Stable Diffusion 1.5"
         if self.path.is_dir():
@@ -146,8 +149,6 @@ class StockWeights:
             self._weights = Weights([header], "controlnet", controlnet_names(unet))
 
     def _build(self) -> nn.Module:
-        from .stock_controlnet import build_controlnet
-
         return build_controlnet(self.unet)
 
     def report(self) -> Report:
@@ -156,7 +157,5 @@ class StockWeights:
 
     def load(self, strict: bool = True) -> tuple[StockControlNet, Report]:
         """The ControlNet in float32 and evaluation mode; see `load`."""
-        from .stock_controlnet import StockControlNet
-
         net, report = load("controlnet", self._build, self._weights, strict)
         return StockControlNet(net), report

@@ -17,7 +17,8 @@ from PIL import Image
 
 from seada_core.colorize import plan
 from seada_core.colorize.__main__ import main
-from seada_core.colorize.plan import JOURNAL, CommandError
+from seada_core.colorize.plan import JOURNAL
+from seada_core.errors import CommandError
 from seada_core.files import pictures
 from seada_core.files.shards import Shard, ShardError
 
@@ -133,7 +134,12 @@ def test_together_is_as_alone_but_for_rounding(run, tmp_path, monkeypatch):
     folder = album(tmp_path / "in", 6, bad=3)
     seen = []
     chroma = Colorizer.chroma
-    monkeypatch.setattr(Colorizer, "chroma", lambda self, gray, **o: seen.append(len(gray)) or chroma(self, gray, **o))
+
+    def record(self, gray, *options, **fields):
+        seen.append(len(gray))
+        return chroma(self, gray, *options, **fields)
+
+    monkeypatch.setattr(Colorizer, "chroma", record)
     assert run(folder, "-o", tmp_path / "alone")[0] == 1
     assert seen == [1] * 5
     seen.clear()
@@ -152,10 +158,10 @@ def test_what_fails_together_is_tried_alone(run, tmp_path, monkeypatch):
 
     chroma = Colorizer.chroma
 
-    def small_gpu(self, gray, **options):
+    def small_gpu(self, gray, *options, **fields):
         if len(gray) > 1:
             raise RuntimeError("CUDA out of memory")
-        return chroma(self, gray, **options)
+        return chroma(self, gray, *options, **fields)
 
     monkeypatch.setattr(Colorizer, "chroma", small_gpu)
     assert run(album(tmp_path / "in", 4), "-o", tmp_path / "out", "--batch", 4)[0] == 0
@@ -238,11 +244,11 @@ def test_a_shard_that_was_broken_off_goes_on(run, tmp_path, monkeypatch):
     path = shard(tmp_path / "in.tar", {f"{k}.png": encoded(40, 20 + k) for k in range(4)})
     call, count = Colorizer.__call__, []
 
-    def interrupted(self, image, **options):
+    def interrupted(self, image, options, callback):
         count.append(1)
         if len(count) == 3:
             raise KeyboardInterrupt
-        return call(self, image, **options)
+        return call(self, image, options, callback=callback)
 
     monkeypatch.setattr(Colorizer, "__call__", interrupted)
     assert run(path, "-o", tmp_path / "out.tar")[0] == 130
@@ -419,7 +425,7 @@ def test_a_worker_that_dies_is_started_again_and_its_killer_named(run, tmp_path,
                         os._exit(1)
                 return colour(jobs)
 
-            dying.args = colour.args
+            dying.options = colour.options
             self.worker = dying
 
     monkeypatch.setattr(ray_engine, "RayWorker", Mortal)

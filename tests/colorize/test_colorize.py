@@ -130,9 +130,9 @@ def test_coloured_things_of_the_prompt_and_a_reference_become_soft_hints(run, tm
 
     seen, prompts = [], []
 
-    def record(self, image, **options):
-        seen.append(options["soft_hints"])
-        prompts.append(options["prompt"])
+    def record(self, image, options, callback):
+        seen.append(options.soft_hints)
+        prompts.append(options.prompt)
         return image.convert("RGB")
 
     monkeypatch.setattr(Colorizer, "__call__", record)
@@ -172,14 +172,15 @@ def test_coloured_things_of_the_prompt_and_a_reference_become_soft_hints(run, tm
 
 def test_options_reach_the_model(run, photo, tmp_path, monkeypatch):
     from seada_core.files.hint_format import Hint
+    from seada_core.options import ColorizeOptions
     from seada_core.pipeline import Colorizer
 
     seen = []
     call = Colorizer.__call__
 
-    def record(self, image, **options):
-        seen.append((self, options))
-        return call(self, image, **options)
+    def record(self, image, options, callback):
+        seen.append((self, options, callback))
+        return call(self, image, options, callback=callback)
 
     monkeypatch.setattr(Colorizer, "__call__", record)
     hints = tmp_path / "hints.json"
@@ -192,28 +193,24 @@ def test_options_reach_the_model(run, photo, tmp_path, monkeypatch):
     status, _, err = run(photo, *argv)
     assert status == 0
     assert err == [f"note: {photo}: the model sees no barn in it"]
-    [(colorizer, options)] = seen
-    assert str(colorizer.dtype) == "torch.bfloat16"
-    assert options.pop("callback")
-    assert options == {
-        "soft_hints": None,
-        "hint_methods": ["guidance", "propagation"],
-        "prompt": "a red barn",
-        "negative_prompt": "grey",
-        "hints": [Hint(1, 2, "#102030"), Hint(5, 6, "#AA0000", 3)],
-        "palette": ["#aabbcc", "#ddeeff"],
-        "palette_strength": None,
-        "steps": 2,
-        "guidance": 3,
-        "saturation": 1.5,
-        "strength": 0.5,
-        "seed": 9,
-        "size": 32,
-        "token_steps": 0,
-        "temperature": 0.7,
-        "scheduler": "unipc",
-        "shared_control": True,
-    }
+    [(colorizer, options, callback)] = seen
+    assert str(colorizer.dtype) == "torch.bfloat16" and callback
+    assert options == ColorizeOptions(
+        prompt="a red barn",
+        negative_prompt="grey",
+        hints=[Hint(1, 2, "#102030"), Hint(5, 6, "#AA0000", 3)],
+        hint_methods=["guidance", "propagation"],
+        palette=["#aabbcc", "#ddeeff"],
+        steps=2,
+        guidance=3,
+        saturation=1.5,
+        strength=0.5,
+        seed=9,
+        size=32,
+        temperature=0.7,
+        scheduler="unipc",
+        shared_control=True,
+    )
 
 
 def test_a_hint_colors_its_place(run, tmp_path):
@@ -359,12 +356,13 @@ def test_variants_take_enough_steps_to_differ(run, photo, tmp_path, monkeypatch)
 
     taken = []
     real = Colorizer.__call__
-    named = ("steps", "saturation", "noise")
-    monkeypatch.setattr(
-        Colorizer,
-        "__call__",
-        lambda self, image, **o: (taken.append([o.get(n) for n in named]), real(self, image, **o))[1],
-    )
+
+    def record(self, image, options, callback):
+        resolved = options.resolved(self.preset)
+        taken.append([resolved.steps, resolved.saturation, resolved.noise])
+        return real(self, image, options, callback=callback)
+
+    monkeypatch.setattr(Colorizer, "__call__", record)
     own = Colorizer.from_pretrained
 
     def in_one_step(*args, **options):
@@ -378,7 +376,7 @@ def test_variants_take_enough_steps_to_differ(run, photo, tmp_path, monkeypatch)
         [(), ("--variants", 2), ("--variants", 2, "--steps", 1), ("--variants", 2, "--saturation", 1.1)]
     ):
         assert run(photo, "-o", tmp_path / f"{k}.png", *options)[0] == 0
-    one, varied = [1, None, None], [3, pytest.approx(1.7), 0.6]
+    one, varied = [1, 2.0, 1.0], [3, pytest.approx(1.7), 0.6]
     assert taken == [one, varied, varied, one, one, [3, 1.1, 0.6], [3, 1.1, 0.6]]
 
 

@@ -2,6 +2,8 @@
 
 import json
 import re
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,8 +13,13 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from small_sd15 import SIZES, same
 
-from seada_core.convert.__main__ import main, new_folder
+from seada_core.convert.__main__ import main
+from seada_core.convert.arguments import parse
+from seada_core.convert.conversion import new_folder
+from seada_core.convert.options import ConvertOptions
+from seada_core.options import ColorizeOptions
 from seada_core.pipeline import Colorizer
+from seada_core.presets import SD15, VAEConfig
 from seada_core.weights import part_files
 
 
@@ -79,7 +86,8 @@ def test_diffusers_own_pipeline_loads_the_export_and_agrees(small_sd15, tmp_path
     noise = torch.randn(4, 16, 16, generator=torch.Generator().manual_seed(3))[None]
     options = {"num_inference_steps": 4, "guidance_scale": 2.0, "height": 128, "width": 128, "eta": 0.0}
     latent = pipeline("a red dog, 1975", latents=noise, output_type="latent", **options).images
-    ours = colorizer.sample(torch.zeros(1, 1, 128, 128), context, uncond, 4, 2.0, 0.0, seed=3)
+    options = ColorizeOptions(steps=4, guidance=2.0, strength=0.0, seed=3)
+    ours = colorizer.sample(torch.zeros(1, 1, 128, 128), context, uncond, options)
     torch.testing.assert_close(ours, latent, rtol=1e-3, atol=1e-3)
 
 
@@ -233,19 +241,41 @@ def test_bad_sources_end_with_status_1_and_one_line(source, message, small_sd15,
     assert not (tmp_path / "out").exists()
 
 
-def test_bad_usage_is_status_2():
-    with pytest.raises(SystemExit) as usage:
-        main(["a", "b", "--to", "ldm"])
-    assert usage.value.code == 2
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ([], "SOURCE"),
+        (["a", "b", "--to", "ldm"], "invalid choice: 'ldm'"),
+        (["a", "--unet.heads", "four"], "'four' is not a whole number"),
+        (["a", "--unet.attention", "yes"], "'yes' is not True or False"),
+        (["a", "--over"], "--over"),
+    ],
+)
+def test_bad_usage_is_status_2_and_one_line(arguments, message, capsys):
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1 and message in error
+
+
+def test_sizes_are_options():
+    sizes = ["--unet.attention", "True", "False", "--unet.heads", "4", "--vae-sizes.scaling-factor", "0.2"]
+    options = parse(["a", "b", *sizes, "--controller.additive", "--controller.no-rca", "--no-strict"])
+    assert options == ConvertOptions(
+        "a",
+        Path("b"),
+        strict=False,
+        unet=replace(SD15.unet, attention=(True, False), heads=4),
+        vae_sizes=VAEConfig(scaling_factor=0.2),
+        controller=replace(SD15.control, additive=True, rca=False),
+    )
 
 
 def test_help_is_quick():
     import subprocess
     import sys
 
-    code = "import sys; from seada_core.convert.__main__ import main; sys.argv[1:] = ['--help']\n"
-    code += "try: main()\nexcept SystemExit: "
-    code += "pass\nprint([m for m in ('torch', 'diffusers', 'transformers') if m in sys.modules], file=sys.stderr)"
+    code = "import sys; from seada_core.convert.__main__ import main; main(['--help'])\n"
+    code += "print([m for m in ('torch', 'diffusers', 'transformers') if m in sys.modules], file=sys.stderr)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stderr.strip() == "[]" and "SOURCE" in done.stdout
 

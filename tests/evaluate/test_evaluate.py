@@ -20,10 +20,12 @@ from PIL import Image
 from seada_core.evaluate import features, hint_points, labels, metrics, sources, summary, tsne
 from seada_core.evaluate.__main__ import main
 from seada_core.evaluate.journal import Journal, JournalError
-from seada_core.evaluate.measure import Networks, measure
+from seada_core.evaluate.measure import measure
+from seada_core.evaluate.options import EvaluateOptions, Networks
 from seada_core.evaluate.protocols import PROTOCOLS
-from seada_core.evaluate.run import Options, fingerprint
 from seada_core.evaluate.run import evaluate as run
+from seada_core.evaluate.run import fingerprint
+from seada_core.options import ColorizeOptions
 
 torch.set_num_threads(1)
 TESTS = Path(__file__).resolve().parent
@@ -147,7 +149,7 @@ class Colours:
         self.by_luminance = {sources.gray_of(t).numpy().tobytes(): t for t in truths}
         self.calls, self.fail_at = 0, fail_at
 
-    def __call__(self, gray, hints=None, **options):
+    def __call__(self, gray, options, hints=None):
         assert (gray == gray[:, :1]).all()
         self.calls += 1
         if self.calls == self.fail_at:
@@ -157,8 +159,13 @@ class Colours:
 
 
 def options_of(folder, out="ours", **changes):
-    options = Options(
-        str(folder / "truth"), folder / out, networks=Networks(()), model="mini", steering={"seed": 3}, batch=2
+    options = EvaluateOptions(
+        str(folder / "truth"),
+        folder / out,
+        networks=Networks(()),
+        model="mini",
+        colorize=ColorizeOptions(seed=3),
+        batch=2,
     )
     return replace(options, **changes)
 
@@ -178,7 +185,7 @@ def test_a_run_that_breaks_off_goes_on_where_it_was(folder, photos):
     with pytest.raises(JournalError, match="holds an evaluation already; add --resume"):
         run(options_of(folder, **lite), Colours(truths))
     with pytest.raises(JournalError, match="other settings: seed was 3, now 4"):
-        run(options_of(folder, **lite, resume=True, steering={"seed": 4}), Colours(truths))
+        run(options_of(folder, **lite, resume=True, colorize=ColorizeOptions(seed=4)), Colours(truths))
     rest = Colours(truths)
     resumed = run(options_of(folder, **lite, resume=True), rest)
     assert rest.calls == 2

@@ -1,6 +1,5 @@
-"""Hint maps, parsing and the training samplers."""
+"""Hint maps and the training samplers."""
 
-import json
 import math
 
 import pytest
@@ -21,93 +20,6 @@ def chroma(color):
 def photo(data_dir, name, size):
     picture = Image.open(data_dir / "test" / "kodak24" / name).convert("RGB").resize(size)
     return torch.tensor(list(picture.tobytes()), dtype=torch.float32).view(size[1], size[0], 3).permute(2, 0, 1) / 255
-
-
-@pytest.mark.parametrize(
-    "arguments, message",
-    [
-        ((1, 2, "red"), "bad colour 'red'"),
-        ((1, 2, "#12345"), "bad colour"),
-        ((1, 2, "#1234567"), "bad colour"),
-        ((1, 2, "#12345g"), "bad colour"),
-        ((1, 2, "#123456\n"), "bad colour"),
-        ((1, 2, None), "bad colour"),
-        ((math.nan, 2, "#123456"), "hint x is nan"),
-        ((1, math.inf, "#123456"), "hint y is inf"),
-        ((1, 2, "#123456", -math.inf), "hint radius is -inf"),
-        ((1, 10**400, "#123456"), "hint y is 1000"),
-        ((True, 2, "#123456"), "hint x is True"),
-        (("1", 2, "#123456"), "hint x is '1'"),
-        ((1, 2, "#123456", -1), "hint radius is -1"),
-    ],
-)
-def test_a_malformed_hint_is_refused(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        Hint(*arguments)
-
-
-def test_parse_hint():
-    assert H.parse_hint("12, 30.5,#A0b1C2") == Hint(12, 30.5, "#A0b1C2", 0)
-    assert H.parse_hint("12,30,#a0b1c2,7.5") == Hint(12, 30, "#a0b1c2", 7.5)
-
-
-@pytest.mark.parametrize(
-    "text", ["", "1,2", "1,2,#aabbcc,3,4", "a,2,#aabbcc", "1,2,aabbcc", "1,2,#aabbcc,-3", "nan,2,#aabbcc"]
-)
-def test_a_malformed_hint_text_is_named(text):
-    with pytest.raises(ValueError) as error:
-        H.parse_hint(text)
-    assert repr(text) in str(error.value) and "\n" not in str(error.value)
-
-
-def test_load_hints(tmp_path):
-    entries = [{"x": 1, "y": 2.5, "color": "#aabbcc"}, {"x": 3, "y": 4, "color": "#010203", "radius": 5}]
-    for data in (entries, {"hints": entries}):
-        (tmp_path / "hints.json").write_text(json.dumps(data))
-        assert H.load_hints(tmp_path / "hints.json") == [Hint(1, 2.5, "#aabbcc"), Hint(3, 4, "#010203", 5)]
-
-
-@pytest.mark.parametrize(
-    "content, message",
-    [
-        ("{", "not a JSON file"),
-        ("1" * 5000, "not a JSON file|expected"),
-        ("3", "list of hints"),
-        ('{"points": []}', "list of hints"),
-        ('[{"x": 1, "y": 2, "color": "#aabbcc"}, 7]', "hint 2.*got 7"),
-        ('[{"x": 1, "color": "#aabbcc"}]', "hint 1 has no y"),
-        ('[{"x": 1, "y": 2, "color": "#aabbcc", "colour": 1}]', "hint 1 has an unknown field 'colour'"),
-        ('[{"x": 1, "y": 2, "color": "#aabbcc", "__proto__": {}}]', "hint 1 has an unknown field '__proto__'"),
-        ('[{"points": [[1, 2]], "x": 1, "color": "#aabbcc"}]', "hint 1 has an unknown field 'x'"),
-        ('[{"points": [[1, 2]]}]', "hint 1 has no color; fields are points, color"),
-        ('[{"points": [], "color": "#aabbcc"}]', "hint 1: a stroke of 0 points"),
-        ('[{"points": "12", "color": "#aabbcc"}]', "hint 1: stroke points are '12'"),
-        ('[{"points": [[1, 2], [3]], "color": "#aabbcc"}]', r"hint 1: stroke point 2 is \[3\]: expected \[x, y\]"),
-        ('[{"points": [[1, "2"]], "color": "#aabbcc"}]', "hint 1: stroke point 1's y is '2'"),
-        ('[{"points": [[1, 1e7]], "color": "#aabbcc"}]', "at most 1000000 pixels"),
-        ("[" * 100000, "not a JSON file"),
-        ('[{"x": 1e999, "y": 2, "color": "#aabbcc"}]', "hint 1: hint x is inf"),
-        ('[{"x": 1, "y": 2, "color": "blue"}]', "hint 1: bad colour 'blue'"),
-    ],
-)
-def test_a_malformed_hints_file_is_named_with_its_entry(tmp_path, content, message):
-    path = tmp_path / "clicks.json"
-    path.write_text(content)
-    with pytest.raises(ValueError, match=message) as error:
-        H.load_hints(path)
-    assert "clicks.json" in str(error.value)
-
-
-def test_a_missing_hints_file(tmp_path):
-    with pytest.raises(ValueError, match=r"cannot read hints from .*nothing\.json"):
-        H.load_hints(tmp_path / "nothing.json")
-
-
-def test_parse_palette():
-    assert H.parse_palette("#AABBCC, #ddeeff") == ["#aabbcc", "#ddeeff"]
-    for text in ("", "  ", "#aabbcc,", "red"):
-        with pytest.raises(ValueError, match=r"palette is empty|bad colour"):
-            H.parse_palette(text)
 
 
 def test_a_point_is_one_pixel_with_its_colour_s_chroma():
@@ -148,27 +60,6 @@ def test_the_later_hint_wins():
 def test_a_hint_outside_the_photo_is_named(x, y):
     with pytest.raises(ValueError, match=rf"\({x:g}, {y:g}\) lies outside the photo, which is 20 wide and 10 high"):
         H.hint_map([Hint(x, y, "#ff0000", 50)], (10, 20), (10, 20))
-
-
-def test_a_file_holds_strokes_too(tmp_path):
-    stroke = {"points": [[1, 2], [3.5, -4]], "color": "#aabbcc", "radius": 2}
-    (tmp_path / "hints.json").write_text(json.dumps([stroke, {"x": 1, "y": 2, "color": "#010203"}]))
-    expected = [Stroke(((1, 2), (3.5, -4)), "#aabbcc", 2), Hint(1, 2, "#010203")]
-    assert H.load_hints(tmp_path / "hints.json") == expected
-    assert hash(expected[0]) == hash(Stroke([[1, 2], [3.5, -4]], "#aabbcc", 2))
-
-
-def test_too_many_hints_and_points_are_refused():
-    hint = {"x": 1, "y": 2, "color": "#aabbcc"}
-    assert len(H.parse_hints([hint] * 10_000)) == 10_000
-    with pytest.raises(ValueError, match="10001 hints; at most 10000"):
-        H.parse_hints([hint] * 10_001)
-    stroke = {"points": [[1, 2]] * 10_000, "color": "#aabbcc"}
-    assert len(H.parse_hints([stroke] * 10)) == 10
-    with pytest.raises(ValueError, match="hint 11: more than 100000 points in all"):
-        H.parse_hints([stroke] * 10 + [hint])
-    with pytest.raises(ValueError, match="10001 points: expected 1 to 10000"):
-        Stroke([(1, 2)] * 10_001, "#aabbcc")
 
 
 def to_segment(x, y, a, b):

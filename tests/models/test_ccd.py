@@ -116,3 +116,51 @@ def test_hint_encoder_starts_as_identity_and_learns(tiny_preset):
     assert not torch.equal(run(), backbone.denoise(unet, x, t, context))
     hints.zero_()  # a trained encoder still changes nothing where no hint is
     torch.testing.assert_close(run(), backbone.denoise(unet, x, t, context), rtol=0, atol=0)
+
+
+class PlainDecoder:
+    """A decoder whose colours are the latent's first two channels, each cell an 8×8 block of pixels."""
+
+    def __init__(self):
+        self.decoded = 0
+
+    def gray_features(self, gray):
+        return [gray, torch.nn.functional.avg_pool2d(gray, 8)]
+
+    def cell_chroma(self, z, features):
+        assert len(features[-1]) == len(z)
+        return z[:, :2]
+
+    def chroma(self, z, gray, features):
+        self.decoded += 1
+        return torch.nn.functional.interpolate(z[:, :2], scale_factor=8)
+
+
+def test_guidance_moves_cells_towards_hints_as_often_as_asked():
+    target = torch.zeros(1, 3, 2, 4)
+    target[:, 0, :, :2], target[:, 2, :, :2] = 0.2, 1.0
+    decoder, saturation, scale = PlainDecoder(), 1.5, 0.05
+    for moves in (1, 3):
+        guidance = ccd.Guidance(
+            decoder, torch.rand(1, 1, 16, 32), target, saturation=saturation, scale=scale, moves=moves
+        )
+        x0 = torch.randn(3, 4, 2, 4)  # one photo and its hints, for each of three latents
+        expected, gain = x0.clone(), ccd.PROBE_GAIN * saturation
+        for _ in range(moves):
+            # d/dx of the mean over 8 cells of (gain x - hint)^2, times 8 cells, times the scale; where a hint is
+            step = 2 * scale * gain * (gain * expected[:, :2] - target[:, :2]) * target[:, 2:]
+            expected[:, :2] -= step
+        torch.testing.assert_close(guidance(x0), expected)
+    assert decoder.decoded == 0
+
+
+def test_guidance_by_pixels_decodes_once_a_step_and_adds_to_that_by_cells():
+    gray, colors = torch.full((2, 1, 16, 16), 0.5), torch.tensor([[0.1, 0.1], [0.0, 0.0]])
+    x0 = 0.1 * torch.randn(2, 4, 2, 2)
+    decoder = PlainDecoder()
+    by_cell = ccd.Guidance(decoder, gray, colors=colors, scale=0.1)
+    by_pixel = ccd.Guidance(decoder, gray, weights={"smoothness": 0.5}, scale=0.1)
+    both = ccd.Guidance(decoder, gray, colors=colors, weights={"smoothness": 0.5}, scale=0.1)
+    assert not torch.equal(by_cell(x0), x0) and decoder.decoded == 0
+    assert not torch.equal(by_pixel(x0), x0) and decoder.decoded == 1
+    torch.testing.assert_close(both(x0), by_pixel(by_cell(x0)))

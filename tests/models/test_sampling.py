@@ -9,6 +9,7 @@ from seada_core.models import sampling
 from seada_core.models.backbone import build_scheduler
 from seada_core.pipeline import Colorizer
 from seada_core.presets import MINI, SCHEDULERS, SD15
+from seada_core.weights.part_files import SECTIONS
 
 
 @pytest.fixture
@@ -126,7 +127,7 @@ def test_a_step_is_one_graph_with_hooks_and_all(colorizer):
     gray = torch.rand(1, 1, 64, 64)
     options = {"prompt": "a dog", "steps": 3, "guidance": 3.0, "hints": [Hint(10, 10, "#c04040", 3)]}
     plain = colorizer.chroma(gray, **options), colorizer.chroma(1 - gray, **options)
-    colorizer._predict = torch.compile(sampling.predict, backend=backend, fullgraph=True)
+    colorizer.predict = torch.compile(sampling.predict, backend=backend, fullgraph=True)
     compiled = colorizer.chroma(gray, **options), colorizer.chroma(1 - gray, **options)
     for a, b in zip(plain, compiled):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
@@ -158,15 +159,14 @@ def test_offloading_keeps_on_the_device_what_is_at_work(tiny_model, monkeypatch)
     colorizer = Colorizer.from_pretrained(str(tiny_model))
     gray = torch.rand(1, 1, 64, 64)
     expected = colorizer.chroma(gray, prompt="a dog")
-    here = set(colorizer._parts)
-    names = {id(module): name for name, module in colorizer._parts.items()}
-    colorizer.device = "cpu:0"
+    names = {id(colorizer.part(name)): name for name in SECTIONS if colorizer.has(name)}
+    here = set(names.values())
+    colorizer.parts.device = "cpu:0"
     to = torch.nn.Module.to
     together = []
 
     def moved(module, device, *arguments, **options):
-        name = names.setdefault(id(module), next((n for n, m in colorizer._parts.items() if m is module), None))
-        (here.discard if device == "cpu" else here.add)(name)
+        (here.discard if device == "cpu" else here.add)(names[id(module)])
         together.append(frozenset(here))
         return to(module, device, *arguments, **options)
 

@@ -13,6 +13,7 @@ from small_sd15 import ATTENTION, LAYERS, SMALL, SMALL_VAE, same
 from seada_core.files.weight_headers import CheckpointError, Header
 from seada_core.models import backbone
 from seada_core.models.semantic_adapter import SemanticEncoder
+from seada_core.options import ColorizeOptions
 from seada_core.presets import SD15, VAEConfig
 from seada_core.weights import part_files, stable_diffusion, state_dicts
 from seada_core.weights.stable_diffusion import Base
@@ -314,7 +315,8 @@ def test_a_stock_controlnet_steers_in_place_of_the_own(modules, diffusers_folder
     modules["controlnet"].save_pretrained(tmp_path / "control")
     colorizer = Colorizer.from_pretrained(base=diffusers_folder, control=tmp_path / "control")
     gray, context = torch.rand(1, 1, 64, 64), colorizer.context(["a dog"])
-    ours = colorizer.sample(gray, context, None, 1, 1.0, 1.0, seed=3)
+    options = ColorizeOptions(steps=1, guidance=1.0, seed=3)
+    ours = colorizer.sample(gray, context, None, options)
     x = torch.randn(4, 8, 8, generator=torch.Generator().manual_seed(3))[None]
     t = torch.tensor(999)
     down, middle = modules["controlnet"](x, t, context, gray.expand(-1, 3, -1, -1), return_dict=False)
@@ -323,7 +325,7 @@ def test_a_stock_controlnet_steers_in_place_of_the_own(modules, diffusers_folder
     ).sample
     alpha_bar = colorizer.scheduler.alphas_cumprod[999]
     torch.testing.assert_close(ours, (x - (1 - alpha_bar).sqrt() * eps) / alpha_bar.sqrt(), rtol=1e-3, atol=1e-3)
-    assert not torch.allclose(ours, colorizer.sample(gray, context, None, 1, 1.0, 0.0, seed=3), atol=1e-2)
+    assert not torch.allclose(ours, colorizer.sample(gray, context, None, replace(options, strength=0)), atol=1e-2)
 
 
 def test_parts_and_base_must_belong_together(diffusers_folder, part_folder, tiny_model):

@@ -9,6 +9,7 @@ from seada_core.color.spaces import luminance, rgb_to_ycbcr
 from seada_core.files.hint_format import Hint
 from seada_core.hints.maps import palette_chroma
 from seada_core.models import backbone
+from seada_core.options import ColorizeOptions
 from seada_core.pipeline import Colorizer
 
 
@@ -98,7 +99,7 @@ def test_sampler_equals_diffusers_ddim(colorizer):
     """Our loop against diffusers' DDIM step by step, with guidance and control."""
     gray = luminance(tensor(photo(64, 64)))[None]
     context, uncond = colorizer.context(["a dog"]), colorizer.context([""])
-    ours = colorizer.sample(gray, context, uncond, 4, 3.0, 1.0, seed=5)
+    ours = colorizer.sample(gray, context, uncond, ColorizeOptions(steps=4, guidance=3.0, seed=5))
     scheduler, unet, control = colorizer.scheduler, colorizer.part("unet"), colorizer.part("controlnet_rca")
     scheduler.set_timesteps(4)
     x = torch.randn(4, 8, 8, generator=torch.Generator().manual_seed(5))[None]
@@ -169,7 +170,8 @@ def test_callback_counts_steps_and_may_interrupt(colorizer):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        ({"steps": 0}, "steps must be 1 to 1000, not 0"),
+        ({"steps": 0}, "steps must be at least 1, not 0"),
+        ({"steps": 1001}, "steps must be 1 to 1000, not 1001"),
         ({"noise": 1.5}, "noise must be 0 to 1, not 1.5"),
         ({"steps": -1}, "steps"),
         ({"guidance": -1}, "guidance"),

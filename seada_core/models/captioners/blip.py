@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from ...errors import one_line
 from ...files.weight_headers import PICKLES, pickle_text, read_header
 from .caption_text import strip_monochrome
 from .decoding import CLIP_MEAN, CLIP_STD, normalize, resize
-from .reading import _read_config, first_line
+from .reading import _read_config
 
 if TYPE_CHECKING:
     from transformers import Blip2ForConditionalGeneration, BlipForConditionalGeneration
@@ -67,7 +68,7 @@ def _load_blip(kind: str, folder: Path, options: dict) -> BLIPCaptioner:
         )
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError) as error:
-        raise ValueError(f"no complete {kind} model with its tokenizer in {folder}: {first_line(error)}") from error
+        raise ValueError(f"no complete {kind} model with its tokenizer in {folder}: {one_line(error)}") from error
     missing = set(loaded["missing_keys"])
     if BLIP_HEAD in missing:  # newer files leave out what is the word embeddings; older versions draw it at random then
         model.text_decoder.cls.predictions.decoder.weight = model.text_decoder.bert.embeddings.word_embeddings.weight

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ...errors import one_line
 from .caption_text import strip_monochrome
 from .decoding import CLIP_MEAN, CLIP_STD, normalize, resize
-from .reading import first_line, load_weights, read_safetensors
+from .reading import load_weights, read_safetensors
 
 if TYPE_CHECKING:
     from transformers import GPT2LMHeadModel
@@ -141,7 +142,7 @@ def load_clipcap(folder: Path, config: str | None, options: dict) -> ClipCapCapt
     try:
         visual = create_model(config, pretrained=None).visual
     except RuntimeError as error:
-        raise ValueError(f"{config!r} is no CLIP that open_clip knows: {first_line(error)}") from error
+        raise ValueError(f"{config!r} is no CLIP that open_clip knows: {one_line(error)}") from error
     load_weights(
         visual, {key.removeprefix("visual."): value for key, value in clip.items() if key.startswith("visual.")}, folder
     )

@@ -8,6 +8,7 @@ from torch import nn
 
 from ...files.weight_headers import expect, read_header
 from .blip import _load_blip
+from .clipcap import load_clipcap
 from .coca import _load_coca
 from .reading import _read_config
 
@@ -36,8 +37,6 @@ def load_captioner(
     if kind == "coca":
         captioner = _load_coca(path, config, options)
     elif kind == "clipcap":
-        from .clipcap import load_clipcap
-
         captioner = load_clipcap(path, config, options)
     else:
         captioner = _load_blip(kind, path, options)

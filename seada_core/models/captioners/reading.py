@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ...files.weight_headers import PICKLES, expect, pickle_text, read_header
@@ -12,8 +13,6 @@ from ...files.weight_headers import PICKLES, expect, pickle_text, read_header
 
 def read_safetensors(path: Path, kinds: tuple[str, ...], what: str) -> dict[str, Tensor]:
     """A captioner's weights. Raises ValueError where they are of another kind of model than `kinds`, or broken."""
-    from safetensors.torch import load_file
-
     if not path.is_file():
         pickles = [file for file in path.parent.glob(f"*{path.stem.split('_')[-1]}*") if file.suffix in PICKLES]
         raise ValueError(pickle_text(pickles[0]) if pickles else f"no {path.name} in {path.parent}; put it there")
@@ -41,7 +40,3 @@ def load_weights(module: nn.Module, weights: dict[str, Tensor], path: Path) -> N
     unexpected = [key for key in unexpected if not key.endswith(masks)]
     if missing or unexpected:
         raise ValueError(f"{path} does not fit this model: missing {missing[:3]}, unexpected {unexpected[:3]}")
-
-
-def first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0]

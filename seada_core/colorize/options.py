@@ -1,0 +1,75 @@
+"""What a run of the command is asked for, beside `ColorizeOptions`. `arguments` makes these; Ray pickles them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..options import ColorizeOptions
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..hints.palettes import Scheme
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """Which model, and where; see `Colorizer.from_pretrained`."""
+
+    model: str | None = None
+    base: str | None = None
+    control: Path | None = None
+    captioner: Path | None = None
+    download: bool = False
+    device: str | None = None
+    dtype: str = "float32"  # a name of torch's
+    offload: bool = False
+    compile: bool = False
+
+
+@dataclass(frozen=True)
+class WorkOptions:
+    """What a worker needs to colour a picture; see `worker.Worker`.
+
+    Args:
+        colorize: what holds for every picture. Its seed is the first of `variants` seeds.
+        schemes: palettes by name, of which each picture takes the one that suits it.
+        reference: colours for what looks alike, sRGB (1, 3, h, w) in [0, 1].
+        regions: who finds the coloured things of the prompt, see `steering.word_hints`.
+        words: whether the prompt's coloured things are looked for.
+        batch: how many pictures of one size are coloured together.
+        max_megapixels: the largest picture that is read; None for the default of `files.pictures`.
+    """
+
+    colorize: ColorizeOptions = field(default_factory=ColorizeOptions)
+    model: ModelOptions = field(default_factory=ModelOptions)
+    schemes: Mapping[str, Scheme] | None = None
+    reference: Tensor | None = None
+    regions: str = "auto"
+    words: bool = True
+    variants: int = 1
+    batch: int = 1
+    max_megapixels: float | None = None
+
+    @property
+    def seeds(self) -> range:
+        """The seeds of every picture."""
+        return range(self.colorize.seed, self.colorize.seed + self.variants)
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """One run of the command; see `plan.plan` for where pictures come from and results go."""
+
+    inputs: tuple[Path, ...]
+    work: WorkOptions
+    output: str | None = None
+    recursive: bool = False
+    unpack: bool = False
+    overwrite: bool = False
+    engine: str = "plain"  # or "ray"
+    workers: int | None = None  # of "ray"
+    json: bool = False

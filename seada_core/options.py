@@ -1,0 +1,146 @@
+"""What one colouring is asked for. The command, the nodes, the evaluation and Ray all build a `ColorizeOptions`."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field, fields
+from numbers import Integral, Real
+from typing import TYPE_CHECKING, Any
+
+from .files.hint_format import Hint, Stroke, parse_color
+from .presets import HINT_METHODS, SCHEDULERS, Preset
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+LEFT_TO_THE_MODEL = ("steps", "guidance", "size", "saturation")  # where None means `preset.sampling`'s value
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The numbers that a field may have: of a kind, from `low` to `high`, and multiples of `multiple`."""
+
+    kind: type[int] | type[float]
+    low: float = -math.inf
+    high: float = math.inf
+    multiple: int = 1
+    text: str = ""  # in place of the range in messages
+
+    def __str__(self) -> str:
+        if self.text:
+            return self.text
+        if self.multiple > 1:
+            return f"a multiple of {self.multiple} from {self.low} to {self.high}"
+        return f"at least {self.low}" if self.high == math.inf else f"{self.low} to {self.high}"
+
+    def check(self, name: str, value: object) -> None:
+        """Raises ValueError that names the field, the range and the value."""
+        if self.kind is int and not isinstance(value, Integral):
+            raise ValueError(f"{name} must be a whole number, not {value!r}")
+        inside = isinstance(value, Real) and self.low <= value <= self.high
+        if not inside or (self.multiple > 1 and value % self.multiple):
+            raise ValueError(f"{name} must be {self}, not {value!r}")
+
+
+def _limited(default: Any, *limits: Any, **more: Any) -> Any:
+    return field(default=default, metadata={"limits": Limits(*limits, **more)})
+
+
+@dataclass(frozen=True, kw_only=True)
+class ColorizeOptions:
+    """How to colour a photo, or a batch of photos. Sequences become tuples.
+
+    Args:
+        prompt: what the photo shows and in which colours, one text or one for each picture; None asks the captioner.
+        negative_prompt: what guidance moves away from.
+        hints: colours at places, in pixels of the photo; or a hint map (B or 1, 3, any h, any w) of the photo.
+        soft_hints: colours of regions, (B or 1, 3, any h, any w); the mask says how much each pixel's counts in the
+            result.
+        hint_methods: what makes colours follow hints: the hint encoder's learned "modulation" and "guidance" of each
+            step's estimate (CCD), and "propagation" over similar pixels, which has the last word.
+        palette: colours (`#rrggbb`) to stay close to.
+        palette_strength: None draws chroma to the palette's nearest, grey among them, which hardly shows. A number
+            takes the palette as a colour scheme, whose colours go where the photo is about as light; 1 is soft.
+        steps: denoising steps; None for the model's own number, as with guidance, size and saturation.
+        guidance: classifier-free guidance weight; 1 turns it off.
+        strength: of the controller, 0 to 1 and beyond; 0 skips it.
+        seed: the noise of every picture.
+        size: short side of the picture that is diffused, px.
+        saturation: factor on the model's chroma; hints are left alone. 0 leaves the photo grey.
+        token_steps: steps of token diffusion on the codebook; 0 decodes the latent itself (Eq. 5).
+        temperature: of token diffusion.
+        scheduler: "ddim", or "unipc" or "dpm++", half of whose steps come as near; see `sampling.solver`.
+        shared_control: with guidance, run the conditional encoder once a step, with the prompt, instead of also
+            without: quicker, and the prompt then guides through the UNet alone.
+        noise: factor on the noise that several steps start from, 0 to 1: with less, seeds differ less and surfaces are
+            evener.
+    Raises:
+        ValueError: a field is out of range; the message says what is allowed.
+    """
+
+    prompt: str | Sequence[str] | None = None
+    negative_prompt: str | None = None
+    hints: Sequence[Hint | Stroke] | Tensor = ()
+    soft_hints: Tensor | None = None
+    hint_methods: Collection[str] = HINT_METHODS
+    palette: Sequence[str] | None = None
+    palette_strength: float | None = _limited(None, float, 0, 10)
+    steps: int | None = _limited(None, int, 1)  # and at most the schedule's, see `resolved`
+    guidance: float | None = _limited(None, float, 0, 100)
+    strength: float = _limited(1.0, float, 0, 10)
+    seed: int = _limited(0, int, -(2**63), 2**64 - 1)  # what torch's generators take
+    size: int | None = _limited(None, int, 8, 8192, multiple=8)
+    saturation: float | None = _limited(None, float, 0, 10)
+    token_steps: int = _limited(0, int, 0)
+    temperature: float = _limited(1.0, float, sys.float_info.min, sys.float_info.max, text="a number above 0")
+    scheduler: str = "ddim"
+    shared_control: bool = False
+    noise: float = _limited(1.0, float, 0, 1)
+
+    def __post_init__(self):
+        for option in fields(ColorizeOptions):
+            value, limits = getattr(self, option.name), option.metadata.get("limits")
+            if limits is not None and not (value is None and option.default is None):
+                limits.check(option.name, value)
+        unknown = set(self.hint_methods) - set(HINT_METHODS)
+        if unknown:
+            raise ValueError(f"unknown hint method {sorted(unknown)[0]!r}; choose among {', '.join(HINT_METHODS)}")
+        if self.scheduler not in SCHEDULERS:
+            raise ValueError(f"unknown scheduler {self.scheduler!r}; choose among {', '.join(SCHEDULERS)}")
+        for color in self.palette or ():
+            parse_color(color)
+        object.__setattr__(self, "hint_methods", tuple(self.hint_methods))
+        for name in ("prompt", "hints", "palette"):
+            value = getattr(self, name)
+            if isinstance(value, Sequence) and not isinstance(value, str):  # tensors are none
+                object.__setattr__(self, name, tuple(value))
+
+    @classmethod
+    def limits(cls, name: str) -> Limits:
+        """The limits of a numeric field."""
+        return next(option.metadata["limits"] for option in fields(cls) if option.name == name)
+
+    def resolved(self, preset: Preset) -> ResolvedOptions:
+        """These options with a model's own values where they are None.
+
+        Raises:
+            ValueError: more steps than the model's noise schedule has.
+        """
+        values = {option.name: getattr(self, option.name) for option in fields(ColorizeOptions)}
+        own = {name: getattr(preset.sampling, name) for name in LEFT_TO_THE_MODEL if values[name] is None}
+        options, most = ResolvedOptions(**values | own), preset.diffusion.train_steps
+        if options.steps > most:
+            raise ValueError(f"steps must be 1 to {most}, not {options.steps}")
+        return options
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResolvedOptions(ColorizeOptions):
+    """Options that leave nothing to the model, see `ColorizeOptions.resolved`."""
+
+    steps: int
+    guidance: float
+    size: int
+    saturation: float
