@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+from collections.abc import Callable
 from typing import Any, get_args, get_origin, get_type_hints
 
 from .command_line import number
@@ -45,7 +46,7 @@ def _add_field(parser: Container, prefix: str, name: str, kind: Any, default: ob
         return
     if get_origin(kind) is tuple:
         options["nargs"], kind = "+", get_args(kind)[0]
-    types = {bool: _boolean, int: number(int), float: number(float), str: str}
+    types: dict[Any, Callable[[str], Any]] = {bool: _boolean, int: number(int), float: number(float), str: str}
     metavar = {bool: "True|False", int: "N", float: "X", str: "TEXT"}[kind]
     parser.add_argument(f"--{prefix}{hyphenated}", type=types[kind], metavar=metavar, **options)
 

@@ -35,11 +35,11 @@ class Limits:
             return f"a multiple of {self.multiple} from {self.low} to {self.high}"
         return f"at least {self.low}" if self.high == math.inf else f"{self.low} to {self.high}"
 
-    def check(self, name: str, value: object) -> None:
+    def check(self, name: str, value: Any) -> None:
         """Raises ValueError that names the field, the range and the value."""
         if self.kind is int and not isinstance(value, Integral):
             raise ValueError(f"{name} must be a whole number, not {value!r}")
-        inside = isinstance(value, Real) and self.low <= value <= self.high
+        inside = isinstance(value, Real) and self.low <= value <= self.high  # type: ignore[operator]
         if not inside or (self.multiple > 1 and value % self.multiple):
             raise ValueError(f"{name} must be {self}, not {value!r}")
 

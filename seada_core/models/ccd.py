@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..color.sizes import size_of
 from ..color.spaces import luminance, rgb_to_ycbcr, ycbcr_to_rgb
 from ..presets import HintConfig
 from .backbone import decoder_sites
@@ -159,7 +160,7 @@ class Guidance:
         self.by_pixel = any(self.weights[name] for name in PIXEL_TERMS)
         features = decoder.gray_features(gray)
         self.features = features if self.by_pixel else features[-1:]
-        self.cells = F.adaptive_avg_pool2d(gray, features[-1].shape[-2:])
+        self.cells = F.adaptive_avg_pool2d(gray, size_of(features[-1]))
 
     def __call__(self, x0: Tensor) -> Tensor:
         """x0 (B, 4, h, w) to the same, moved."""
