@@ -17,11 +17,11 @@ from dataclasses import replace
 
 import torch
 
-from seada_core.presets import PRESETS, Preset, TrainConfig
-from seada_core.train.__main__ import STAGES, _stage
+from seada_core.presets import OPTIMIZERS, PRESETS, Preset, TrainConfig
 from seada_core.train.averages import Averages
 from seada_core.train.batches import rows
-from seada_core.train.memory import OPTIMIZERS, build_optimizer, checkpoint_activations, freeze_in_bf16
+from seada_core.train.memory import build_optimizer, checkpoint_activations, freeze_in_bf16
+from seada_core.train.stages.registry import STAGES
 from seada_core.train.stages.stage import Stage
 from seada_core.weights import part_files
 
@@ -38,10 +38,10 @@ def build(name: str, preset: Preset, device: str, changes: dict) -> tuple[Stage,
 
 
 def assemble(name: str, preset: Preset, changes: dict) -> tuple[Stage, TrainConfig]:
-    needed, made = STAGES[name]
-    parts = {part: part_files.build(part, preset) for part in (*needed, *made)}
+    entry = STAGES[name]
+    parts = {part: part_files.build(part, preset) for part in (*entry.needs, *entry.makes)}
     config = replace(preset.training[name], **{"chroma_weight": 0.0, "perceptual_weight": 0.0, **changes})
-    return _stage(name, parts, preset, config).train(), config
+    return entry.build(parts, preset, config).train(), config
 
 
 def batch(count: int, size: int, device: str) -> dict:

@@ -8,10 +8,8 @@ from functools import partial
 import torch
 from torch import nn
 
-from ..presets import TrainConfig
+from ..presets import OPTIMIZERS, TrainConfig
 from .stages.stage import Stage
-
-OPTIMIZERS = ("adamw", "adamw8bit", "sgd")
 
 
 class MemoryOptionError(ValueError):

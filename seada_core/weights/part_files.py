@@ -136,7 +136,7 @@ def _config(header: Header, part: str) -> tuple[Preset, Tokenizer | None]:
 
 def _tokenizer(length: object, vocabulary: object) -> Tokenizer:
     """Raises ValueError where these are not a length and CLIP's token ids, or None for all of them."""
-    if type(length) is not int or not 3 <= length <= presets.LIMITS["length"][1]:
+    if type(length) is not int or not 3 <= length <= presets.MOST_TOKENS:
         raise ValueError(f"the texts' length is {reprlib.repr(length)}")
     known = isinstance(vocabulary, list) and all(type(token) is int and 0 <= token <= CLIP_END for token in vocabulary)
     if vocabulary is not None and not (known and len(set(vocabulary)) == len(vocabulary)):

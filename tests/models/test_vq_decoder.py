@@ -222,7 +222,7 @@ def batch_of(rgb: torch.Tensor, codec_seed=0) -> dict:
 
 def test_gradient_reaches_every_parameter():
     torch.manual_seed(0)
-    stage = CodecStage(SMALL)
+    stage = CodecStage(VQDecoder(SMALL))
     batch = batch_of(torch.rand(4, 3, 32, 32))
     optimizer = torch.optim.SGD(stage.parameters(), lr=0.05)
     for _ in range(2):  # the grey encoder learns once its maps have left zero
@@ -236,7 +236,7 @@ def test_gradient_reaches_every_parameter():
 def test_loss_terms_against_pictures():
     """L1 and MSE as measured on whole RGB pictures with the photo's luminance put back."""
     torch.manual_seed(0)
-    stage = CodecStage(SMALL).eval()
+    stage = CodecStage(VQDecoder(SMALL)).eval()
     rgb = torch.rand(2, 3, 32, 64)
     batch = batch_of(rgb)
     with torch.no_grad():
@@ -259,7 +259,7 @@ def test_loss_terms_against_pictures():
 
 def test_codebook_update_against_a_loop():
     torch.manual_seed(0)
-    stage = CodecStage(dataclasses.replace(SMALL, codes=8), decay=0.9)
+    stage = CodecStage(VQDecoder(dataclasses.replace(SMALL, codes=8)), decay=0.9)
     stage.codec.usage.copy_(torch.rand(8) + 3)
     usage, codebook = stage.codec.usage.clone(), stage.codec.codebook.clone()
     vectors, tokens = torch.randn(2, 15, 4), torch.randint(0, 8, (2, 15))
@@ -273,7 +273,7 @@ def test_codebook_update_against_a_loop():
 
 def test_unused_codes_restart_on_vectors_of_the_batch():
     torch.manual_seed(0)
-    stage = CodecStage(dataclasses.replace(SMALL, codes=8))
+    stage = CodecStage(VQDecoder(dataclasses.replace(SMALL, codes=8)))
     stage.codec.usage.fill_(4.0)
     stage.codec.usage[5] = 1e-4
     vectors = torch.randn(1, 32, 4)
@@ -283,7 +283,7 @@ def test_unused_codes_restart_on_vectors_of_the_batch():
 
 def test_evaluation_leaves_the_codebook_alone():
     torch.manual_seed(0)
-    stage = CodecStage(SMALL).eval()
+    stage = CodecStage(VQDecoder(SMALL)).eval()
     before = stage.codec.codebook.clone()
     stage(batch_of(torch.rand(2, 3, 16, 16)))
     assert torch.equal(before, stage.codec.codebook)
@@ -298,7 +298,7 @@ def photos(data_dir, count: int) -> torch.Tensor:
 
 def test_the_stage_overfits_a_few_photos(data_dir):
     torch.manual_seed(0)
-    stage = CodecStage(SMALL)
+    stage = CodecStage(VQDecoder(SMALL))
     batch = batch_of(photos(data_dir, 4))
     optimizer = torch.optim.Adam(stage.parameters(), lr=3e-3)
     first = stage(batch)

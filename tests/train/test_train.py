@@ -17,7 +17,6 @@ from seada_core.models import backbone
 from seada_core.models.controlnet_rca import ControlNetRCA
 from seada_core.models.tokenizer import Tokenizer
 from seada_core.train import data
-from seada_core.train.__main__ import _stage
 from seada_core.train.batches import Batches
 from seada_core.train.checks import TrainingError
 from seada_core.train.data import build_cache
@@ -27,6 +26,7 @@ from seada_core.train.loop import fit, learning_rate
 from seada_core.train.probe import ChromaProbe
 from seada_core.train.sources import DataError
 from seada_core.train.stages import diffusion
+from seada_core.train.stages.registry import STAGES
 from seada_core.weights import part_files
 
 
@@ -76,7 +76,7 @@ MORE = {"base": {"semantic_encoder"}, "control": {"unet", "semantic_encoder"}, "
 @pytest.mark.parametrize("train_unet", [False, True])
 @pytest.mark.parametrize("name", TRAINED)
 def test_a_stage_changes_exactly_its_own_parts(name, train_unet, parts, tiny_preset, cache):
-    stage = _stage(name, parts, tiny_preset, config(train_unet=train_unet)).train()
+    stage = STAGES[name].build(parts, tiny_preset, config(train_unet=train_unet)).train()
     before = {part: copy.deepcopy(module.state_dict()) for part, module in parts.items()}
     optimizer = torch.optim.SGD([p for p in stage.parameters() if p.requires_grad], lr=1.0)
     batch = Batches(cache, 4, 64, seed=0)[0]
@@ -111,7 +111,7 @@ def test_without_residuals_the_controller_learns_and_acts_through_rca_from_the_s
     torch.nn.init.normal_(control.encoder.conv_in.weight, std=0.05)  # c_f's columns start at zero
     for block in control.rca.values():
         torch.nn.init.normal_(block.to_out.weight, std=0.1)
-    stage = _stage(name, {**parts, "controlnet_rca": control}, tiny_preset, config())
+    stage = STAGES[name].build({**parts, "controlnet_rca": control}, tiny_preset, config())
     batch = Batches(cache, 4, 64, seed=0)[0]
     terms = stage(batch)
     terms["loss"].backward()
@@ -124,7 +124,7 @@ def test_without_residuals_the_controller_learns_and_acts_through_rca_from_the_s
 def test_stage1_sees_colour_and_the_others_grey(parts, tiny_preset, cache, monkeypatch):
     seen = {}
     for name in ("control", "stage1", "stage2", "stage3"):
-        stage = _stage(name, parts, tiny_preset, config())
+        stage = STAGES[name].build(parts, tiny_preset, config())
         monkeypatch.setattr(
             parts["controlnet_rca"], "encode",
             lambda z, t, c, picture, name=name, **_: seen.setdefault(name, picture) is None or _Stop.stop(),
@@ -143,10 +143,12 @@ class _Stop(Exception):
 
 def test_stage1_loss_is_eq6(parts, tiny_preset, cache):
     torch.manual_seed(0)
-    terms = _stage("stage1", parts, tiny_preset, config())(Batches(cache, 4, 64, seed=0)[0])
+    terms = STAGES["stage1"].build(parts, tiny_preset, config())(Batches(cache, 4, 64, seed=0)[0])
     torch.testing.assert_close(terms["loss"], terms["representation"] + 0.5 * terms["diffusion"])
     # part (a) alone, SeAda Table 3
-    terms = _stage("stage1", parts, tiny_preset, config(representation_weight=0.0))(Batches(cache, 4, 64, seed=0)[0])
+    terms = STAGES["stage1"].build(parts, tiny_preset, config(representation_weight=0.0))(
+        Batches(cache, 4, 64, seed=0)[0]
+    )
     torch.testing.assert_close(terms["loss"], 0.5 * terms["diffusion"])
 
 
@@ -210,7 +212,7 @@ def test_a_picture_misses_channels_by_its_own_seed_and_only_in_training(parts, t
     alone = diffusion.drop_channels([x[1:2] for x in maps], 0.25, Draws([6]))
     assert all(torch.equal(a, d[1:2]) for a, d in zip(alone, dropped))
 
-    stage = _stage("control", parts, tiny_preset, config(recognition_dropout=0.5))
+    stage = STAGES["control"].build(parts, tiny_preset, config(recognition_dropout=0.5))
     batch = {**Batches(cache, 4, 64, seed=0)[0], "recognized": [torch.ones(4, 8, 1, 1)]}
     seen = []
     stage.predict = lambda z_t, t, context, condition, recognized: (seen.append(recognized), z_t)[1]
@@ -220,7 +222,7 @@ def test_a_picture_misses_channels_by_its_own_seed_and_only_in_training(parts, t
 
 
 def test_the_chroma_term_is_the_probes_error_of_x0(parts, tiny_preset, cache, probe):
-    stage = _stage("base", parts, tiny_preset, config(chroma_weight=2.0), probe)
+    stage = STAGES["base"].build(parts, tiny_preset, config(chroma_weight=2.0), probe)
     batch = Batches(cache, 4, 64, seed=0)[0]
     z, rgb, t = batch["latent"], batch["rgb"], torch.tensor([0, 100, 500, 999])
     noise, output = torch.randn_like(z), torch.randn_like(z)
@@ -239,8 +241,7 @@ def test_the_chroma_term_is_the_probes_error_of_x0(parts, tiny_preset, cache, pr
 
 def test_c_f_is_drawn_towards_the_latent_and_the_colour(parts, tiny_preset, cache, probe):
     control = ControlNetRCA(parts["unet"], replace(tiny_preset.control, condition_latent=6))
-    stage = _stage(
-        "control",
+    stage = STAGES["control"].build(
         {**parts, "controlnet_rca": control},
         tiny_preset,
         config(condition_weight=0.5),
@@ -260,7 +261,7 @@ def test_c_f_is_drawn_towards_the_latent_and_the_colour(parts, tiny_preset, cach
 
 
 def test_the_decoder_stage_decodes_half_of_a_batch_from_one_step(parts, tiny_preset, cache):
-    stage = _stage("decoder", parts, tiny_preset, config(empty_prob=1.0)).eval()
+    stage = STAGES["decoder"].build(parts, tiny_preset, config(empty_prob=1.0)).eval()
     batch = Batches(cache, 4, 64, seed=0)[0]
     terms = stage(batch)
     even, odd = [0, 2], [1, 3]  # of a batch's places
@@ -395,7 +396,7 @@ def test_learning_rate():
 
 def test_loss_falls(parts, tiny_preset, cache, tmp_path):
     c = replace(config(), steps=40, batch=12, lr=2e-3, checkpoint_every=100)
-    fit(_stage("base", parts, tiny_preset, c), c, cache, tmp_path, workers=0)
+    fit(STAGES["base"].build(parts, tiny_preset, c), c, cache, tmp_path, workers=0)
     losses = [json.loads(line)["loss"] for line in (tmp_path / "losses.jsonl").read_text().splitlines()]
     assert np.mean(losses[-8:]) < 0.8 * np.mean(losses[:8])
 
@@ -408,7 +409,7 @@ def test_options_that_save_memory_validate_and_resume(name, parts, tiny_preset, 
     states = []
     for folder, stops in ((tmp_path / "straight", (4,)), (tmp_path / "broken", (2, 4))):
         for stop in stops:
-            stage = _stage(name, copy.deepcopy(parts), tiny_preset, c)
+            stage = STAGES[name].build(copy.deepcopy(parts), tiny_preset, c)
             now = replace(c, steps=stop, validate_every=2)
             fit(stage, now, cache, folder, cache, resume=True, workers=0, preset=tiny_preset)
         states.append({n: p.detach().float() for n, p in stage.named_parameters() if p.requires_grad})

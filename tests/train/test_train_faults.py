@@ -19,12 +19,12 @@ from test_train_data import encode, write_shards
 
 from seada_core import presets
 from seada_core.train import disk, loop
-from seada_core.train.__main__ import STAGES, _stage
 from seada_core.train.batches import Batches
 from seada_core.train.checks import TrainingError, check_same_run, describe, latest_checkpoint
 from seada_core.train.data import Cache, build_cache
 from seada_core.train.loop import fit
 from seada_core.train.sources import Tally, samples
+from seada_core.train.stages.registry import STAGES
 from seada_core.weights import part_files
 from tools import faults
 
@@ -46,7 +46,7 @@ def train(cache: Path, out: Path, change=None, name: str = "base", workers: int 
     torch.set_num_threads(1)
     parts, preset = make_tiny_parts(["a photo of a dog", "a photo of the sea"])
     config = replace(CONFIG, **changes)
-    stage = _stage(name, parts, preset, config)
+    stage = STAGES[name].build(parts, preset, config)
     if change is not None:
         change(stage)
 
@@ -373,7 +373,7 @@ def test_a_stage_names_the_buffers_that_it_changes(name, cache):
             image_size=64, width=32, text_layers=1, decoder_layers=1, vision_channels=(16, 32), vision_blocks=(1, 1)
         )
         parts[name] = part_files.build(name, replace(preset, captioner=small), parts["semantic_encoder"].tokenizer)
-    stage = _stage(name, parts, preset, CONFIG).train()
+    stage = STAGES[name].build(parts, preset, CONFIG).train()
     before = {id(buffer): buffer.clone() for buffer in stage.buffers()}
     stage(Batches(Cache(cache), 4, 64, seed=0)[0])
     changed = {id(buffer) for buffer in stage.buffers() if not torch.equal(buffer, before[id(buffer)])}

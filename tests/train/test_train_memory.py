@@ -14,10 +14,10 @@ from seada_core import presets
 from seada_core.files.weight_headers import CheckpointError
 from seada_core.models.backbone import build_unet
 from seada_core.train import lora
-from seada_core.train.__main__ import _stage
 from seada_core.train.averages import Averages, averaged
 from seada_core.train.checks import TrainingError, check_recipe, micro_batches
 from seada_core.train.memory import MemoryOptionError, build_optimizer, checkpoint_activations, freeze_in_bf16
+from seada_core.train.stages.registry import STAGES
 from seada_core.weights import part_files
 
 CAPTIONS = ["a photo of a dog", "a photo of the sea"]
@@ -66,7 +66,7 @@ def remembered(stage, data) -> tuple[int, dict]:
 @pytest.mark.parametrize("name", ["stage2", "stage3", "joint", "codec"])
 def test_checkpointed_blocks_remember_less_and_give_the_same_gradients(parts, name):
     modules, preset = parts
-    stage = _stage(name, modules, preset, config()).train()
+    stage = STAGES[name].build(modules, preset, config()).train()
     data = batch()
     buffers = {n: b.clone() for n, b in stage.named_buffers()}
     names = set(stage.state_dict())
@@ -85,7 +85,7 @@ def test_checkpointed_blocks_remember_less_and_give_the_same_gradients(parts, na
 def test_checkpointing_covers_unet_conditional_encoder_and_rca(parts):
     """Every convolution and every attention of the three lies in a checkpointed block, but for the outermost layers."""
     modules, preset = parts
-    stage = _stage("stage2", modules, preset, config())
+    stage = STAGES["stage2"].build(modules, preset, config())
     checkpoint_activations(stage)
     outside = [
         name
@@ -100,7 +100,7 @@ def test_checkpointing_covers_unet_conditional_encoder_and_rca(parts):
 
 def test_frozen_parts_in_bf16_train_the_rest_in_fp32(parts):
     modules, preset = parts
-    stage = _stage("stage2", modules, preset, config()).train()
+    stage = STAGES["stage2"].build(modules, preset, config()).train()
     exact = stage(batch())["loss"].item()
     assert set(freeze_in_bf16(stage)) == {"unet", "semantic_encoder", "semantic_adapter"}
     assert {p.dtype for p in stage.unet.parameters()} == {torch.bfloat16}
@@ -115,7 +115,7 @@ def test_frozen_parts_in_bf16_train_the_rest_in_fp32(parts):
 def test_a_frozen_unet_in_bf16_keeps_its_lora_in_fp32(parts):
     modules, preset = parts
     lora.add_lora(modules["unet"], 2)
-    stage = _stage("stage2", modules, preset, config(lora=2)).train()
+    stage = STAGES["stage2"].build(modules, preset, config(lora=2)).train()
     assert "unet" in freeze_in_bf16(stage)
     kinds = {(p.requires_grad, p.dtype) for p in stage.unet.parameters()}
     assert kinds == {(True, torch.float32), (False, torch.bfloat16)}
@@ -256,13 +256,13 @@ def test_cached_texts_stand_in_for_the_frozen_encoder(parts, tmp_path):
     from seada_core.train.texts import CachedSemanticEncoder, cache_texts, text_is_frozen, use_cached_texts
 
     modules, preset = parts
-    stage = _stage("stage2", modules, preset, config()).train()
+    stage = STAGES["stage2"].build(modules, preset, config()).train()
     encoder = stage.semantic_encoder
     cache = SimpleNamespace(records=[{"captions": CAPTIONS, "color_captions": ["a red dog"]}, {}])
     folder = cache_texts(encoder, (cache, None), tmp_path)
     assert cache_texts(encoder, (cache,), tmp_path) == folder
-    assert text_is_frozen(stage) and not text_is_frozen(_stage("stage3", dict(modules), preset, config()))
-    stage = _stage("stage2", modules, preset, config()).train()
+    assert text_is_frozen(stage) and not text_is_frozen(STAGES["stage3"].build(dict(modules), preset, config()))
+    stage = STAGES["stage2"].build(modules, preset, config()).train()
     expected = stage(batch())["loss"]
     use_cached_texts(stage, folder)
     assert isinstance(stage.semantic_encoder, CachedSemanticEncoder)

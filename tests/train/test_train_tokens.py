@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from seada_core.color.spaces import rgb_to_ycbcr, ycbcr_to_rgb
 from seada_core.models.token_diffusion import TokenDiffusion
 from seada_core.models.vq_decoder import VQDecoder
-from seada_core.presets import MINI, CodecConfig, TokenConfig, TrainConfig
+from seada_core.presets import CodecConfig, TokenConfig, TrainConfig
 from seada_core.train.draws import Draws
 from seada_core.train.stages.tokens import TokensStage, corrupt
 
@@ -35,7 +35,7 @@ def tokens_stage(**changes) -> TokensStage:
     codec = VQDecoder(CodecConfig(codes=TINY.codes, channels=(4, 4, 8, 8), gray_channels=(4, 4, 4, 5)))
     parts = {"vq_decoder": codec, "semantic_encoder": Text(), "semantic_adapter": nn.Linear(12, 12)}
     parts["token_diffusion"] = TokenDiffusion(dataclasses.replace(TINY, **changes))
-    return TokensStage(parts, MINI, TrainConfig())
+    return TokensStage(parts, TrainConfig())
 
 
 def make_batch() -> dict:

@@ -7,10 +7,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from seada_core.color.spaces import luminance
-from seada_core.models.captioners.coca import TinyCoCa
-from seada_core.train.draws import Draws
-from seada_core.train.stages.stage import Stage
+from ...color.spaces import luminance
+from ...models.captioners.coca import TinyCoCa
+from ..draws import Draws
+from .registry import StageSetup
+from .stage import Stage
 
 MAX_TOKENS = 16  # one caption in ten is longer and loses its tail: text is most of a step's cost
 
@@ -21,8 +22,6 @@ class CaptionerStage(Stage):
     Most captions are made from labels and repeat within a batch, so pictures with the same caption are positives of
     each other. CoCa weighs the terms 1 and 2.
     """
-
-    name = "captioner"
 
     def __init__(self, captioner: TinyCoCa, caption_weight: float = 2.0, label_smoothing: float = 0.1):
         super().__init__()
@@ -87,3 +86,7 @@ def contrastive_loss(image_features: Tensor, text_features: Tensor, text: Tensor
     targets = same / same.sum(1, keepdim=True)
     logits = scale.clamp(max=100) * image_features.float() @ text_features.float().T
     return (F.cross_entropy(logits, targets) + F.cross_entropy(logits.T, targets)) / 2
+
+
+def build(setup: StageSetup) -> CaptionerStage:
+    return CaptionerStage(setup.parts["captioner"])

@@ -7,21 +7,20 @@ from torch import Tensor, nn
 
 from ...color.spaces import luminance
 from ...hints.maps import sample_point_hints, sample_superpixel_hints
-from ...presets import Preset, TrainConfig
 from ..draws import Draws
 from .diffusion import DiffusionStage, add_noise, pick_texts, sample_timesteps
+from .registry import StageSetup
 
 
 class CCDStage(DiffusionStage):
     """Only the hint encoder is trained; a quarter of a batch has revealed superpixels as hints, the rest few points.
 
-    Args:
-        parts: unet, semantic_encoder, semantic_adapter, controlnet_rca, hint_encoder.
+    Parts: unet, semantic_encoder, semantic_adapter, controlnet_rca, hint_encoder.
     """
 
-    def __init__(self, parts: dict[str, nn.Module], preset: Preset, config: TrainConfig, probe=None):
-        super().__init__("ccd", parts, preset, config, probe)
-        self.hint_encoder = parts["hint_encoder"].requires_grad_(True)
+    def __init__(self, setup: StageSetup):
+        super().__init__(setup)
+        self.hint_encoder = setup.parts["hint_encoder"].requires_grad_(True)
 
     def forward(self, batch: dict) -> dict[str, Tensor]:
         z, rgb = batch["latent"], batch["rgb"]
@@ -49,3 +48,7 @@ class CCDStage(DiffusionStage):
 
     def parts(self) -> dict[str, nn.Module]:
         return {"hint_encoder": self.hint_encoder}
+
+
+def build(setup: StageSetup) -> CCDStage:
+    return CCDStage(setup)

@@ -7,9 +7,9 @@ from torch import Tensor, nn
 
 from ...color.spaces import luminance
 from ...models import ccd
-from ...presets import Preset, TrainConfig
 from ..draws import Draws
 from .diffusion import DiffusionStage, add_noise, pick_texts, predict_x0, sample_timesteps
+from .registry import StageSetup
 
 CCD_WEIGHT, VQ_WEIGHT = 0.1, 0.6
 
@@ -20,15 +20,13 @@ class JointStage(DiffusionStage):
     L_CCD is taken on the decoded x0 of Eq. 3 and weighted by alpha_bar_t: at high noise x0 says little. Token diffusion
     is conditioned on the tokens of that same x0, the colour latent that the first step produces.
 
-    Args:
-        parts: unet, semantic_encoder, semantic_adapter, controlnet_rca, vq_decoder, token_diffusion.
+    Parts: unet, semantic_encoder, semantic_adapter, controlnet_rca, vq_decoder, token_diffusion.
     """
 
-    def __init__(self, parts: dict[str, nn.Module], preset: Preset, config: TrainConfig, probe=None):
-        super().__init__("stage3", parts, preset, config, probe)
-        self.name = "joint"
-        self.vq_decoder = parts["vq_decoder"].requires_grad_(False)
-        self.token_diffusion = parts["token_diffusion"].requires_grad_(True)
+    def __init__(self, setup: StageSetup):
+        super().__init__(setup)
+        self.vq_decoder = setup.parts["vq_decoder"].requires_grad_(False)
+        self.token_diffusion = setup.parts["token_diffusion"].requires_grad_(True)
 
     def forward(self, batch: dict) -> dict[str, Tensor]:
         z, rgb = batch["latent"], batch["rgb"]
@@ -62,3 +60,7 @@ class JointStage(DiffusionStage):
 
     def parts(self) -> dict[str, nn.Module]:
         return {**super().parts(), "token_diffusion": self.token_diffusion}
+
+
+def build(setup: StageSetup) -> JointStage:
+    return JointStage(setup)

@@ -14,8 +14,8 @@ class Stage(nn.Module):
     processes; anything else from torch's global generator, which the loop seeds alike on all of them for every step.
     """
 
-    name: str
-    multiple = 1  # a batch must be a multiple of this many pictures
+    name: str  # this and the next as the stage's entry in the registry has them
+    multiple: int = 1  # a process takes its pictures in multiples of this many
 
     def forward(self, batch: dict) -> dict[str, Tensor]:
         """Named loss terms of a batch; `loss` is the one to minimise.

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...color.spaces import luminance, rgb_to_ycbcr
-from ...presets import Preset, TrainConfig
+from ...presets import TrainConfig
 from ..draws import Draws
 from .diffusion import pick_texts
+from .registry import StageSetup
 from .stage import Stage
 
 # How a scaled SD1.5 latent moves with the mean (Cb, Cr) of its 8x8 pixels: least squares over TAESD latents of 48
@@ -61,9 +64,7 @@ class TokensStage(Stage):
         parts: vq_decoder, semantic_encoder, semantic_adapter, token_diffusion; only the last is trained.
     """
 
-    name = "tokens"
-
-    def __init__(self, parts: dict[str, nn.Module], preset: Preset, config: TrainConfig):
+    def __init__(self, parts: Mapping[str, nn.Module], config: TrainConfig):
         super().__init__()
         self.config = config
         self.codec = parts["vq_decoder"].requires_grad_(False)
@@ -111,3 +112,7 @@ class TokensStage(Stage):
 
     def parts(self) -> dict[str, nn.Module]:
         return {"token_diffusion": self.token_diffusion}
+
+
+def build(setup: StageSetup) -> TokensStage:
+    return TokensStage(setup.parts, setup.config)
