@@ -216,7 +216,7 @@ def check_same(out: Path, other: Path, cache: Path, steps: int) -> None:
     )
     assert all(map(torch.equal, averages, wanted))
     batches = Batches(Cache(cache), BATCH, 64, seed=0)
-    seen = [batches._index(place) for step in range(steps) for place in batches[step]["places"]]
+    seen = [batches.picture_at(place) for step in range(steps) for place in batches[step].places]
     for start in range(0, len(seen) - PICTURES + 1, PICTURES):
         assert sorted(seen[start : start + PICTURES]) == list(range(PICTURES))
     left = [path for path in out.rglob("*") if ".part" in path.name]

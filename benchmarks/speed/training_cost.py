@@ -115,7 +115,7 @@ def main(arguments: list[str] | None = None) -> int:
     total = dict.fromkeys(GPUS, 0.0)
     print(f"{options.size} px, micro-batch {options.micro_batch}, {options.optimizer}")
     print("stage     trained  TFLOP/picture  recomputing  weights+states  +activations  checkpointed")
-    with patch.object(diffusion, "pick_texts", lambda batch, config, draws: batch["captions"]):
+    with patch.object(diffusion, "pick_texts", lambda batch, config, draws: batch.captions):
         for name in options.stages:
             flops = operations(name, options.size, False, changes)
             again = operations(name, options.size, True, changes)

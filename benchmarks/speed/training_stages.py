@@ -19,7 +19,7 @@ import torch
 
 from seada_core.presets import OPTIMIZERS, PRESETS, Preset, TrainConfig
 from seada_core.train.averages import Averages
-from seada_core.train.batches import rows
+from seada_core.train.batches import Batch
 from seada_core.train.memory import build_optimizer, checkpoint_activations, freeze_in_bf16
 from seada_core.train.stages.registry import STAGES
 from seada_core.train.stages.stage import Stage
@@ -44,17 +44,17 @@ def assemble(name: str, preset: Preset, changes: dict) -> tuple[Stage, TrainConf
     return entry.build(parts, preset, config).train(), config
 
 
-def batch(count: int, size: int, device: str) -> dict:
+def batch(count: int, size: int, device: str) -> Batch:
     """Random pictures with what belongs to them."""
-    return {
-        "rgb": torch.rand(count, 3, size, size, device=device),
-        "latent": torch.randn(count, 4, size // 8, size // 8, device=device),
-        "captions": ["a photo"] * count,
-        "color_captions": ["a colour photo"] * count,
-        "seeds": list(range(count)),
-        "places": list(range(count)),
-        "uniform": torch.rand(count, device=device),
-    }
+    return Batch(
+        rgb=torch.rand(count, 3, size, size, device=device),
+        latent=torch.randn(count, 4, size // 8, size // 8, device=device),
+        captions=["a photo"] * count,
+        color_captions=["a colour photo"] * count,
+        places=list(range(count)),
+        seeds=list(range(count)),
+        uniform=torch.rand(count, device=device),
+    )
 
 
 def measure(stage: Stage, config: TrainConfig, size: int, steps: int, device: str) -> tuple[float, float]:
@@ -71,7 +71,7 @@ def measure(stage: Stage, config: TrainConfig, size: int, steps: int, device: st
         started = time.perf_counter()
         for k in range(0, config.batch, micro):
             with torch.autocast(device, torch.bfloat16):
-                loss = stage(rows(data, k, k + micro))["loss"]
+                loss = stage(data.rows(k, k + micro))["loss"]
             (loss * micro / config.batch).backward()
         torch.nn.utils.clip_grad_norm_(trained, config.clip)
         optimizer.step()

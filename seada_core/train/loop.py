@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 from ..presets import Preset, TrainConfig
 from . import disk, saving
 from .averages import Averages, averaged
-from .batches import Batches, rows
+from .batches import Batches
 from .checks import (
     TrainingError,
     check_recipe,
@@ -189,7 +189,7 @@ def fit(
         sums: dict[str, Tensor] = {}
         finite, buffers = True, [(buffer, buffer.clone()) for buffer in stage.changing_buffers()]
         for k in range(times):
-            part = _to_device(rows(batch, k * micro, (k + 1) * micro), accelerator.device)
+            part = batch.rows(k * micro, (k + 1) * micro).to(accelerator.device)
             with accelerator.accumulate(model):
                 with accelerator.autocast():
                     values = model(part)
@@ -275,14 +275,14 @@ def validate(
     half = torch.float16 if config.precision == "fp16" else torch.bfloat16
     stage.eval()
     for k in range(count):
-        batch = _to_device(source[k], device)
+        batch = source[k].to(device)
         torch.manual_seed(step_seed(1234, k))
         with torch.autocast(device.type, half, enabled=config.precision != "no"):
             for name, value in stage(batch).items():
                 terms[name] = terms.get(name, 0.0) + value.item() / count
     torch.manual_seed(1234)
     with torch.autocast(device.type, half, enabled=config.frozen == "bf16"):  # else in full precision
-        previews = stage.preview(_to_device(rows(source[0], 0, 8), device))
+        previews = stage.preview(source[0].rows(0, 8).to(device))
     stage.train()
     if writer is not None:
         for name, value in terms.items():
@@ -292,13 +292,3 @@ def validate(
         writer.flush()
         log.write(step, **terms)
     return terms
-
-
-def _to_device(batch: dict, device: torch.device) -> dict:
-    def move(value):
-        if isinstance(value, Tensor):
-            pictures = torch.channels_last if value.ndim == 4 else torch.preserve_format
-            return value.to(device, memory_format=pictures, non_blocking=True)
-        return [move(v) for v in value] if isinstance(value, list) else value
-
-    return {name: move(value) for name, value in batch.items()}

@@ -10,9 +10,11 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from training import make_batch
 
 from seada_core.models.vq_decoder import VQDecoder
 from seada_core.presets import CodecConfig, from_dict, to_dict
+from seada_core.train.batches import Batch
 from seada_core.train.sources import DataError
 from seada_core.train.stages.codec import CodecStage, load_taesd, start_from_taesd
 
@@ -212,12 +214,12 @@ def test_half_precision_weights_and_a_safetensors_round_trip(tmp_path):
     torch.testing.assert_close(half, expected, atol=0.05, rtol=0)
 
 
-def batch_of(rgb: torch.Tensor, codec_seed=0) -> dict:
+def batch_of(rgb: torch.Tensor, codec_seed=0) -> Batch:
     generator = torch.Generator().manual_seed(codec_seed)
     # An invertible mixture of the cells' mean colours and noise stands in for an encoder.
     means = F.avg_pool2d(rgb, 8)
     extra = torch.randn(means[:, :1].shape, generator=generator)
-    return {"rgb": rgb, "latent": torch.cat([4 * (means - 0.5), extra], 1), "places": list(range(len(rgb)))}
+    return make_batch(rgb, torch.cat([4 * (means - 0.5), extra], 1))
 
 
 def test_gradient_reaches_every_parameter():
@@ -242,8 +244,8 @@ def test_loss_terms_against_pictures():
     with torch.no_grad():
         losses = stage(batch)
         gray = (rgb * LUMA).sum(1, keepdim=True)
-        z_hat = stage.codec.quantize(batch["latent"][:1], gray[:1])[0]
-        cb, cr = stage.codec.chroma(torch.cat([z_hat, batch["latent"][1:]]), gray).unbind(1)
+        z_hat = stage.codec.quantize(batch.latent[:1], gray[:1])[0]
+        cb, cr = stage.codec.chroma(torch.cat([z_hat, batch.latent[1:]]), gray).unbind(1)
         y = gray[:, 0]  # JFIF's inverse transform
         out = torch.stack([y + 1.402 * cr, y - 0.344136 * cb - 0.714136 * cr, y + 1.772 * cb], 1)
     torch.testing.assert_close(losses["l1"], (out - rgb).abs().mean(), atol=1e-5, rtol=1e-4)
@@ -308,7 +310,7 @@ def test_the_stage_overfits_a_few_photos(data_dir):
         losses["loss"].backward()
         optimizer.step()
     assert losses["loss"] < 0.3 * first["loss"]
-    rgb, gray = batch["rgb"], (batch["rgb"] * LUMA).sum(1, keepdim=True)
+    rgb, gray = batch.rgb, (batch.rgb * LUMA).sum(1, keepdim=True)
     with torch.no_grad():
         previews = stage.eval().preview(batch)
     for name, seen in (("codes", slice(0, 4, 2)), ("decode", slice(1, 4, 2))):  # each half as it was trained

@@ -88,11 +88,11 @@ def test_the_cache_holds_latents_and_maps_of_the_view_that_is_trained_on(tmp_pat
     views = set()
     for step in range(8):
         batch = Batches(cache, 6, 64, seed=0)[step]
-        torch.testing.assert_close(batch["latent"], encoder(batch["rgb"]), rtol=0, atol=2e-3)
-        maps = F.avg_pool2d(luminance(batch["rgb"]).expand(-1, 3, -1, -1), 8)
-        torch.testing.assert_close(batch["recognized"][0], maps, rtol=0, atol=2e-3)
+        torch.testing.assert_close(batch.latent, encoder(batch.rgb), rtol=0, atol=2e-3)
+        maps = F.avg_pool2d(luminance(batch.rgb).expand(-1, 3, -1, -1), 8)
+        torch.testing.assert_close(batch.recognized[0], maps, rtol=0, atol=2e-3)
         order = np.random.default_rng([0, step]).permutation(6)
-        for index, picture in zip(order, batch["rgb"]):
+        for index, picture in zip(order, batch.rgb):
             plain = cache.view(int(index), 0)
             views.add(
                 "plain" if torch.equal(picture, plain)

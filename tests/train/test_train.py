@@ -117,7 +117,7 @@ def test_without_residuals_the_controller_learns_and_acts_through_rca_from_the_s
     terms["loss"].backward()
     seen = all(p.grad is not None and p.grad.abs().sum() > 0 for p in control.encoder.mid_block.parameters())
     assert seen == (name == "control")
-    other = stage({**batch, "rgb": batch["rgb"].flip(-1)})
+    other = stage(replace(batch, rgb=batch.rgb.flip(-1)))
     assert not torch.equal(other["diffusion"], terms["diffusion"])  # the condition is heard
 
 
@@ -178,7 +178,7 @@ def test_the_probe_is_the_best_linear_reading_of_the_decoders_coarse_levels(prob
     batches = Batches(cache, 4, 64, seed=0)
     x, y = [], []
     for step in range(3):
-        rgb, z = batches[step]["rgb"], batches[step]["latent"]
+        rgb, z = batches[step].rgb, batches[step].latent
         codec = probe.codec
         features = codec.gray_features(luminance(rgb))
         hidden = codec.decoder.levels[3](
@@ -193,8 +193,8 @@ def test_the_probe_is_the_best_linear_reading_of_the_decoders_coarse_levels(prob
     scaled = y / y.std(0, ddof=1)
     alpha = 1e-6 * ((x - x.mean(0)) ** 2).sum(0).mean()
     best = Ridge(alpha=alpha, solver="svd").fit(x, scaled).predict(x)
-    rgb = torch.cat([batches[step]["rgb"] for step in range(3)])
-    shown = probe(torch.cat([batches[step]["latent"] for step in range(3)]), luminance(rgb))
+    rgb = torch.cat([batches[step].rgb for step in range(3)])
+    shown = probe(torch.cat([batches[step].latent for step in range(3)]), luminance(rgb))
     np.testing.assert_allclose(shown.permute(0, 2, 3, 1).flatten(0, 2), best, atol=2e-2)
     explained = 1 - ((best - scaled) ** 2).sum() / ((scaled - scaled.mean(0)) ** 2).sum()
     again = ChromaProbe(codec)
@@ -213,7 +213,7 @@ def test_a_picture_misses_channels_by_its_own_seed_and_only_in_training(parts, t
     assert all(torch.equal(a, d[1:2]) for a, d in zip(alone, dropped))
 
     stage = STAGES["control"].build(parts, tiny_preset, config(recognition_dropout=0.5))
-    batch = {**Batches(cache, 4, 64, seed=0)[0], "recognized": [torch.ones(4, 8, 1, 1)]}
+    batch = replace(Batches(cache, 4, 64, seed=0)[0], recognized=[torch.ones(4, 8, 1, 1)])
     seen = []
     stage.predict = lambda z_t, t, context, condition, recognized: (seen.append(recognized), z_t)[1]
     stage.train()(batch)
@@ -224,7 +224,7 @@ def test_a_picture_misses_channels_by_its_own_seed_and_only_in_training(parts, t
 def test_the_chroma_term_is_the_probes_error_of_x0(parts, tiny_preset, cache, probe):
     stage = STAGES["base"].build(parts, tiny_preset, config(chroma_weight=2.0), probe)
     batch = Batches(cache, 4, 64, seed=0)[0]
-    z, rgb, t = batch["latent"], batch["rgb"], torch.tensor([0, 100, 500, 999])
+    z, rgb, t = batch.latent, batch.rgb, torch.tensor([0, 100, 500, 999])
     noise, output = torch.randn_like(z), torch.randn_like(z)
     z_t = diffusion.add_noise(stage.scheduler, z, noise, t)
     terms = stage.errors(output, z, noise, z_t, t, rgb)
@@ -250,11 +250,11 @@ def test_c_f_is_drawn_towards_the_latent_and_the_colour(parts, tiny_preset, cach
     batch = Batches(cache, 4, 64, seed=0)[0]
     torch.manual_seed(0)
     terms = stage(batch)
-    rgb = batch["rgb"]
+    rgb = batch.rgb
     c_f = control.mapper(luminance(rgb).expand_as(rgb))
     weights = torch.tensor([[-0.168736, -0.331264, 0.5], [0.5, -0.418688, -0.081312]])
     chroma = torch.einsum("kc,bchw->bkhw", weights, F.avg_pool2d(rgb, 8)) / stage.probe.deviation
-    torch.testing.assert_close(terms["condition"], (c_f[:, :4] - batch["latent"]).square().mean())
+    torch.testing.assert_close(terms["condition"], (c_f[:, :4] - batch.latent).square().mean())
     torch.testing.assert_close(terms["condition_chroma"], (c_f[:, 4:] - chroma).square().mean(), rtol=1e-3, atol=1e-4)
     expected = terms["diffusion"] + 0.5 * (terms["condition"] + terms["condition_chroma"])
     torch.testing.assert_close(terms["loss"], expected)
@@ -265,21 +265,21 @@ def test_the_decoder_stage_decodes_half_of_a_batch_from_one_step(parts, tiny_pre
     batch = Batches(cache, 4, 64, seed=0)[0]
     terms = stage(batch)
     even, odd = [0, 2], [1, 3]  # of a batch's places
-    generators = Draws([batch["seeds"][k] for k in even]).generators
+    generators = Draws([batch.seeds[k] for k in even]).generators
     z = torch.stack([torch.randn(4, 8, 8, generator=generator) for generator in generators])
-    batch = {name: value[even + odd] for name, value in batch.items() if isinstance(value, torch.Tensor)}
-    gray, context = luminance(batch["rgb"]), stage.diffusion.context(["", ""])
+    batch = replace(batch, rgb=batch.rgb[even + odd], latent=batch.latent[even + odd])
+    gray, context = luminance(batch.rgb), stage.diffusion.context(["", ""])
     t = torch.tensor([999, 999])
     control = parts["controlnet_rca"]
     features = control.encode(z, t, context, gray[:2].expand(-1, 3, -1, -1))
     v = backbone.denoise(
         parts["unet"], z, t, context, features.residuals, [lambda i, h: control.attend(i, h, features)]
     )
-    decoded = parts["vq_decoder"].chroma(torch.cat([-v, batch["latent"][2:]]), gray)  # x0 = -v where alpha_bar is 0
-    difference = ycbcr_to_rgb(torch.cat([gray, decoded], 1)) - batch["rgb"]
+    decoded = parts["vq_decoder"].chroma(torch.cat([-v, batch.latent[2:]]), gray)  # x0 = -v where alpha_bar is 0
+    difference = ycbcr_to_rgb(torch.cat([gray, decoded], 1)) - batch.rgb
     torch.testing.assert_close(terms["l1"], difference.abs().mean(), rtol=1e-3, atol=1e-5)
     torch.testing.assert_close(terms["psnr"], -10 * difference[2:].square().mean().log10(), rtol=1e-3, atol=1e-3)
-    grey_error = (gray[:2] - batch["rgb"][:2]).square().mean()
+    grey_error = (gray[:2] - batch.rgb[:2]).square().mean()
     torch.testing.assert_close(terms["predicted"], difference[:2].square().mean() / grey_error, rtol=1e-3, atol=1e-4)
 
 
@@ -313,12 +313,11 @@ def test_batches_are_a_function_of_the_step_and_an_epoch_has_every_picture_once(
     again = Batches(cache, 3, 64, seed=5)
     epoch = [batches[step] for step in range(4)]
     other = again[2]  # asked for out of order
-    assert (
-        all(torch.equal(epoch[2][k], other[k]) for k in ("rgb", "latent")) and epoch[2]["captions"] == other["captions"]
-    )
-    order = [batches._index(i) for i in range(12)]
-    assert sorted(order) == list(range(12)) and order != [batches._index(i) for i in range(12, 24)]
-    assert not torch.equal(Batches(cache, 3, 64, seed=6)[0]["rgb"], epoch[0]["rgb"])
+    assert torch.equal(epoch[2].rgb, other.rgb) and torch.equal(epoch[2].latent, other.latent)
+    assert epoch[2].captions == other.captions
+    order = [batches.picture_at(i) for i in range(12)]
+    assert sorted(order) == list(range(12)) and order != [batches.picture_at(i) for i in range(12, 24)]
+    assert not torch.equal(Batches(cache, 3, 64, seed=6)[0].rgb, epoch[0].rgb)
 
 
 def test_two_processes_share_an_epoch(cache):
@@ -328,21 +327,21 @@ def test_two_processes_share_an_epoch(cache):
     for step in (0, 1):
         together, parts = whole[step], [half[step] for half in halves]
         for name in ("rgb", "latent", "uniform"):
-            assert torch.equal(together[name], torch.cat([part[name] for part in parts]))
+            assert torch.equal(getattr(together, name), torch.cat([getattr(part, name) for part in parts]))
         for name in ("captions", "seeds", "places"):
-            assert together[name] == parts[0][name] + parts[1][name]
-        places += together["places"]
-        strata = (together["uniform"] * 6).long()  # one of a step's pictures in each sixth of the timesteps
+            assert getattr(together, name) == getattr(parts[0], name) + getattr(parts[1], name)
+        places += together.places
+        strata = (together.uniform * 6).long()  # one of a step's pictures in each sixth of the timesteps
         assert sorted(strata.tolist()) == list(range(6))
-    assert sorted(whole._index(place) for place in places) == list(range(12))
+    assert sorted(whole.picture_at(place) for place in places) == list(range(12))
 
 
 def test_crops_of_picture_and_latent_belong_together(pictures, tmp_path):
     blocks = lambda rgb: torch.nn.functional.avg_pool2d(rgb, 8).repeat(1, 2, 1, 1)[:, :4]  # noqa: E731
     cache = build_cache(str(pictures), tmp_path / "c", 64, blocks, mirror=True)
     batch = Batches(cache, 8, 32, seed=0)[0]
-    assert batch["rgb"].shape == (8, 3, 32, 32)
-    torch.testing.assert_close(batch["latent"], blocks(batch["rgb"]), rtol=0, atol=1e-3)
+    assert batch.rgb.shape == (8, 3, 32, 32)
+    torch.testing.assert_close(batch.latent, blocks(batch.rgb), rtol=0, atol=1e-3)
 
 
 def test_shards_and_folders_give_the_same_samples(pictures, tmp_path):

@@ -127,7 +127,7 @@ def test_missing_captions_are_counted_or_refused(tmp_path):
         check_captions(cache, "error")
     (tmp_path / "b" / "report.json").unlink()  # counted from the records where no report was kept
     assert Cache(tmp_path / "b").report["without_captions"] == 3
-    assert sorted(Batches(cache, 6, 32, 0)[0]["captions"]) == ["", "", "", "picture 0", "picture 2", "picture 3"]
+    assert sorted(Batches(cache, 6, 32, 0)[0].captions) == ["", "", "", "picture 0", "picture 2", "picture 3"]
 
 
 # shares of a cache
@@ -172,8 +172,8 @@ def test_recognized_maps_of_shares_join(source, tmp_path):
     assert not half.recognized  # the second share has none yet
     cache = cache_recognized(half, look, mine=slice(1, None, 2))
     batch = Batches(cache, 20, 32, 0)[0]
-    gray = (batch["rgb"] * torch.tensor([0.299, 0.587, 0.114])[:, None, None]).sum(1, keepdim=True)
-    for maps, step in zip(batch["recognized"], (8, 16)):
+    gray = (batch.rgb * torch.tensor([0.299, 0.587, 0.114])[:, None, None]).sum(1, keepdim=True)
+    for maps, step in zip(batch.recognized, (8, 16)):
         torch.testing.assert_close(maps, gray[..., ::step, ::step], atol=1e-3, rtol=0)
 
 
@@ -183,7 +183,7 @@ def test_an_epoch_shows_every_picture_once_to_all_processes_and_workers(shared):
         batches = Batches(shared, 4, 32, seed=3, rank=rank, processes=2)
         loader = DataLoader(batches, batch_size=None, sampler=range(5), num_workers=2)
         for batch in loader:
-            seen += [shared.records[batches._index(place)]["key"] for place in batch["places"]]
+            seen += [shared.records[batches.picture_at(place)]["key"] for place in batch.places]
     assert sorted(seen) == sorted(record["key"] for record in shared.records)
 
 

@@ -349,7 +349,7 @@ def test_a_step_that_is_left_out_changes_nothing_but_the_step(cache, tmp_path):
 
         def then(batch):
             calls.append(None)
-            return forward({**batch, "latent": batch["latent"] * (NAN if len(calls) == 2 else 1.0)})
+            return forward(replace(batch, latent=batch.latent * (NAN if len(calls) == 2 else 1.0)))
 
         stage.forward = then
 

@@ -20,6 +20,7 @@ from seada_core.presets import (
     from_dict,
     to_dict,
 )  # fmt: skip
+from seada_core.train.stages import joint
 from seada_core.weights import part_files, stable_diffusion
 from seada_core.weights.stock_controlnet import build_controlnet
 
@@ -75,6 +76,22 @@ def test_sizes_of_one_preset_belong_together():
         assert preset.tokens.gray_channels == preset.codec.gray_channels[-1]
         assert preset.codec.latent_channels == preset.unet.in_channels == VAEConfig().latent_channels
     assert (SD15.text.length, SD15.text.width) == (77, 768)
+
+
+def test_the_papers_numbers_are_the_presets():
+    """SeAda, implementation details; EDN, Table 3, method and efficiency."""
+    recipes = SD15.training
+    assert [recipes[s].steps for s in ("stage1", "stage2", "stage3")] == [20_000, 50_000, 10_000]
+    assert {n: recipes[n].steps for n in ("codec", "tokens", "ccd")} == {
+        "codec": 44_000,
+        "tokens": 42_000,
+        "ccd": 50_000,
+    }
+    for recipe in recipes.values():
+        assert (recipe.lr, recipe.batch, recipe.resolution, recipe.betas) == (1e-5, 32, 512, (0.9, 0.999))
+        assert recipe.decay == 0 and recipe.warmup == 0
+    assert recipes["ccd"].generic_prob == 0.5
+    assert (joint.CCD_WEIGHT, joint.VQ_WEIGHT) == (0.1, 0.6)
 
 
 def test_every_preset_lies_within_the_limits_of_its_fields():

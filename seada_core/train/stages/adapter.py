@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ...models.semantic_adapter import representation_loss
+from ..batches import Batch
 from ..draws import Draws
 from .diffusion import DiffusionStage, add_noise, sample_timesteps
 from .registry import StageSetup
@@ -24,17 +25,17 @@ class AdapterStage(DiffusionStage):
         super().__init__(setup)
         self.color_encoder = copy.deepcopy(self.semantic_encoder).requires_grad_(False)
 
-    def forward(self, batch: dict) -> dict[str, Tensor]:
-        draws = Draws(batch["seeds"])
-        e_g, mask = self.semantic_encoder(batch["captions"])
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        draws = Draws(batch.seeds)
+        e_g, mask = self.semantic_encoder(batch.captions)
         with torch.no_grad():
-            e_c, color_mask = self.color_encoder(batch["color_captions"])
+            e_c, color_mask = self.color_encoder(batch.color_captions)
         terms = {"representation": representation_loss(e_g.float(), e_c.float(), mask | color_mask)}
         keep = (draws.uniform(1, 1, device=e_g.device) >= self.config.empty_prob).to(e_g.dtype)
         context = self.semantic_adapter(keep * e_g + (1 - keep) * self.semantic_encoder([""])[0])
-        z, rgb = batch["latent"], batch["rgb"]
+        z, rgb = batch.latent, batch.rgb
         noise = draws.normal(z)
-        t = sample_timesteps(batch["uniform"], self.config, self.scheduler.config.num_train_timesteps)
+        t = sample_timesteps(batch.uniform, self.config, self.scheduler.config.num_train_timesteps)
         z_t = add_noise(self.scheduler, z, noise, t)
         output = self.predict(z_t, t, context, rgb).float()
         terms |= self.errors(output, z, noise, z_t, t, rgb)

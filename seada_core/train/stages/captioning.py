@@ -9,6 +9,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ...color.spaces import luminance
 from ...models.captioners.coca import TinyCoCa
+from ..batches import Batch
 from ..draws import Draws
 from .registry import StageSetup
 from .stage import Stage
@@ -29,16 +30,16 @@ class CaptionerStage(Stage):
         self.caption_weight = caption_weight
         self.label_smoothing = label_smoothing
 
-    def forward(self, batch: dict) -> dict[str, Tensor]:
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
         captioner, tokenizer = self.captioner, self.captioner.tokenizer
         if captioner.config.recognition:
-            images = batch["recognized"][-1] if "recognized" in batch else captioner.prepare(batch["rgb"])
+            images = batch.recognized[-1] if batch.recognized is not None else captioner.prepare(batch.rgb)
         else:
-            images = luminance(batch["rgb"])
+            images = luminance(batch.rgb)
             images = captioner.standardize(
-                self._augment(images, Draws(batch["seeds"])) if self.training else self._resize(images)
+                self._augment(images, Draws(batch.seeds)) if self.training else self._resize(images)
             )
-        text = tokenizer(batch["captions"]).to(images.device)
+        text = tokenizer(batch.captions).to(images.device)
         text = text[:, : min(MAX_TOKENS, int(tokenizer.mask(text).sum(1).max()))]
 
         with sdpa_kernel(SDPBackend.MATH):  # the CPU's fused backward pass takes longer than the rest of the step

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ...color.spaces import luminance, rgb_to_ycbcr, ycbcr_to_rgb
 from ...models.vq_decoder import Decoder, VQDecoder
-from ..batches import in_halves
+from ..batches import Batch
 from ..sources import DataError
 from .registry import StageSetup
 from .stage import Stage, gather
@@ -127,9 +127,9 @@ class CodecStage(Stage):
         self.perceptual = perceptual
         self.decay = decay
 
-    def forward(self, batch: dict) -> dict[str, Tensor]:
-        batch = in_halves(batch)
-        rgb, z = batch["rgb"], batch["latent"]
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        batch = batch.in_halves()
+        rgb, z = batch.rgb, batch.latent
         target = rgb_to_ycbcr(rgb)
         gray = target[:, :1]
         half = len(z) // 2
@@ -171,10 +171,10 @@ class CodecStage(Stage):
         codebook[dead] = vectors[torch.randint(len(vectors), (len(dead),), device=vectors.device)]
         usage[dead] = 0.1 * share
 
-    def preview(self, batch: dict) -> dict[str, Tensor]:
-        gray = luminance(batch["rgb"])
-        tokens = self.codec.encode_tokens(batch["latent"], gray)
-        return {"decode": self.codec.decode(batch["latent"], gray), "codes": self.codec.decode_tokens(tokens, gray)}
+    def preview(self, batch: Batch) -> dict[str, Tensor]:
+        gray = luminance(batch.rgb)
+        tokens = self.codec.encode_tokens(batch.latent, gray)
+        return {"decode": self.codec.decode(batch.latent, gray), "codes": self.codec.decode_tokens(tokens, gray)}
 
     def parts(self) -> dict[str, nn.Module]:
         return {"vq_decoder": self.codec}

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ...color.spaces import luminance, rgb_to_ycbcr
-from ..batches import in_halves, rows
+from ..batches import Batch
 from ..draws import Draws
 from .codec import reconstruction, weighted
 from .diffusion import DiffusionStage, pick_texts, predict_x0
@@ -35,21 +35,21 @@ class DecoderStage(Stage):
         self.codec.decoder.requires_grad_(True)
 
     @torch.no_grad()
-    def first_step(self, batch: dict) -> Tensor:
+    def first_step(self, batch: Batch) -> Tensor:
         """x0 (B, 4, h, w) as one sampling step from pure noise gives it."""
-        draws = Draws(batch["seeds"])
-        gray, z = luminance(batch["rgb"]), draws.normal(batch["latent"])
+        draws = Draws(batch.seeds)
+        gray, z = luminance(batch.rgb), draws.normal(batch.latent)
         scheduler, first = self.diffusion.scheduler, self.diffusion
         t = torch.full((len(z),), scheduler.config.num_train_timesteps - 1, device=z.device)
         context = first.context(pick_texts(batch, self.config, draws))
-        output = first.predict(z, t, context, gray.expand_as(batch["rgb"]), batch.get("recognized")).float()
+        output = first.predict(z, t, context, gray.expand_as(batch.rgb), batch.recognized).float()
         return predict_x0(scheduler, z, output, t)
 
-    def forward(self, batch: dict) -> dict[str, Tensor]:
-        batch = in_halves(batch)
-        half = len(batch["rgb"]) // 2
-        target = rgb_to_ycbcr(batch["rgb"])
-        z = torch.cat([self.first_step(rows(batch, 0, half)), batch["latent"][half:]])
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        batch = batch.in_halves()
+        half = len(batch.rgb) // 2
+        target = rgb_to_ycbcr(batch.rgb)
+        z = torch.cat([self.first_step(batch.rows(0, half)), batch.latent[half:]])
         _, mse, losses = reconstruction(self.codec.chroma(z, target[:, :1]).float(), target[:, 1:])
         losses["loss"] = weighted(losses)
         gray_mse = reconstruction(torch.zeros_like(target[:half, 1:]), target[:half, 1:])[1]
@@ -57,10 +57,10 @@ class DecoderStage(Stage):
         losses["psnr"] = -10 * mse[half:].detach().mean().log10()
         return losses
 
-    def preview(self, batch: dict) -> dict[str, Tensor]:
-        gray = luminance(batch["rgb"])
+    def preview(self, batch: Batch) -> dict[str, Tensor]:
+        gray = luminance(batch.rgb)
         predicted = self.codec.decode(self.first_step(batch), gray)
-        return {"one_step": predicted, "decode": self.codec.decode(batch["latent"], gray)}
+        return {"one_step": predicted, "decode": self.codec.decode(batch.latent, gray)}
 
     def parts(self) -> dict[str, nn.Module]:
         return {"vq_decoder": self.codec}

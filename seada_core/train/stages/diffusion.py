@@ -12,6 +12,7 @@ from ...color.spaces import luminance
 from ...models import ccd
 from ...models.backbone import Hook, build_scheduler, denoise
 from ...presets import TrainConfig
+from ..batches import Batch
 from ..draws import Draws
 from ..lora import train_lora_alone
 from ..perceptual import PerceptualLoss
@@ -47,10 +48,10 @@ def predict_x0(scheduler, z_t: Tensor, output: Tensor, t: Tensor) -> Tensor:
     return ccd.predict_x0(z_t, output, alpha_bar)
 
 
-def pick_texts(batch: dict, config: TrainConfig, draws: Draws) -> list[str]:
+def pick_texts(batch: Batch, config: TrainConfig, draws: Draws) -> list[str]:
     """A text a picture: grey caption, colour caption, a generic prompt, or none, by the config's probabilities."""
     texts = []
-    for gray, color, (u, v) in zip(batch["captions"], batch["color_captions"], draws.uniform(2).tolist()):
+    for gray, color, (u, v) in zip(batch.captions, batch.color_captions, draws.uniform(2).tolist()):
         if u < config.empty_prob:
             texts.append("")
         elif u < config.empty_prob + config.generic_prob:
@@ -106,14 +107,14 @@ class DiffusionStage(Stage):
         names = ("unet", "semantic_encoder", "semantic_adapter", "controlnet_rca")
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
-    def forward(self, batch: dict) -> dict[str, Tensor]:
-        draws = Draws(batch["seeds"])
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        draws = Draws(batch.seeds)
         context = self.context(pick_texts(batch, self.config, draws))
-        z, rgb = batch["latent"], batch["rgb"]
+        z, rgb = batch.latent, batch.rgb
         noise = draws.normal(z)
-        t = sample_timesteps(batch["uniform"], self.config, self.scheduler.config.num_train_timesteps)
+        t = sample_timesteps(batch.uniform, self.config, self.scheduler.config.num_train_timesteps)
         z_t = add_noise(self.scheduler, z, noise, t)
-        recognized = batch.get("recognized")
+        recognized = batch.recognized
         if recognized is not None and self.training:
             recognized = drop_channels(recognized, self.config.recognition_dropout, draws)
         output = self.predict(z_t, t, context, luminance(rgb).expand_as(rgb), recognized).float()
@@ -183,14 +184,14 @@ class DiffusionStage(Stage):
         self.condition = features.condition
         return denoise(self.unet, z_t, t, context, features.residuals, hooks)
 
-    def preview(self, batch: dict) -> dict[str, Tensor]:
+    def preview(self, batch: Batch) -> dict[str, Tensor]:
         """The grey photos in the colours that x0 shows to the probe after one step from pure noise; and the truth."""
         if self.probe is None:
             return {}
-        rgb, z_t = batch["rgb"], Draws(batch["seeds"]).normal(batch["latent"])
+        rgb, z_t = batch.rgb, Draws(batch.seeds).normal(batch.latent)
         gray = luminance(rgb)
         t = torch.full((len(rgb),), self.scheduler.config.num_train_timesteps - 1, device=rgb.device)
-        output = self.predict(z_t, t, self.context(batch["captions"]), gray.expand_as(rgb)).float()
+        output = self.predict(z_t, t, self.context(batch.captions), gray.expand_as(rgb)).float()
         chroma = self.probe(predict_x0(self.scheduler, z_t, output, t), gray) * self.probe.deviation
         return {"one_step": merge_chroma(chroma, gray), "truth": rgb}
 

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from ...color.spaces import luminance
 from ...models import ccd
+from ..batches import Batch
 from ..draws import Draws
 from .diffusion import DiffusionStage, add_noise, pick_texts, predict_x0, sample_timesteps
 from .registry import StageSetup
@@ -28,15 +29,15 @@ class JointStage(DiffusionStage):
         self.vq_decoder = setup.parts["vq_decoder"].requires_grad_(False)
         self.token_diffusion = setup.parts["token_diffusion"].requires_grad_(True)
 
-    def forward(self, batch: dict) -> dict[str, Tensor]:
-        z, rgb = batch["latent"], batch["rgb"]
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        z, rgb = batch.latent, batch.rgb
         gray = luminance(rgb)
-        draws = Draws(batch["seeds"])
+        draws = Draws(batch.seeds)
         context = self.context(pick_texts(batch, self.config, draws))
         noise = draws.normal(z)
-        t = sample_timesteps(batch["uniform"], self.config, self.scheduler.config.num_train_timesteps)
+        t = sample_timesteps(batch.uniform, self.config, self.scheduler.config.num_train_timesteps)
         z_t = add_noise(self.scheduler, z, noise, t)
-        output = self.predict(z_t, t, context, gray.expand_as(rgb), batch.get("recognized")).float()
+        output = self.predict(z_t, t, context, gray.expand_as(rgb), batch.recognized).float()
         diffusion = self.errors(output, z, noise, z_t, t, rgb)["loss"]
         x0 = predict_x0(self.scheduler, z_t, output, t)
         alpha_bar = self.scheduler.alphas_cumprod.to(z.device)[t]

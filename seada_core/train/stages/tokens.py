@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ...color.spaces import luminance, rgb_to_ycbcr
 from ...presets import TrainConfig
+from ..batches import Batch
 from ..draws import Draws
 from .diffusion import pick_texts
 from .registry import StageSetup
@@ -79,9 +80,9 @@ class TokensStage(Stage):
             )
 
     @torch.no_grad()
-    def pair(self, batch: dict, draws: Draws) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def pair(self, batch: Batch, draws: Draws) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """x0 (B, N), z_tokens (B, N), grey features (B, C, h, w) and context (B, L, d) of a batch."""
-        z, rgb = batch["latent"], batch["rgb"]
+        z, rgb = batch.latent, batch.rgb
         gray = luminance(rgb)
         with torch.autocast(z.device.type, enabled=False):  # as when tokens are made for use: codes lie close
             z = z.float()
@@ -91,19 +92,19 @@ class TokensStage(Stage):
         context = self.semantic_adapter(self.semantic_encoder(pick_texts(batch, self.config, draws))[0])
         return x0, z_tokens, features, context
 
-    def forward(self, batch: dict) -> dict[str, Tensor]:
-        draws = Draws(batch["seeds"])
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        draws = Draws(batch.seeds)
         x0, z_tokens, features, context = self.pair(batch, draws)
         terms = self.token_diffusion.loss(x0, z_tokens, features, context, generators=draws.generators)
         return {**terms, "z_accuracy": (z_tokens == x0).float().mean()}
 
-    def preview(self, batch: dict) -> dict[str, Tensor]:
+    def preview(self, batch: Batch) -> dict[str, Tensor]:
         """Decoded: the corrupted latent's tokens, what 20 steps of diffusion make of them, and the true tokens."""
-        x0, z_tokens, features, context = self.pair(batch, Draws(batch["seeds"]))
+        x0, z_tokens, features, context = self.pair(batch, Draws(batch.seeds))
         generators = [torch.Generator().manual_seed(i) for i in range(len(x0))]
         steps = min(20, self.token_diffusion.config.steps)
         refined = self.token_diffusion.sample(z_tokens, features, context, steps, generators)
-        gray = luminance(batch["rgb"])
+        gray = luminance(batch.rgb)
         tokens = {"first_step": z_tokens, "refined": refined, "codes": x0}
         return {name: self.codec.decode_tokens(t, gray) for name, t in tokens.items()}
 
