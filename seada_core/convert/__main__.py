@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
+from ..files import atomic
 from ..presets import SD15, ControlConfig, TextConfig, UNetConfig, VAEConfig
 
 if TYPE_CHECKING:
@@ -345,20 +345,8 @@ def new_folder(path: Path, overwrite: bool = False) -> Iterator[Path]:
     taken = path.is_file() or (path.is_dir() and any(path.iterdir()))
     if taken and not overwrite:
         raise CheckpointError(f"{path} exists; use --overwrite to replace it, or choose another OUT")
-    part, old = (path.with_name(f".{path.name}.{what}") for what in ("part", "old"))
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    try:
+    with atomic.new_folder(path, overwrite=True) as part:
         yield part
-        if path.exists():
-            shutil.rmtree(old, ignore_errors=True)
-            path.replace(old)
-        part.replace(path)
-        if old.is_dir():
-            shutil.rmtree(old)
-        old.unlink(missing_ok=True)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..files import atomic
+
 if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
@@ -106,7 +108,8 @@ def draw(places: dict[str, np.ndarray], out: Path, title: str) -> None:
         axes.scatter(*places[kind].T, s=10, c=COLORS[kind], label=label, alpha=0.7, linewidths=0)
     axes.set(title=title, xticks=[], yticks=[])
     axes.legend(loc="best", fontsize=9)
-    figure.savefig(out, dpi=120)
+    with atomic.opened(out) as file:
+        figure.savefig(file, dpi=120, format=out.suffix[1:] or None)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import os
 import re
 import shutil
 import tarfile
@@ -16,6 +15,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
+
+from . import atomic
 
 _MEMBER = re.compile(r"((?:.*/)?[^./][^/.]*)\.([^/]+)")  # webdataset's: the key ends at the first dot of the name
 Place = tuple[int, int]  # where in a shard something starts, and its length, in bytes
@@ -48,7 +49,7 @@ class Shard:
     @property
     def work(self) -> Path:
         """The folder where results lie until they are packed."""
-        return self.target.with_name(f".{self.target.name}.work") if self.packed else self.target
+        return atomic.part_path(self.target, ending="work") if self.packed else self.target
 
     def check(self) -> tuple[int, list[str]]:
         """Look through the shard: sets `todo`, gives how many pictures are done, and what cannot be done and why.
@@ -107,17 +108,14 @@ class Shard:
         if not self.packed or not self.work.is_dir():
             return
         finished = self._finished()
-        part = self.target.with_name(f".{self.target.name}.part")
-        try:
-            with open(part, "wb") as file, open(self.source, "rb") as source:
-                with tarfile.open(fileobj=file, mode="w") as tar, contextlib.suppress(ShardError):
-                    for sample in self.samples():
-                        self._pack_sample(tar, sample, source, finished)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(part, self.target)
-        finally:
-            part.unlink(missing_ok=True)
+        with (
+            atomic.opened(self.target) as file,
+            open(self.source, "rb") as source,
+            tarfile.open(fileobj=file, mode="w") as tar,
+            contextlib.suppress(ShardError),
+        ):
+            for sample in self.samples():
+                self._pack_sample(tar, sample, source, finished)
         shutil.rmtree(self.work)
 
     def _pack_sample(self, tar: tarfile.TarFile, sample: Sample, source: BinaryIO, finished: dict[str, Place]) -> None:

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import MISSING, dataclass
@@ -16,6 +15,7 @@ from typing import Literal
 import torch
 
 from ..command_line import FAILED, FINE, Parser
+from ..files import atomic
 from ..presets import setting
 from .arguments import add_fields, given_fields
 from .data import Cache, build_cache, check_source, share_name
@@ -62,9 +62,7 @@ def join_shares(folder: Path, shares: int, log: Callable[[str], None] = print) -
     first, *others = (Cache(share) for share in folders)
     for other in others:
         check_source(other, first.meta)
-    part = folder / "cache.json.part"
-    part.write_text(json.dumps({**first.meta, "shares": shares}))
-    os.replace(part, folder / "cache.json")
+    atomic.write_text(folder / "cache.json", json.dumps({**first.meta, "shares": shares}))
     report = Cache(folder).report
     tally = Tally(first.meta["source"], log, report["read"], report["left_out"], report["without_captions"])
     tally.finish()

@@ -12,11 +12,13 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
+from tqdm import tqdm
 
 from ..color.spaces import luminance
+from ..files import atomic
 from ..files.pictures import formats
 from . import aging
-from .disk import create_array, put, writing
+from .disk import create_array, writing
 from .sources import DataError, Tally, samples
 
 Encoder = Callable[[Tensor], Tensor]  # (B, 3, H, W) in [0, 1] -> scaled latents (B, 4, H/8, W/8)
@@ -180,13 +182,9 @@ def build_cache(
         cache = Cache(folder)
         check_source(cache, meta)
         return cache
-    from tqdm import tqdm
-
     if resolution < 8 or resolution % 8:
         raise DataError(f"the resolution must be a multiple of 8 px (a latent cell), not {resolution}")
-    part = folder.with_name(folder.name + ".part")
-    part.mkdir(parents=True, exist_ok=True)
-    with writing(folder):
+    with writing(folder), atomic.new_folder(folder) as part:
         offsets, tally = [0], Tally(source, log)
         with (
             open(part / "pictures.bin", "wb") as pictures,
@@ -211,7 +209,6 @@ def build_cache(
         _encode_all(part, meta, encoder)
         (part / "report.json").write_text(json.dumps(tally.to_dict()))
         (part / "cache.json").write_text(json.dumps(meta))
-        put(part, folder)
     return Cache(folder)
 
 
@@ -228,8 +225,6 @@ def _square(encoded: bytes, resolution: int) -> Image.Image:
 
 @torch.inference_mode()
 def _encode_all(folder: Path, meta: dict, encoder: Encoder, batch: int = 32):
-    from tqdm import tqdm
-
     offsets = np.load(folder / "offsets.npy")
     encoded = np.memmap(folder / "pictures.bin", np.uint8, "r")
     count, views, side = len(offsets) - 1, 1 + meta["mirror"], meta["resolution"] // 8
@@ -258,25 +253,29 @@ def cache_recognized(
         for share in cache.shares[mine]:
             cache_recognized(share, recognize, batch)
         return Cache(cache.folder)
-    from tqdm import tqdm
-
     count, views = len(cache), 1 + cache.meta["mirror"]
     arrays: list[np.memmap] = []
-    for start in tqdm(range(0, count, batch), desc="recognition", unit_scale=batch, unit="pic"):
-        indices = range(start, min(start + batch, count))
-        for view in range(views):
-            gray = luminance(torch.stack([cache.view(i, view) for i in indices])).expand(-1, 3, -1, -1)
-            maps = recognize(gray)
-            if not arrays:
-                arrays = [
-                    create_array(cache.folder / f"recognized-{k}.part", np.float16, (count, views, *m.shape[1:]))
-                    for k, m in enumerate(maps)
-                ]
-            for array, m in zip(arrays, maps):
-                array[indices.start : indices.stop, view] = m.float().cpu().numpy()
-    for k, array in enumerate(arrays):
-        array.flush()
-        put(cache.folder / f"recognized-{k}.part", cache.folder / f"recognized-{k}.npy")
+    names = [cache.folder / f"recognized-{k}.npy" for k in range(2)]
+    try:
+        for start in tqdm(range(0, count, batch), desc="recognition", unit_scale=batch, unit="pic"):
+            indices = range(start, min(start + batch, count))
+            for view in range(views):
+                gray = luminance(torch.stack([cache.view(i, view) for i in indices])).expand(-1, 3, -1, -1)
+                maps = recognize(gray)
+                if not arrays:
+                    arrays = [
+                        create_array(atomic.part_path(name), np.float16, (count, views, *m.shape[1:]))
+                        for name, m in zip(names, maps, strict=True)
+                    ]
+                for array, m in zip(arrays, maps):
+                    array[indices.start : indices.stop, view] = m.float().cpu().numpy()
+        for name, array in zip(names, arrays):  # in order: where the last is there, `Cache` takes all
+            array.flush()
+            atomic.rename(atomic.part_path(name), name)
+    except BaseException:
+        for name in names:
+            atomic.discard(atomic.part_path(name))
+        raise
     return Cache(cache.folder)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import reprlib
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import presets
-from ..files import weight_headers
+from ..files import atomic, weight_headers
 from ..files.weight_headers import CheckpointError, Header
 from ..models.tokenizer import END as CLIP_END
 from ..models.tokenizer import Tokenizer
@@ -93,12 +92,8 @@ def save_part(path: Path, part: str, preset: Preset, module: nn.Module, dtype: t
         name: (tensor.to(dtype) if tensor.is_floating_point() else tensor).contiguous().cpu()
         for name, tensor in module.state_dict().items()
     }
-    temporary = path.with_name(f".{path.name}.part")
-    try:
+    with atomic.replacing(path) as temporary:
         save_file(tensors, temporary, metadata)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _read_header(path: Path, part: str) -> Header:

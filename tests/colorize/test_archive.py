@@ -18,7 +18,7 @@ from PIL import Image
 from seada_core.colorize import plan
 from seada_core.colorize.__main__ import main
 from seada_core.colorize.plan import JOURNAL, CommandError
-from seada_core.files import pictures
+from seada_core.files import atomic
 from seada_core.files.shards import Shard, ShardError
 
 
@@ -168,11 +168,11 @@ def test_a_full_disk_ends_the_run(run, tmp_path, monkeypatch):
     folder, out = album(tmp_path / "in", 4), tmp_path / "out"
     opened = []
 
-    def open_third(path, mode):
+    def open_third(path, mode, **options):
         opened.append(path)
-        return FullDisk(path, mode.replace("b", "")) if len(opened) > 2 else open(path, mode)
+        return FullDisk(path, "w") if len(opened) > 2 else open(path, mode, **options)
 
-    monkeypatch.setattr(pictures, "open", open_third, raising=False)
+    monkeypatch.setattr(atomic, "open", open_third, raising=False)
     status, lines, err = run(folder, "-o", out)
     assert (status, len(lines), len(opened)) == (1, 2, 3)  # no fourth picture was coloured in vain
     assert "No space left" in err[0] and "make room" in err[0]
