@@ -7,9 +7,9 @@ import dataclasses
 import sys
 from collections.abc import Sequence
 
+from ..command_fields import add_fields, given_fields
 from ..command_line import FAILED, Parser
 from ..presets import MINI, PRESETS, Preset, TrainConfig
-from .arguments import add_fields, given_fields
 from .options import ALL, TrainOptions
 from .stages.registry import STAGES
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
+from tars import write_tar
 from training import CAPTIONS
 
 from seada_core import presets
@@ -340,12 +341,11 @@ def test_crops_of_picture_and_latent_belong_together(pictures, tmp_path):
 
 
 def test_shards_and_folders_give_the_same_samples(pictures, tmp_path):
-    import webdataset as wds
-
-    with wds.TarWriter(str(tmp_path / "data-000.tar")) as shard:
-        for path in sorted(pictures.glob("*.png")):
-            record = json.dumps({"captions": [path.with_suffix(".txt").read_text()]}).encode()
-            shard.write({"__key__": path.stem, "png": path.read_bytes(), "json": record})
+    members = {}
+    for path in sorted(pictures.glob("*.png")):
+        record = json.dumps({"captions": [path.with_suffix(".txt").read_text()]}).encode()
+        members |= {path.name: path.read_bytes(), f"{path.stem}.json": record}
+    write_tar(tmp_path / "data-000.tar", members)
     folder, shards = list(data.samples(str(pictures))), list(data.samples(str(tmp_path / "data-{000..000}.tar")))
     assert [(b, r) for _, b, r in folder] == [(b, r) for _, b, r in shards]
 

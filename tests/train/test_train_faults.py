@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import make_tiny_parts
-from test_train_data import encode, write_shards
+from training import encode, write_shards
 
 from seada_core import presets
 from seada_core.train import disk, loop

@@ -8,8 +8,8 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from ..command_line import number
-from ..presets import Setting, setting_of
+from .command_line import number
+from .presets import Setting, setting_of
 
 Container = argparse.ArgumentParser | argparse._ArgumentGroup  # both take arguments
 
