@@ -5,7 +5,6 @@ import diffusers.models.unets.unet_2d_condition
 import diffusers.training_utils
 import open_clip
 import torch._dynamo
-import torch.utils.tensorboard
 import transformers.models.clip.modeling_clip
 
 import seada_core.train.__main__

@@ -64,7 +64,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         if error.name != "accelerate":
             raise
-        print('error: training needs accelerate: pip install "comfyui-seada[train]"', file=sys.stderr)
+        needed = 'pip install "comfyui-seada[train]" (or pip install accelerate)'
+        print(f"error: training needs accelerate: {needed}", file=sys.stderr)
         return FAILED
     return run(options)
 

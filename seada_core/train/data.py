@@ -192,7 +192,7 @@ def build_cache(
         ):
             for key, encoded, record in tqdm(samples(source, *share, tally), desc="pictures", unit="pic"):
                 try:
-                    picture = _square(encoded, resolution)
+                    picture = square(encoded, resolution)
                 except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
                     tally.leave_out(key, error)
                     continue
@@ -218,7 +218,8 @@ def check_source(cache: Cache, meta: dict) -> None:
         raise DataError(f"{cache.folder} caches {cache.meta}, not {meta}; choose another --cache folder or delete it")
 
 
-def _square(encoded: bytes, resolution: int) -> Image.Image:
+def square(encoded: bytes, resolution: int) -> Image.Image:
+    """An encoded picture, upright, its shorter side resized to `resolution` px and cropped to the middle square."""
     picture = ImageOps.exif_transpose(Image.open(io.BytesIO(encoded), formats=formats())).convert("RGB")
     return ImageOps.fit(picture, (resolution, resolution), Image.Resampling.LANCZOS)
 

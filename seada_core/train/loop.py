@@ -1,4 +1,4 @@
-"""The training loop: accelerate, EMA, atomic checkpoints, exact resume, TensorBoard. It knows nothing of the stages."""
+"""The training loop: accelerate, EMA, atomic checkpoints, exact resume, curves. It knows nothing of the stages."""
 
 from __future__ import annotations
 
@@ -10,8 +10,12 @@ from functools import wraps
 from pathlib import Path
 
 import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedDataParallelKwargs, DistributedType
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
+from tqdm import tqdm
 
 from ..presets import Preset, TrainConfig
 from . import disk, saving
@@ -26,6 +30,7 @@ from .checks import (
     micro_batches,
     process_state,
 )
+from .curves import Curves
 from .data import Cache
 from .memory import MemoryOptionError, build_optimizer, checkpoint_activations, freeze_in_bf16
 from .stages.stage import Stage
@@ -48,8 +53,8 @@ def step_seed(seed: int, step: int) -> int:
     return (seed * 1_000_003 + step * 4099) % 2**63
 
 
-def _said_in_one_line(fit: Callable) -> Callable:
-    """A process that died and a disk that is full are no faults of the program."""
+def _errors_in_one_line(fit: Callable) -> Callable:
+    """A process that died and a full disk are reported as errors of the run, not as faults of the program."""
 
     @wraps(fit)
     def wrapped(stage: Stage, config: TrainConfig, cache: Cache, folder: Path, *args, **options) -> None:
@@ -60,14 +65,14 @@ def _said_in_one_line(fit: Callable) -> Callable:
             if "DataLoader worker (pid" not in str(error):
                 raise
             raise TrainingError(
-                f"a process that decodes pictures died ({str(error).splitlines()[0].rstrip('. ')}), perhaps for want "
-                f"of memory: fewer --workers take less. {saving.last_good(folder)}"
+                f"a process that decodes pictures died ({str(error).splitlines()[0].rstrip('. ')}), perhaps "
+                f"of too little memory: fewer --workers take less. {saving.last_good(folder)}"
             ) from error
 
     return wrapped
 
 
-@_said_in_one_line
+@_errors_in_one_line
 def fit(
     stage: Stage,
     config: TrainConfig,
@@ -81,11 +86,12 @@ def fit(
 ) -> None:
     """Train `stage` for `config.steps` steps, on as many processes as accelerate was started with.
 
-    `folder` receives `losses.jsonl` (a line a step), TensorBoard's event files and `checkpoint-<step>` folders, of
-    which the newest two are kept. A checkpoint is written aside and renamed: whatever exists is whole. It holds what is
-    trained and how, not what is frozen, and resumes on any number of processes. `export` is called at every checkpoint
-    with the averaged (EMA) weights in place, on the main process; its argument is the stage's state dict where the
-    modules hold only shards of it, else None. `preset` is recorded, so that a run does not resume with other sizes.
+    `folder` receives `losses.jsonl` (a line per step), `validation.jsonl`, curves and previews (see `Curves`), and
+    `checkpoint-<step>` folders, of which the newest two are kept. A checkpoint is written aside and renamed: whatever
+    exists is whole. It holds what is trained and how, not what is frozen, and resumes on any number of processes.
+    `export` is called at every checkpoint with the averaged (EMA) weights in place, on the main process; its argument
+    is the stage's state dict where the modules hold only shards of it, else None. `preset` is recorded, so that a run
+    does not resume with other sizes.
 
     A step whose loss or gradient is not finite is left out: weights, buffers, optimiser and averages stay as they are,
     a line on standard error says so, and `losses.jsonl` marks it (`left_out`).
@@ -96,12 +102,6 @@ def fit(
             checkpoint cannot be read.
         OSError: something could not be written.
     """
-    from accelerate import Accelerator
-    from accelerate.state import AcceleratorState
-    from accelerate.utils import DistributedDataParallelKwargs, DistributedType
-    from torch.utils.tensorboard import SummaryWriter
-    from tqdm import tqdm
-
     AcceleratorState._reset_state()  # a process may train several stages, each at its own precision
     state = process_state()
     check_recipe(config, state.num_processes, state.device.type, stage.multiple)
@@ -174,7 +174,7 @@ def fit(
 
     if newest and not (newest / saving.EXPORTED).is_file():  # the run was broken off in between
         leave_parts(newest)
-    writer = SummaryWriter(folder) if main else None
+    curves = Curves(folder) if main else None
     losses = disk.StepLog(folder / "losses.jsonl", first - 1) if main else None
     validations = disk.StepLog(folder / "validation.jsonl", first) if main and validation is not None else None
     bar = tqdm(loader, initial=first, total=config.steps, desc=stage.name, unit="step", disable=not main)
@@ -224,19 +224,17 @@ def fit(
             speed = seen / (time.monotonic() - started)
             bar.set_postfix(loss=f"{terms['loss']:.4f}", pictures=f"{speed:.1f}/s", refresh=False)
             if step % 10 == 0:
-                for name, value in {**terms, "gradient_norm": norm, "learning_rate": rate}.items():
-                    writer.add_scalar(f"train/{name}", value, step)
-                writer.add_scalar("train/pictures_per_second", speed, step)
+                more = {"gradient_norm": norm, "learning_rate": rate, "pictures_per_second": speed}
+                curves.scalars("train", {**terms, **more}, step)
         if validation is not None and (done % config.validate_every == 0 or last):
             with averaged(averages, trainable):
-                validate(stage, config, validation, writer, validations, done)
+                validate(stage, config, validation, curves, validations, done)
         if done % config.checkpoint_every == 0 or last:
             leave_parts(saving.save(accelerator, folder, done, describe(config, preset)))
     accelerator.wait_for_everyone()
     if main:
-        writer.close()
-        for log in filter(None, (losses, validations)):
-            log.close()
+        for opened in filter(None, (curves, losses, validations)):
+            opened.close()
         if left_out:
             print(f"{left_out} of {config.steps - first} steps were left out: not finite", file=sys.stderr)
 
@@ -260,11 +258,17 @@ def _prepare_deepspeed(accelerator, micro: int, config: TrainConfig) -> None:
 
 @torch.no_grad()
 def validate(
-    stage: Stage, config: TrainConfig, cache: Cache, writer, log: disk.StepLog | None, step: int, batches: int = 4
+    stage: Stage,
+    config: TrainConfig,
+    cache: Cache,
+    curves: Curves | None,
+    log: disk.StepLog | None,
+    step: int,
+    batches: int = 4,
 ) -> dict[str, float]:
-    """Mean loss terms over a few fixed validation batches, and preview pictures, to TensorBoard.
+    """Mean loss terms over a few fixed validation batches, to `validation.jsonl`, and preview pictures.
 
-    All processes do the same; `writer` and `log` are None on all but one.
+    All processes do the same; `curves` and `log` are None on all but one.
     """
     size = min(config.micro_batch or config.batch, len(cache))
     size = max(size - size % stage.multiple, 1)
@@ -284,11 +288,8 @@ def validate(
     with torch.autocast(device.type, half, enabled=config.frozen == "bf16"):  # else in full precision
         previews = stage.preview(source[0].rows(0, 8).to(device))
     stage.train()
-    if writer is not None:
-        for name, value in terms.items():
-            writer.add_scalar(f"validation/{name}", value, step)
-        for name, pictures in previews.items():
-            writer.add_images(f"validation/{name}", pictures.float().clamp(0, 1).cpu(), step)
-        writer.flush()
+    if curves is not None and log is not None:
+        curves.scalars("validation", terms, step)
+        curves.pictures(previews, step)
         log.write(step, **terms)
     return terms

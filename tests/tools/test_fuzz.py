@@ -255,7 +255,7 @@ def test_a_picture_in_a_shard_or_a_cache_is_nothing_that_runs_a_program(monkeypa
 
     script = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n"
     monkeypatch.setattr(subprocess, "check_call", lambda *_, **__: pytest.fail("a program was run"))
-    for read in (lambda: pictures.read_bytes(script, "x"), lambda: data._square(script, 32)):
+    for read in (lambda: pictures.read_bytes(script, "x"), lambda: data.square(script, 32)):
         with pytest.raises(Exception, match=r"not a picture|cannot identify"):
             read()
 

@@ -51,7 +51,10 @@ def test_an_orthochromatic_film_hardly_sees_red():
 def test_blur_and_grain_scale_with_the_photo():
     x = torch.rand(2, 60, 50)
     torch.testing.assert_close(
-        aging._blur(x, 1.3)[:, 6:-6, 6:-6], gaussian_blur(x, [9, 9], [1.3, 1.3])[:, 6:-6, 6:-6], rtol=0, atol=1e-5
+        aging.gaussian_blur(x, 1.3)[:, 6:-6, 6:-6],
+        gaussian_blur(x, [9, 9], [1.3, 1.3])[:, 6:-6, 6:-6],
+        rtol=0,
+        atol=1e-5,
     )
     for side in (aging.REFERENCE, 2 * aging.REFERENCE):
         flat = torch.full((3, side, side), 0.5)

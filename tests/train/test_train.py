@@ -2,6 +2,7 @@
 
 import copy
 import json
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -393,6 +394,19 @@ def test_loss_falls(parts, tiny_preset, cache, tmp_path):
     fit(STAGES["base"].build(parts, tiny_preset, c), c, cache, tmp_path, workers=0)
     losses = [json.loads(line)["loss"] for line in (tmp_path / "losses.jsonl").read_text().splitlines()]
     assert np.mean(losses[-8:]) < 0.8 * np.mean(losses[:8])
+
+
+def test_training_without_tensorboard_logs_and_previews_in_files(parts, tiny_preset, cache, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    c = replace(config(), batch=2, validate_every=2)
+    fit(STAGES["codec"].build(parts, tiny_preset, c), c, cache, tmp_path, cache, workers=0)
+    steps = {
+        name: [json.loads(line)["step"] for line in (tmp_path / name).read_text().splitlines()]
+        for name in ("losses.jsonl", "validation.jsonl")
+    }
+    assert steps == {"losses.jsonl": [0, 1, 2, 3], "validation.jsonl": [2, 4]}
+    previews = sorted(path.name for path in (tmp_path / "previews").iterdir())
+    assert previews == [f"{name}-{step:07}.png" for name in ("codes", "decode") for step in (2, 4)]
 
 
 @pytest.mark.parametrize("name", ["stage2", "decoder"])

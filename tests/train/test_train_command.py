@@ -204,6 +204,16 @@ def test_the_help_lists_every_field_and_imports_no_torch():
     assert "(default: 64 128 128)" in shown and "--no-" not in shown
 
 
+def test_a_missing_package_is_one_line():
+    code = "import sys; sys.modules['accelerate'] = None; from seada_core.train.__main__ import main; "
+    code += "sys.exit(main(['base', '--data=x', '--out=y']))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.splitlines() == [
+        'error: training needs accelerate: pip install "comfyui-seada[train]" (or pip install accelerate)'
+    ]
+
+
 def test_a_stage_needs_its_parts(tmp_path):
     for name, entry in STAGES.items():
         if entry.needs:
