@@ -69,7 +69,7 @@ class Shard:
                 raise
             refused.append(str(error))
         if foreign:
-            problem = f"{self.target} holds {min(foreign)}, which is no result of {self.source}"
+            problem = f"{self.target} holds {min(foreign)}, which is not a result of {self.source}"
             raise ShardError(f"{problem}; choose another -o, or use --overwrite")
         return done, refused
 

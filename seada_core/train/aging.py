@@ -19,7 +19,7 @@ def expose(rgb: Tensor, rng: np.random.Generator) -> Tensor:
 
     Each of these by chance: a film that hardly sees red, a lens that is not sharp, another contrast, faded blacks and
     whites or clipped ones, grain. Luminance and chroma stay one picture, so that latents, grey condition and what the
-    decoder is shown agree: a copy of the grey condition alone would ask for colours of a luminance that nobody sees.
+    decoder is shown agree: a copy of the grey condition alone would ask for colours of a luminance that is not shown.
     """
     gray = luminance(rgb)
     if rng.random() < 0.5:

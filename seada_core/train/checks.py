@@ -115,7 +115,7 @@ def check_same_run(checkpoint: Path, config: TrainConfig, preset: Preset | None)
     if changes:
         raise TrainingError(
             f"cannot resume {checkpoint.parent.name} from {checkpoint.name} with other settings: {'; '.join(changes)}. "
-            "Give what it began with, or train anew in another --out"
+            "Give what it began with, or start again in another --out"
         )
 
 

@@ -115,7 +115,7 @@ class Cache:
 
     @property
     def report(self) -> dict:
-        """How many pictures were read, left out, and have no captions; see `Tally`."""
+        """How many pictures were read, skipped, and have no captions; see `Tally`."""
         if self.shares:
             reports = [share.report for share in self.shares]
             return {name: sum((report[name] for report in reports[1:]), reports[0][name]) for name in reports[0]}
@@ -168,7 +168,7 @@ def build_cache(
     have taken it, see `aging.expose`.
 
     Does nothing when `folder` already holds the cache of this source and resolution. Pictures that cannot be read are
-    reported and left out; more than one in ten stops with an error, before any latent is computed. Written aside and
+    reported and skipped; more than one in ten stops with an error, before any latent is computed. Written aside and
     renamed, so that a cache that exists is whole. `share` (k, n) reads the k-th of n shares of the source.
 
     Raises:
@@ -194,7 +194,7 @@ def build_cache(
                 try:
                     picture = square(encoded, resolution)
                 except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-                    tally.leave_out(key, error)
+                    tally.skip(key, error)
                     continue
                 buffer = io.BytesIO()
                 picture.save(buffer, "JPEG", quality=95, subsampling=0)

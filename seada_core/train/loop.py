@@ -35,9 +35,9 @@ from .data import Cache
 from .memory import MemoryOptionError, build_optimizer, checkpoint_activations, freeze_in_bf16
 from .stages.stage import Stage
 
-# steps in a row whose loss or gradient may be not finite: one bad batch is no reason to stop, a model that is lost is.
-# fp16's loss scaling starts with steps that overflow
-MOST_LEFT_OUT, MOST_LEFT_OUT_FP16 = 10, 30
+# steps in a row that may be skipped because their loss or gradient is not finite: one bad batch is not a reason to
+# stop, a model that has diverged is. fp16's loss scaling starts with steps that overflow
+MOST_SKIPPED, MOST_SKIPPED_FP16 = 10, 30
 Export = Callable[[dict[str, Tensor] | None], None]
 
 
@@ -93,11 +93,11 @@ def fit(
     is the stage's state dict where the modules hold only shards of it, else None. `preset` is recorded, so that a run
     does not resume with other sizes.
 
-    A step whose loss or gradient is not finite is left out: weights, buffers, optimiser and averages stay as they are,
+    A step whose loss or gradient is not finite is skipped: weights, buffers, optimiser and averages stay as they are,
     a line on standard error says so, and `losses.jsonl` marks it (`left_out`).
 
     Raises:
-        TrainingError: the recipe cannot work here; the loss or a gradient is not finite for `MOST_LEFT_OUT` steps in a
+        TrainingError: the recipe cannot work here; the loss or a gradient is not finite for `MOST_SKIPPED` steps in a
             row; a process that decodes pictures died; `folder` holds another run and `resume` is False, or its newest
             checkpoint cannot be read.
         OSError: something could not be written.
@@ -172,15 +172,16 @@ def fit(
                 export(tensors)
                 (checkpoint / saving.EXPORTED).touch()
 
-    if newest and not (newest / saving.EXPORTED).is_file():  # the run was broken off in between
+    if newest and not (newest / saving.EXPORTED).is_file():  # the run was interrupted in between
         leave_parts(newest)
     curves = Curves(folder) if main else None
     losses = disk.StepLog(folder / "losses.jsonl", first - 1) if main else None
     validations = disk.StepLog(folder / "validation.jsonl", first) if main and validation is not None else None
     bar = tqdm(loader, initial=first, total=config.steps, desc=stage.name, unit="step", disable=not main)
-    started, seen, in_a_row, left_out = time.monotonic(), 0, 0, 0
-    most = MOST_LEFT_OUT if accelerator.scaler is None else MOST_LEFT_OUT_FP16
-    steps_by_itself = accelerator.distributed_type == DistributedType.DEEPSPEED  # in `backward`: nothing to leave out
+    started, trained, in_a_row, skipped = time.monotonic(), 0, 0, 0
+    most = MOST_SKIPPED if accelerator.scaler is None else MOST_SKIPPED_FP16
+    # DeepSpeed steps in `backward`, where a step can no longer be skipped
+    steps_by_itself = accelerator.distributed_type == DistributedType.DEEPSPEED
     for step, batch in enumerate(bar, first):
         torch.manual_seed(step_seed(config.seed, step))
         rate = learning_rate(config, step)
@@ -201,27 +202,27 @@ def fit(
                     means = accelerator.reduce(torch.stack(list(sums.values())), "mean").tolist()
                     terms = dict(zip(sums, means))
                     finite = math.isfinite(terms["loss"]) and math.isfinite(norm)
-                if finite or accelerator.scaler is not None:  # which leaves the step out itself, and has to know of it
+                if finite or accelerator.scaler is not None:  # which skips the step itself, and has to know of it
                     optimizer.step()
                 optimizer.zero_grad()
         in_a_row = 0 if finite else in_a_row + 1
         if finite:
             averages.step(trainable)
         else:
-            left_out += 1
+            skipped += 1
             if in_a_row > most or steps_by_itself:
                 raise TrainingError(_not_finite(stage.name, step, in_a_row, terms["loss"], norm, folder))
             for buffer, value in buffers:
                 buffer.copy_(value)
             if main and (accelerator.scaler is None or not math.isfinite(terms["loss"])):
-                bar.write(f"step {step} left out: loss {terms['loss']:g}, gradient norm {norm:g}", file=sys.stderr)
-        seen += config.batch
+                bar.write(f"step {step} skipped: loss {terms['loss']:g}, gradient norm {norm:g}", file=sys.stderr)
+        trained += config.batch
         done = step + 1
         last = done == config.steps
         if main:
             marked = {} if finite else {"left_out": True}
             losses.write(step, **{n: v if math.isfinite(v) else None for n, v in terms.items()}, **marked)
-            speed = seen / (time.monotonic() - started)
+            speed = trained / (time.monotonic() - started)
             bar.set_postfix(loss=f"{terms['loss']:.4f}", pictures=f"{speed:.1f}/s", refresh=False)
             if step % 10 == 0:
                 more = {"gradient_norm": norm, "learning_rate": rate, "pictures_per_second": speed}
@@ -235,14 +236,14 @@ def fit(
     if main:
         for opened in filter(None, (curves, losses, validations)):
             opened.close()
-        if left_out:
-            print(f"{left_out} of {config.steps - first} steps were left out: not finite", file=sys.stderr)
+        if skipped:
+            print(f"{skipped} of {config.steps - first} steps were skipped: not finite", file=sys.stderr)
 
 
 def _not_finite(name: str, step: int, count: int, loss: float, norm: float, folder: Path) -> str:
     row = f" for {count} steps in a row" if count > 1 else ""
     return (
-        f"stage {name}, step {step}: loss {loss:g}, gradient norm {norm:g}{row}; these steps were left out. "
+        f"stage {name}, step {step}: loss {loss:g}, gradient norm {norm:g}{row}; these steps were skipped. "
         f"{saving.last_good(folder)}; a lower --lr or --clip, or --precision no, may help"
     )
 

@@ -85,7 +85,7 @@ def load(accelerator, checkpoint: Path) -> None:
         older = max(others, key=lambda p: int(p.name.split("-")[1]), default=None)
         raise TrainingError(
             f"{checkpoint} is damaged ({str(error).splitlines()[0]}): delete it, and --resume "
-            + (f"goes on from {older.name}" if older else "begins anew")
+            + (f"goes on from {older.name}" if older else "starts from the beginning")
         ) from error
 
 

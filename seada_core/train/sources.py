@@ -12,7 +12,7 @@ from ..files import shards
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
 MOST_BROKEN = 0.1  # share of the pictures that may be unreadable
-FEW = 20  # so many are forgiven before the share is looked at while reading, and reported one by one
+FEW = 20  # so many are reported one by one, and only beyond them does the share count while reading
 
 
 class DataError(ValueError):
@@ -21,7 +21,7 @@ class DataError(ValueError):
 
 @dataclass
 class Tally:
-    """What reading a source came to; `log` hears of every picture that is left out, the first `FEW` one by one."""
+    """How reading a source went; `log` gets a line for each of the first `FEW` pictures that are skipped."""
 
     source: str
     log: Callable[[str], None] = print
@@ -34,17 +34,17 @@ class Tally:
         self.read += 1
         self.without_captions += not any(record.get("captions") or ())
 
-    def leave_out(self, key: str, error: Exception | str) -> None:
+    def skip(self, key: str, error: Exception | str) -> None:
         """Raises DataError where too many are broken to go on."""
         self.left_out += 1
         if self.left_out <= FEW:
-            self.log(f"left out {key}: {error}")
+            self.log(f"skipped {key}: {error}")
         if self.left_out > FEW and self.left_out > MOST_BROKEN * (self.read + self.left_out):
             self.finish()
 
     def cut(self, shard: str, reason: str) -> None:
         self.cut_short.append(shard)
-        self.log(f"{shard} is cut short ({reason}): the rest of it is left out")
+        self.log(f"{shard} is cut short ({reason}): the rest of it is skipped")
 
     def finish(self) -> None:
         """Sum up.
@@ -57,10 +57,10 @@ class Tally:
         if self.left_out * 10 > self.read:
             raise DataError(
                 f"{self.source}: {self.read} pictures could be read and {self.left_out} could not: "
-                "mend or remove those (at most one in ten may be broken)"
+                "repair or remove those (at most one in ten may be broken)"
             )
         if self.left_out:
-            self.log(f"{self.source}: {self.left_out} of {self.read + self.left_out} pictures left out")
+            self.log(f"{self.source}: {self.left_out} of {self.read + self.left_out} pictures skipped")
         if self.without_captions:
             self.log(f"{self.source}: {self.without_captions} of {self.read} pictures have no caption: it is empty")
 
@@ -81,7 +81,7 @@ def samples(
     source: webdataset shards (`data-{000..007}.tar`, several joined by `::`, or a folder that holds `.tar` files) or a
     folder of pictures. A record's `captions` come from the sample's json, a `.txt` beside the picture, or the folder's
     `metadata.jsonl` (`file_name`, `text`). Whole shards belong to a share where there are enough of them. Samples with
-    unreadable text, and the rest of shards that are cut short, are left out and told to `tally`.
+    unreadable text, and the rest of shards that are cut short, are skipped and counted in `tally`.
 
     Raises:
         DataError: there is no such source, or nothing in it.
@@ -115,7 +115,7 @@ def _shard_samples(path: Path, tally: Tally, share: int, shares: int) -> Iterato
                 if "txt" in places:
                     record.setdefault("captions", [shards.read_at(file, places["txt"]).decode("utf-8").strip()])
             except (ValueError, AttributeError) as error:
-                tally.leave_out(key, f"its text cannot be read ({error})")
+                tally.skip(key, f"its text cannot be read ({error})")
                 continue
             yield key, shards.read_at(file, places[picture]), record
 
@@ -140,6 +140,6 @@ def _folder_samples(folder: Path, share: int, shares: int, tally: Tally) -> Iter
             text = texts.get(name) or (beside.read_text("utf-8").strip() if beside.is_file() else None)
             encoded = path.read_bytes()
         except (OSError, ValueError) as error:
-            tally.leave_out(name, error)
+            tally.skip(name, error)
             continue
         yield name, encoded, {"captions": [text]} if text else {}

@@ -45,7 +45,8 @@ class CachedSemanticEncoder(nn.Module):
         rows = np.searchsorted(self.keys, keys).clip(max=len(self.keys) - 1)
         unknown = np.flatnonzero(self.keys[rows] != keys)
         if len(unknown):
-            raise DataError(f"{texts[unknown[0]]!r} is not among the cached texts: delete their folder to encode anew")
+            text = texts[unknown[0]]
+            raise DataError(f"{text!r} is not among the cached texts: delete their folder to encode them again")
         e = torch.from_numpy(self.embeddings[rows]).to(self.place.device).float()
         return e, self.tokenizer.mask(self.tokenizer(texts)).to(self.place.device)
 

@@ -307,7 +307,7 @@ def test_results_that_are_anothers_are_left_alone(run, tmp_path):
     before = mine.read_bytes()
     status, _, err = run(path, "-o", mine)
     assert status == 1
-    assert "mine.tar holds other.png, which is no result of" in err[0]
+    assert "mine.tar holds other.png, which is not a result of" in err[0]
     assert mine.read_bytes() == before
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "in").write_text("a file")

@@ -369,7 +369,7 @@ def test_bad_sources(tmp_path, pictures, encoder_file):
     (broken / "zz.png").write_bytes(b"no picture")
     lines = []
     cache = build_cache(str(broken), tmp_path / "cache", 64, encoder, log=lines.append)
-    assert len(cache) == 12 and "zz.png" in lines[0]  # one in thirteen: left out, and said so
+    assert len(cache) == 12 and "zz.png" in lines[0]  # one in thirteen: skipped, and reported
     for i in range(3):
         (broken / f"y{i}.png").write_bytes(b"no picture")
     with pytest.raises(DataError, match="12 pictures could be read and 4 could not"):

@@ -64,7 +64,7 @@ def test_unreadable_text_leaves_its_sample_out(tmp_path):
     write_tar(tmp_path / "data-001.tar", {"bad.png": png(Image.new("RGB", (32, 32))), "bad.json": b"{not json"})
     lines = []
     cache = build_cache(str(tmp_path), tmp_path / "cache", 32, encode, log=lines.append)
-    assert len(cache) == 12 and cache.report["left_out"] == 1 and "left out bad: its text" in lines[0]
+    assert len(cache) == 12 and cache.report["left_out"] == 1 and "skipped bad: its text" in lines[0]
     folder = write_pictures(tmp_path / "pictures", 12)
     (folder / "000.txt").write_bytes(b"\xff\xfe\xfa")
     assert len(list(samples(str(folder)))) == 11

@@ -309,8 +309,8 @@ NAN, INF = float("nan"), float("inf")
 def test_steps_with_a_broken_gradient_are_left_out_and_said(cache, straight, tmp_path, capsys):
     weights = train(cache, tmp_path, poison(at2=NAN, at4=INF))
     said = capsys.readouterr().err
-    assert "step 2 left out: loss 0." in said and "gradient norm inf" in said
-    assert "2 of 6 steps were left out: not finite" in said
+    assert "step 2 skipped: loss 0." in said and "gradient norm inf" in said
+    assert "2 of 6 steps were skipped: not finite" in said
     assert all(torch.isfinite(tensor).all() for tensor in weights.values() if tensor.is_floating_point())
     ours, theirs = losses(tmp_path), losses(straight[0])
     assert [entry.get("left_out") for entry in ours] == [None, None, True, None, True, None]
@@ -366,7 +366,7 @@ def _tensors(tree) -> list[torch.Tensor]:
 
 
 def test_a_model_that_is_lost_stops_the_run_and_the_way_out_works(cache, tmp_path, monkeypatch):
-    monkeypatch.setattr(loop, "MOST_LEFT_OUT", 3)
+    monkeypatch.setattr(loop, "MOST_SKIPPED", 3)
     message = r"stage base, step 6: loss 0\.\d+, gradient norm nan for 4 steps in a row; .* good state is checkpoint-4"
     bad = poison(**{f"at{step}": NAN for step in range(3, 100)})
     with pytest.raises(TrainingError, match=message):

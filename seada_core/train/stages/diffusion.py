@@ -62,9 +62,9 @@ def pick_texts(batch: Batch, config: TrainConfig, draws: Draws) -> list[str]:
 
 
 def drop_channels(maps: Sequence[Tensor], share: float, draws: Draws) -> list[Tensor]:
-    """Maps (B, C, h, w) without a random `share` of each picture's channels, the others made up for it.
+    """Maps (B, C, h, w) without a random `share` of each picture's channels, the others scaled to make up for it.
 
-    A classifier's maps are the same whenever a photo is seen again, and what is learnt of them is soon learnt by heart.
+    A classifier's maps of a photo are the same in every epoch, and a model soon overfits to them.
     """
     if not share:
         return list(maps)

@@ -28,7 +28,7 @@ class Stage(nn.Module):
         return {}
 
     def changing_buffers(self) -> list[Tensor]:
-        """Buffers that `forward` changes in training: put back where a step is left out."""
+        """Buffers that `forward` changes in training: restored when a step is skipped."""
         return []
 
     def parts(self) -> dict[str, nn.Module]:

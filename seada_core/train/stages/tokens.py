@@ -1,4 +1,4 @@
-"""Stage tokens: mask-and-replace diffusion learns to mend the tokens of an imperfect colour latent (EDN Eq. 6)."""
+"""Stage tokens: mask-and-replace diffusion learns to repair the tokens of an imperfect colour latent (EDN Eq. 6)."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class TokensStage(Stage):
     """Token diffusion in the space of the frozen codec, conditioned on its grey features and the frozen text parts.
 
     A training pair: x0, the tokens of the true colour latent, and z_tokens, those of the same latent `corrupt`ed at a
-    severity drawn per picture from [0, 1], so that the network learns both to trust a good first step and to mend a bad
+    severity drawn per picture from [0, 1], so that the network learns to trust a good first step and to repair a bad
     one. In the joint stage the first step itself makes z_tokens.
 
     Args:
