@@ -6,6 +6,8 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ...color.spaces import luminance, rgb_to_ycbcr, ycbcr_to_rgb
@@ -67,9 +69,6 @@ def load_taesd(decoder: Decoder, path: str) -> None:
     Raises:
         DataError: no such file, or something else.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     try:
         start_from_taesd(decoder, load_file(path))
     except (OSError, SafetensorError) as error:
