@@ -71,9 +71,9 @@ def _add_field(
         parser.add_argument(f"--{prefix}no-{hyphenated}", action="store_const", const=False, **options)
         return
     if get_origin(kind) is tuple:
-        inner = get_args(kind)
-        options["nargs"] = "+" if inner[-1] is Ellipsis else len(inner)
-        kind = inner[0]
+        entries = get_args(kind)
+        options["nargs"] = "+" if entries[-1] is Ellipsis else len(entries)
+        kind = entries[0]
     if get_origin(kind) is Literal:
         options["choices"] = get_args(kind)
     elif allowed.choices:

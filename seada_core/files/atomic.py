@@ -14,7 +14,7 @@ import secrets
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import BinaryIO
 
 _KEPT = 100  # bytes of a name that its temporary name repeats: file systems allow 255, some 143
 _NO_FSYNC = (errno.EINVAL, errno.ENOTSUP, errno.EBADF)  # file systems that cannot flush a folder
@@ -50,11 +50,9 @@ def replacing(target: Path, unique: bool = False, durable: bool = True) -> Itera
 
 
 @contextlib.contextmanager
-def opened(
-    target: Path, mode: str = "wb", encoding: str | None = None, unique: bool = False, durable: bool = True
-) -> Iterator[IO[Any]]:
-    """A file to write to, which takes `target`'s name at the end of the block, see `replacing`."""
-    with replacing(target, unique, durable) as part, open(part, mode, encoding=encoding) as file:
+def opened(target: Path, unique: bool = False, durable: bool = True) -> Iterator[BinaryIO]:
+    """A file to write bytes to, which takes `target`'s name at the end of the block, see `replacing`."""
+    with replacing(target, unique, durable) as part, open(part, "wb") as file:
         yield file
 
 
@@ -83,8 +81,8 @@ def new_folder(target: Path, overwrite: bool = False) -> Iterator[Path]:
 
 def write_text(target: Path, text: str) -> None:
     """Write a text file (UTF-8), see `replacing`."""
-    with opened(target, "w", encoding="utf-8") as file:
-        file.write(text)
+    with opened(target) as file:
+        file.write(text.encode())
 
 
 def rename(part: Path, target: Path, durable: bool = True) -> None:

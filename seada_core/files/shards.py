@@ -63,12 +63,13 @@ def samples(shard: Path) -> Iterator[tuple[str, dict[str, Place]]]:
     Raises ShardError where the shard ends badly, after what came before that: it is not a tar, a member is cut off, or
     there is data behind a broken header, which tar readers take for the end.
     """
-    key, members = None, {}
+    key = ""
+    members: dict[str, Place] = {}
     try:
         length = shard.stat().st_size
         with open(shard, "rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
             for info in tar:
-                tar.members = []  # it would keep them all
+                tar.members = []  # type: ignore[attr-defined]  # it would keep them all
                 if info.size < 0 or info.offset_data + info.size > length:
                     raise EOFError(f"{info.name} is cut off")
                 match = _MEMBER.fullmatch(info.name) if info.isfile() else None

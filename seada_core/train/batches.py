@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,8 +13,6 @@ from torch.utils.data import Dataset
 
 from .data import Cache
 from .sources import DataError
-
-T = TypeVar("T", Tensor, list)
 
 
 @dataclass
@@ -65,9 +63,9 @@ class Batch:
         order = sorted(range(len(self)), key=lambda k: self.places[k] % 2)
         return self._each(lambda value: value[order] if isinstance(value, Tensor) else [value[k] for k in order])
 
-    def _each(self, change: Callable[[T], T]) -> Batch:
+    def _each(self, change: Callable[[Any], Any]) -> Batch:
         """A batch of changed values: tensors, and lists with a value per picture."""
-        values = {of.name: getattr(self, of.name) for of in fields(self)}
+        values: dict[str, Any] = {of.name: getattr(self, of.name) for of in fields(self)}
         maps = values.pop("recognized")
         changed = None if maps is None else [change(m) for m in maps]
         return Batch(**{name: change(value) for name, value in values.items()}, recognized=changed)

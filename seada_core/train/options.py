@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from ..presets import MINI, Preset, TrainConfig, setting
 from .stages.registry import STAGES, StageEntry
@@ -56,7 +56,7 @@ class TrainOptions:
     workers: int = setting(1, "processes that decode pictures", low=0, high=1024)
     resume: bool = setting(False, "continue from the newest checkpoint; with `all`, at the stage that was interrupted")
     preset: Preset = MINI
-    recipe: Mapping[str, object] = field(default_factory=dict)
+    recipe: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def stages(self) -> list[StageEntry]:

@@ -20,8 +20,8 @@ def names(folder: Path) -> list[str]:
 @pytest.mark.parametrize("unique", [False, True])
 def test_names_up_to_the_file_systems_limit(tmp_path, name, unique):
     target = tmp_path / name
-    for text in ("first", "second"):
-        with atomic.opened(target, "w", unique=unique) as file:
+    for text in (b"first", b"second"):
+        with atomic.opened(target, unique=unique) as file:
             file.write(text)
             inside = [other for other in names(tmp_path) if other != name]
             assert len(inside) == 1 and len(os.fsencode(inside[0])) < 130 and inside[0].endswith(".part")
@@ -45,12 +45,12 @@ def test_a_picture_with_a_long_name_in_letters_of_several_bytes(tmp_path):
 def test_after_an_error_the_old_file_is_there_and_nothing_else(tmp_path):
     target = tmp_path / "a.txt"
     atomic.write_text(target, "old")
-    with pytest.raises(ZeroDivisionError), atomic.opened(target, "w") as file:
-        file.write("new" + str(1 / 0))
+    with pytest.raises(ZeroDivisionError), atomic.opened(target) as file:
+        file.write(b"new" + bytes(1 // 0))
     assert target.read_text() == "old" and names(tmp_path) == ["a.txt"]
     (tmp_path / "folder").mkdir()
-    with pytest.raises(OSError), atomic.opened(tmp_path / "folder", "w") as file:
-        file.write("a file cannot take a folder's name")
+    with pytest.raises(OSError), atomic.opened(tmp_path / "folder") as file:
+        file.write(b"a file cannot take a folder's name")
     assert names(tmp_path) == ["a.txt", "folder"]
 
 
