@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import uuid
 from collections.abc import Awaitable, Callable
 from functools import lru_cache
 from pathlib import Path
@@ -24,6 +23,7 @@ from torch import Tensor, nn
 
 from ..seada_core.color.sizes import resize
 from ..seada_core.color.spaces import luminance
+from ..seada_core.files import atomic
 from ..seada_core.pipeline import Callback, Colorizer
 from ..seada_core.weights.parts import Parts, PartStore
 from . import model_folders
@@ -272,7 +272,6 @@ def shown_photo(gray: Tensor) -> dict:
     path = os.path.join(folder, name)
     if not os.path.isfile(path):
         os.makedirs(folder, exist_ok=True)
-        part = f"{path}.{uuid.uuid4().hex}"
-        Image.fromarray(pixels).save(part, "JPEG", quality=92)
-        os.replace(part, path)
+        with atomic.opened(Path(path), unique=True, durable=False) as file:
+            Image.fromarray(pixels).save(file, "JPEG", quality=92)
     return {"filename": name, "subfolder": "", "type": "temp", "width": width, "height": height}

@@ -1,31 +1,48 @@
-"""Fields of dataclasses as command-line options: names and types come from the fields."""
+"""Fields of dataclasses as command-line options: names, types, limits and help texts come from the fields."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Callable
-from typing import Any, get_args, get_origin, get_type_hints
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from .command_line import number
+from .presets import Setting, setting_of
 
 Container = argparse.ArgumentParser | argparse._ArgumentGroup  # both take arguments
 
 
-def add_fields(parser: Container, config: type, prefix: str = "", defaults: object | None = None) -> None:
+def add_fields(
+    parser: Container,
+    config: type,
+    prefix: str = "",
+    defaults: object | None = None,
+    name_defaults: bool = True,
+    skip: Collection[str] = (),
+    switches: bool = False,
+) -> None:
     """Add an option for each field of a dataclass: `--layers-per-block` for `layers_per_block`, with `prefix` "unet."
     `--unet.layers-per-block`. What is given is read back by `given_fields`.
 
-    A bool is `--flag` or `--no-flag`; a tuple takes several values.
+    A bool is `--flag`, `--no-flag` or `--flag True|False`; a tuple takes several values; an optional field also takes
+    `None`. Limits, choices and help texts are those of the fields, see `presets.Setting`.
 
     Args:
-        config: the dataclass; its fields are bool, int, float, str, or tuples of one of these.
-        defaults: the instance whose values the help names; by default what the class itself says.
+        config: the dataclass; its fields are bool, int, float, str, Path, a Literal of texts, a tuple, or optional.
+        defaults: the instance whose values the help names; by default what the class itself says, where a field
+            without a default is a required option.
+        name_defaults: whether the help names defaults at all.
+        skip: fields that are no options.
+        switches: bools take no value, so that `--flag` may stand before a positional argument.
     """
     kinds = get_type_hints(config)
     for of in dataclasses.fields(config):
-        default = of.default if defaults is None else getattr(defaults, of.name)
-        _add_field(parser, prefix, of.name, kinds[of.name], default)
+        if of.name not in skip:
+            default = of.default if defaults is None else getattr(defaults, of.name)
+            default = default if name_defaults else None
+            _add_field(parser, prefix, of.name, kinds[of.name], setting_of(of), default, switches)
 
 
 def given_fields(found: argparse.Namespace, config: type, prefix: str = "") -> dict[str, Any]:
@@ -35,23 +52,64 @@ def given_fields(found: argparse.Namespace, config: type, prefix: str = "") -> d
     return {name: values[prefix + name] for name in names if prefix + name in values}
 
 
-def _add_field(parser: Container, prefix: str, name: str, kind: Any, default: object) -> None:
+def _add_field(
+    parser: Container, prefix: str, name: str, kind: Any, allowed: Setting, default: object, switches: bool
+) -> None:
     hyphenated = name.replace("_", "-")
-    named = " ".join(map(str, default)) if isinstance(default, tuple) else default
-    options: dict[str, Any] = {"dest": prefix + name, "default": argparse.SUPPRESS, "help": f"(default: {named})"}
+    options: dict[str, Any] = {
+        "dest": prefix + name,
+        "default": argparse.SUPPRESS,
+        "help": _help(allowed.help, default),
+    }
+    inner = [arg for arg in get_args(kind) if arg is not type(None)]
+    optional = len(inner) < len(get_args(kind)) and get_origin(kind) is not tuple
+    kind = inner[0] if optional else kind
     if kind is bool:
-        parser.add_argument(f"--{prefix}{hyphenated}", action="store_const", const=True, **options)
+        taken = {"action": "store_const"} if switches else {"nargs": "?", "type": _boolean, "metavar": "True|False"}
+        parser.add_argument(f"--{prefix}{hyphenated}", const=True, **taken, **options)
         options["help"] = argparse.SUPPRESS
         parser.add_argument(f"--{prefix}no-{hyphenated}", action="store_const", const=False, **options)
         return
     if get_origin(kind) is tuple:
-        options["nargs"], kind = "+", get_args(kind)[0]
-    types: dict[Any, Callable[[str], Any]] = {bool: _boolean, int: number(int), float: number(float), str: str}
-    metavar = {bool: "True|False", int: "N", float: "X", str: "TEXT"}[kind]
-    parser.add_argument(f"--{prefix}{hyphenated}", type=types[kind], metavar=metavar, **options)
+        entries = get_args(kind)
+        options["nargs"] = "+" if entries[-1] is Ellipsis else len(entries)
+        kind = entries[0]
+    if get_origin(kind) is Literal:
+        options["choices"] = get_args(kind)
+    elif allowed.choices:
+        options["choices"] = allowed.choices
+    else:
+        options["type"] = _parser(kind, allowed, optional)
+        options["metavar"] = _metavar(kind)
+    if default is dataclasses.MISSING:
+        options["required"] = True
+    parser.add_argument(f"--{prefix}{hyphenated}", **options)
+
+
+def _parser(kind: type, allowed: Setting, optional: bool) -> Callable[[str], Any]:
+    """A function of an option's text to a value of a type, or to None for `None` where that is allowed."""
+    parse: Callable[[str], Any] = kind
+    if kind is bool:
+        parse = _boolean
+    elif kind in (int, float):
+        parse = number(kind, *allowed.limits(kind))
+    return (lambda text: None if text == "None" else parse(text)) if optional else parse
 
 
 def _boolean(text: str) -> bool:
     if text not in ("True", "False"):
         raise argparse.ArgumentTypeError(f"{text!r} is not True or False")
     return text == "True"
+
+
+def _metavar(kind: type) -> str:
+    return {bool: "True|False", int: "N", float: "X", Path: "PATH"}.get(kind, "TEXT")
+
+
+def _help(text: str, default: object) -> str:
+    if default is dataclasses.MISSING:
+        return text.replace("%", "%%")
+    if isinstance(default, tuple):
+        default = " ".join(map(str, default))
+    named = "" if default is None else f"(default: {default})"
+    return f"{text} {named}".strip().replace("%", "%%")

@@ -8,186 +8,244 @@ from __future__ import annotations
 import dataclasses
 import reprlib
 from dataclasses import dataclass, field, replace
-from typing import get_args, get_origin, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 HINT_METHODS = ("modulation", "guidance", "propagation")  # see `Colorizer.chroma`
 SCHEDULERS = ("ddim", "unipc", "dpm++")  # see `sampling.solver`
+OPTIMIZERS = ("adamw", "adamw8bit", "sgd")  # see `train.memory.build_optimizer`
+
+MOST_ENTRIES = 16  # of a tuple
+LIMIT = 2**16  # of every number whose field names no other
+MOST_TOKENS = 4096  # of a text
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a field of a config is, and which values it may have; see `setting` and `choice`.
+
+    Attributes:
+        help: a line for `--help`.
+        low, high: the limits of a number, or of each entry of a tuple. Without `low` a whole number is at least 1, and
+            any other at least 0.
+        choices: the values that a text may have; empty for any.
+    """
+
+    help: str = ""
+    low: float | None = None
+    high: float = LIMIT
+    choices: tuple[str, ...] = ()
+
+    def limits(self, kind: type) -> tuple[float, float]:
+        """The smallest and the largest allowed number of a kind, int or float."""
+        return (1 if kind is int else 0) if self.low is None else self.low, self.high
+
+
+def setting(default: Any, help: str = "", low: float | None = None, high: float = LIMIT) -> Any:
+    """A dataclass field with its help text and limits, see `Setting`. `dataclasses.MISSING` makes it a required one."""
+    return field(default=default, metadata={"setting": Setting(help, low, high)})
+
+
+def choice(default: Any, choices: tuple[str, ...], help: str = "") -> Any:
+    """A dataclass field that holds one of a few texts, see `Setting`."""
+    return field(default=default, metadata={"setting": Setting(help, choices=choices)})
+
+
+def setting_of(of: dataclasses.Field) -> Setting:
+    """The `Setting` of a config's field."""
+    return of.metadata.get("setting", Setting())
 
 
 @dataclass(frozen=True)
 class TextConfig:
     """The semantic encoder SeEnc, a CLIP text model. Defaults: CLIP ViT-L/14's text tower, as in SD1.5."""
 
-    vocab_size: int = 49408  # `mini` keeps only the tokens that its training captions use
-    length: int = 77  # L, tokens per caption
-    width: int = 768  # d, embedding width
-    layers: int = 12
-    heads: int = 12
-    activation: str = "quick_gelu"
+    vocab_size: int = setting(49408, "`mini` keeps only the tokens that its training captions use", high=2**20)
+    length: int = setting(77, "L, tokens per caption", high=MOST_TOKENS)
+    width: int = setting(768, "d, embedding width")
+    layers: int = setting(12, high=128)
+    heads: int = setting(12, high=1024)
+    activation: str = setting("quick_gelu")
 
 
 @dataclass(frozen=True)
 class UNetConfig:
     """The denoising UNet, in diffusers' `UNet2DConditionModel` terms. Defaults: SD1.5."""
 
-    channels: tuple[int, ...] = (320, 640, 1280, 1280)
-    layers_per_block: int = 2
-    attention: tuple[bool, ...] = (True, True, True, False)  # which resolutions have transformers
-    heads: int = 8  # attention heads at every resolution (SD1.5)
-    in_channels: int = 4
-    context_dim: int = 768
-    groups: int = 32
+    channels: tuple[int, ...] = setting((320, 640, 1280, 1280))
+    layers_per_block: int = setting(2, high=128)
+    attention: tuple[bool, ...] = setting((True, True, True, False), "which resolutions have transformers")
+    heads: int = setting(8, "attention heads at every resolution (SD1.5)", high=1024)
+    in_channels: int = setting(4)
+    context_dim: int = setting(768)
+    groups: int = setting(32, high=1024)
 
 
 @dataclass(frozen=True)
 class VAEConfig:
     """The autoencoder whose latents everything works in. Defaults: Stable Diffusion 1.5's KL-f8; never trained here."""
 
-    channels: tuple[int, ...] = (128, 256, 512, 512)
-    layers_per_block: int = 2
-    latent_channels: int = 4
-    groups: int = 32
-    scaling_factor: float = 0.18215
+    channels: tuple[int, ...] = setting((128, 256, 512, 512))
+    layers_per_block: int = setting(2, high=128)
+    latent_channels: int = setting(4)
+    groups: int = setting(32, high=1024)
+    scaling_factor: float = setting(0.18215)
 
 
 @dataclass(frozen=True)
 class AdapterConfig:
     """The semantic adapter, SeAda Eq. 2, 3, 5. `query` and `mlp` switch part (c) off for ablation."""
 
-    length: int = 77
-    width: int = 768
-    mlp_ratio: int = 4
-    scale: float | None = None  # alpha of Eq. 3; None is sqrt(d)
-    projections: bool = False
-    query: bool = True  # the trainable embedding e_t and its attention
-    mlp: bool = True
+    length: int = setting(77, high=MOST_TOKENS)
+    width: int = setting(768)
+    mlp_ratio: int = setting(4, high=1024)
+    scale: float | None = setting(None, "alpha of Eq. 3; None is sqrt(d)")
+    projections: bool = setting(False)
+    query: bool = setting(True, "the trainable embedding e_t and its attention")
+    mlp: bool = setting(True)
 
 
 @dataclass(frozen=True)
 class ControlConfig:
     """Mapper, conditional encoder and RCA, after every decoder sub-block (`sites` "all") or every block ("blocks")."""
 
-    condition_channels: int = 3
-    mapper_channels: tuple[int, ...] = (16, 32, 64)
-    condition_latent: int = 4  # channels of c_f; the paper names none, and four are few for a small model's eyes
-    recognition: bool = False  # the mapper also sees a classifier's features of the picture, see `RecognizingMapper`
-    recognition_width: int = 128
-    recognition_blocks: int = 2
-    sites: str = "all"
-    head_dim: int = 64
-    rca: bool = True
-    additive: bool = False  # also add the residuals to the skips (PASD); literal SeAda does not
+    condition_channels: int = setting(3)
+    mapper_channels: tuple[int, ...] = setting((16, 32, 64))
+    # the paper names no number, and 4 channels are too few for a small model's features
+    condition_latent: int = setting(4, "channels of c_f")
+    recognition: bool = setting(False, "the mapper also takes a classifier's features of the picture")
+    recognition_width: int = setting(128)
+    recognition_blocks: int = setting(2, low=0, high=64)
+    sites: str = choice("all", ("all", "blocks"))
+    head_dim: int = setting(64, high=1024)
+    rca: bool = setting(True)
+    additive: bool = setting(False, "also add the residuals to the skips (PASD); literal SeAda does not")
 
 
 @dataclass(frozen=True)
 class HintConfig:
     """The hint encoder of CCD's learned modulation."""
 
-    channels: tuple[int, ...] = (32, 64, 96)  # stem widths at 1/2, 1/4, 1/8 of the picture
+    channels: tuple[int, ...] = setting((32, 64, 96), "stem widths at 1/2, 1/4, 1/8 of the picture")
 
 
 @dataclass(frozen=True)
 class CodecConfig:
     """The luminance-aware VQ decoder, EDN Eq. 5. Tuples are by resolution: 1, 1/2, 1/4, 1/8 of the picture."""
 
-    latent_channels: int = 4
-    codes: int = 1024  # K
-    code_dim: int = 4  # directions of the latent residual that the codebook sees, at most `latent_channels`
-    channels: tuple[int, ...] = (24, 64, 64, 64)  # the decoder's widths; TAESD's are 64
-    blocks: tuple[int, ...] = (1, 3, 3, 5)  # its residual blocks; TAESD's are 1, 3, 3, 3
-    gray_channels: tuple[int, ...] = (16, 32, 48, 64)
-    gray_blocks: tuple[int, ...] = (0, 1, 1, 2)
+    latent_channels: int = setting(4)
+    codes: int = setting(1024, "K")
+    code_dim: int = setting(
+        4, "directions of the latent residual that the codebook distinguishes, at most `latent_channels`"
+    )
+    channels: tuple[int, ...] = setting((24, 64, 64, 64), "the decoder's widths; TAESD's are 64")
+    blocks: tuple[int, ...] = setting((1, 3, 3, 5), "its residual blocks; TAESD's are 1, 3, 3, 3", low=0, high=64)
+    gray_channels: tuple[int, ...] = setting((16, 32, 48, 64))
+    gray_blocks: tuple[int, ...] = setting((0, 1, 1, 2), low=0, high=64)
 
 
 @dataclass(frozen=True)
 class TokenConfig:
     """Mask-and-replace token diffusion, EDN Eq. 6."""
 
-    codes: int = 1024  # K
-    width: int = 192
-    layers: int = 6
-    heads: int = 6
-    context_dim: int = 192
-    steps: int = 100  # T
-    gray_channels: int = 64  # of the decoder's grey features at 1/8: the last of `CodecConfig.gray_channels`
-    condition_dropout: float = 0.1  # text and z_c tokens dropped this often, text alone as often again
-    auxiliary_weight: float = 5e-4
+    codes: int = setting(1024, "K")
+    width: int = setting(192)
+    layers: int = setting(6, high=128)
+    heads: int = setting(6, high=1024)
+    context_dim: int = setting(192)
+    steps: int = setting(100, "T", high=100_000)
+    gray_channels: int = setting(64, "of the decoder's grey features at 1/8: the last of codec.gray-channels")
+    condition_dropout: float = setting(
+        0.1, "text and z_c tokens are dropped this often, text alone as often again", low=0, high=1
+    )
+    auxiliary_weight: float = setting(5e-4)
 
 
 @dataclass(frozen=True)
 class CaptionerConfig:
     """A CoCa (open_clip). Only the tiny one of `mini` is built from this; larger ones come from files."""
 
-    vocab_size: int = 4096  # at most: the tokenizer keeps only the tokens that its training captions use
-    length: int = 32  # tokens per caption
-    image_size: int = 96
-    recognition: bool = False  # an ImageNet classifier as image encoder, in place of the next three
-    vision_channels: tuple[int, ...] = (32, 64, 128, 256)  # at strides stem_stride, then twice that, ...
-    vision_blocks: tuple[int, ...] = (0, 1, 1, 1)  # residual blocks at each
-    stem_stride: int = 4
-    width: int = 128
-    text_layers: int = 1
-    decoder_layers: int = 2
-    heads: int = 4
-    embed_dim: int = 128
+    vocab_size: int = setting(
+        4096, "at most: the tokenizer keeps only the tokens that its training captions use", high=2**20
+    )
+    length: int = setting(32, "tokens per caption", high=MOST_TOKENS)
+    image_size: int = setting(96)
+    recognition: bool = setting(False, "an ImageNet classifier as image encoder, in place of the next three")
+    vision_channels: tuple[int, ...] = setting((32, 64, 128, 256), "at strides stem-stride, then twice that, ...")
+    vision_blocks: tuple[int, ...] = setting((0, 1, 1, 1), "residual blocks at each", low=0, high=64)
+    stem_stride: int = setting(4, high=1024)
+    width: int = setting(128)
+    text_layers: int = setting(1, high=128)
+    decoder_layers: int = setting(2, high=128)
+    heads: int = setting(4, high=1024)
+    embed_dim: int = setting(128)
 
 
 @dataclass(frozen=True)
 class DiffusionConfig:
     """The noise schedule: SD1.5's scaled-linear betas; zero terminal SNR needs v-prediction."""
 
-    train_steps: int = 1000
-    beta_start: float = 0.00085
-    beta_end: float = 0.012
-    prediction: str = "epsilon"  # or "v_prediction"
-    zero_terminal_snr: bool = False
+    train_steps: int = setting(1000, high=100_000)
+    beta_start: float = setting(0.00085, low=0, high=1)
+    beta_end: float = setting(0.012, low=0, high=1)
+    prediction: str = choice("epsilon", ("epsilon", "v_prediction"))
+    zero_terminal_snr: bool = setting(False)
 
 
 @dataclass(frozen=True)
 class SamplingConfig:
     """What the pipeline does unless told otherwise."""
 
-    steps: int = 50
-    guidance: float = 5.0
-    size: int = 512  # short side of the picture that is diffused, px
-    saturation: float = 1.0  # factor on the model's chroma
+    steps: int = setting(50, high=100_000)
+    guidance: float = setting(5.0, low=0, high=100)
+    size: int = setting(512, "short side of the picture that is diffused, px", low=8, high=8192)
+    saturation: float = setting(1.0, "factor on the model's chroma", low=0, high=10)
 
 
 @dataclass(frozen=True)
 class TrainConfig:
     """One stage's recipe. Defaults: the papers' optimiser (AdamW, beta 0.9 / 0.999, learning rate 1e-5, batch 32)."""
 
-    steps: int = 20_000
-    batch: int = 32  # pictures a step, over all processes
-    micro_batch: int = 0  # pictures that a process takes at once, accumulating gradients; 0: its whole share of a step
-    resolution: int = 512  # pictures are resized and cropped to this square, px
-    crop: int = 512  # what a step sees of it, px
-    lr: float = 1e-5
-    warmup: int = 0  # steps of linear warm-up
-    decay: float = 0.0  # last share of the steps in which the learning rate falls linearly to zero
-    weight_decay: float = 1e-2
-    betas: tuple[float, float] = (0.9, 0.999)
-    clip: float = 1.0  # largest gradient norm
-    ema: float = 0.9999  # decay of the averaged weights, which are what is exported; 0 keeps none
-    optimizer: str = "adamw"  # "adamw", "adamw8bit" (bitsandbytes) or "sgd"
-    precision: str = "bf16"  # "no", "bf16" or "fp16" autocast; what is trained stays in fp32
-    frozen: str = "fp32"  # "fp32" or "bf16": how weights that are not trained are kept
-    gradient_checkpointing: bool = False  # blocks run again for the backward pass instead of being remembered
-    cache_text: bool = False  # where the text encoder is frozen, encode every caption once and keep that on disk
-    empty_prob: float = 0.1  # captions dropped, for classifier-free guidance
-    color_prob: float = 0.0  # colour captions in place of grey ones
-    generic_prob: float = 0.0  # captions replaced by "colored photo" and the like (EDN)
-    train_unet: bool = False  # also train the UNet where the paper freezes it
-    lora: int = 0  # rank of a LoRA on the attention of the UNet's decoder, trained where the UNet is frozen; 0: none
-    timestep_shift: float = 1.0  # above 1: more of the noisy timesteps
-    condition_weight: float = 0.0  # weight of |c_f - z_0|^2, see `DiffusionStage.errors`
-    representation_weight: float = 1.0  # of L_r in stage I (SeAda Eq. 5, 6)
-    chroma_weight: float = 0.0  # weight of the error in the colour that x0 shows, see `DiffusionStage.errors`
-    perceptual_weight: float = 0.0  # weight of what a classifier makes of that colour, see `DiffusionStage.errors`
-    recognition_dropout: float = 0.0  # share of the classifier's channels that a picture's mapper does not see
-    seed: int = 0
-    checkpoint_every: int = 1000
-    validate_every: int = 1000
+    steps: int = setting(20_000, high=10**9)
+    batch: int = setting(32, "pictures per step, over all processes")
+    micro_batch: int = setting(
+        0, "pictures that a process takes at once, accumulating gradients; 0: its whole share of a step", low=0
+    )
+    resolution: int = setting(512, "pictures are resized and cropped to this square, px")
+    crop: int = setting(512, "side of the square that a step trains on, px")
+    lr: float = setting(1e-5, "learning rate")
+    warmup: int = setting(0, "steps of linear warm-up", low=0, high=10**9)
+    decay: float = setting(0.0, "last share of the steps in which the learning rate falls linearly to zero", high=1)
+    weight_decay: float = setting(1e-2)
+    betas: tuple[float, float] = setting((0.9, 0.999), "AdamW's", low=0, high=1)
+    clip: float = setting(1.0, "largest gradient norm")
+    ema: float = setting(0.9999, "decay of the averaged weights, which are what is exported; 0 keeps none", high=1)
+    optimizer: str = choice("adamw", OPTIMIZERS, "adamw8bit needs bitsandbytes")
+    precision: str = choice("bf16", ("no", "bf16", "fp16"), "autocast; what is trained stays in fp32")
+    frozen: str = choice("fp32", ("fp32", "bf16"), "how weights that are not trained are kept")
+    gradient_checkpointing: bool = setting(
+        False, "blocks run again for the backward pass instead of keeping their activations"
+    )
+    cache_text: bool = setting(
+        False, "where the text encoder is frozen, encode every caption once and keep the results on disk"
+    )
+    empty_prob: float = setting(0.1, "captions dropped, for classifier-free guidance", high=1)
+    color_prob: float = setting(0.0, "colour captions in place of grey ones", high=1)
+    generic_prob: float = setting(0.0, 'captions replaced by "colored photo" and the like (EDN)', high=1)
+    train_unet: bool = setting(False, "also train the UNet where the paper freezes it")
+    lora: int = setting(
+        0, "rank of a LoRA on the attention of the UNet's decoder, trained where the UNet is frozen; 0: none", low=0
+    )
+    timestep_shift: float = setting(1.0, "above 1: more of the noisy timesteps")
+    condition_weight: float = setting(0.0, "weight of |c_f - z_0|^2")
+    representation_weight: float = setting(1.0, "of L_r in stage I (SeAda Eq. 5, 6)")
+    chroma_weight: float = setting(0.0, "weight of the error in the colour that x0 shows")
+    perceptual_weight: float = setting(0.0, "weight of the error in a classifier's features of that colour")
+    recognition_dropout: float = setting(
+        0.0, "share of the classifier's channels that are hidden from a picture's mapper", high=0.99
+    )
+    seed: int = setting(0, low=0, high=2**63 - 1)
+    checkpoint_every: int = setting(1000, "steps", high=10**9)
+    validate_every: int = setting(1000, "steps", high=10**9)
 
 
 @dataclass(frozen=True)
@@ -298,54 +356,37 @@ def to_dict(config) -> dict:
 
 
 def from_dict(cls, values: dict):
-    """The inverse of `to_dict` for a flat config class, of values that nobody vouches for: lists become tuples.
+    """The inverse of `to_dict` for a flat config class, of untrusted values: lists become tuples.
 
     Raises:
         TypeError: unknown names, or values of another type.
-        ValueError: values that no model has, see `LIMITS`.
+        ValueError: values outside of a field's limits or choices, see `Setting`.
     """
     if not isinstance(values, dict):
         raise TypeError(f"{cls.__name__} is {reprlib.repr(values)}, expected an object")
+    fields = {f.name: f for f in dataclasses.fields(cls)}
     kinds = get_type_hints(cls)
-    unknown = sorted(values.keys() - kinds.keys())
+    unknown = sorted(values.keys() - fields.keys())
     if unknown:
         raise TypeError(f"{cls.__name__} has no field {reprlib.repr(unknown[0])}")
-    return cls(**{name: _checked(name, kinds[name], value) for name, value in values.items()})
+    return cls(**{name: _checked(name, setting_of(fields[name]), kinds[name], value) for name, value in values.items()})
 
 
-SEQUENCE = 16  # most entries of a tuple
-LIMIT = 2**16  # of every whole number but these
-LIMITS = {
-    "vocab_size": (1, 2**20),
-    "length": (1, 4096),
-    **dict.fromkeys(("layers", "layers_per_block", "text_layers", "decoder_layers"), (1, 128)),
-    **dict.fromkeys(("blocks", "gray_blocks", "vision_blocks", "recognition_blocks"), (0, 64)),
-    **dict.fromkeys(("heads", "groups", "head_dim", "stem_stride", "mlp_ratio"), (1, 1024)),
-    "train_steps": (1, 100_000),
-    "steps": (1, 100_000),
-    "size": (8, 8192),
-    "guidance": (0, 100),
-    "saturation": (0, 10),
-    **dict.fromkeys(("beta_start", "beta_end", "condition_dropout"), (0, 1)),
-}
-CHOICES = {"prediction": ("epsilon", "v_prediction"), "sites": ("all", "blocks")}
-
-
-def _checked(name: str, kind, value):
-    """A field's value of its type, within its limits."""
+def _checked(name: str, allowed: Setting, kind: Any, value: object) -> Any:
+    """A field's value, if it has the field's type and lies within its limits."""
     origin, inner = get_origin(kind), get_args(kind)
     if origin is tuple:
-        if not isinstance(value, list | tuple) or not 1 <= len(value) <= SEQUENCE:
-            raise TypeError(f"{name} is {reprlib.repr(value)}, expected 1 to {SEQUENCE} values")
-        return tuple(_checked(name, inner[0], entry) for entry in value)
+        if not isinstance(value, list | tuple) or not 1 <= len(value) <= MOST_ENTRIES:
+            raise TypeError(f"{name} is {reprlib.repr(value)}, expected 1 to {MOST_ENTRIES} values")
+        return tuple(_checked(name, allowed, inner[0], entry) for entry in value)
     if type(None) in inner:
-        return None if value is None else _checked(name, inner[0], value)
+        return None if value is None else _checked(name, allowed, inner[0], value)
     if isinstance(value, bool) != (kind is bool) or not isinstance(value, int | float if kind is float else kind):
         raise TypeError(f"{name} is {reprlib.repr(value)}, expected {kind.__name__}")
     if kind in (int, float):
-        low, high = LIMITS.get(name, (kind is int, LIMIT))
+        low, high = allowed.limits(kind)
         if not low <= value <= high:
-            raise ValueError(f"{name} is {reprlib.repr(value)}, expected {low:d} to {high}")
-    if value not in CHOICES.get(name, (value,)):
-        raise ValueError(f"{name} is {reprlib.repr(value)}, expected one of {', '.join(CHOICES[name])}")
+            raise ValueError(f"{name} is {reprlib.repr(value)}, expected {low} to {high}")
+    if allowed.choices and value not in allowed.choices:
+        raise ValueError(f"{name} is {reprlib.repr(value)}, expected one of {', '.join(allowed.choices)}")
     return value

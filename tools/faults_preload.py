@@ -5,12 +5,10 @@ import diffusers.models.unets.unet_2d_condition
 import diffusers.training_utils
 import open_clip
 import torch._dynamo
-import torch.utils.tensorboard
 import transformers.models.clip.modeling_clip
-import tyro
 
 import seada_core.train.__main__
-import seada_core.train.loop
+import seada_core.train.run
 import seada_core.train.stages.diffusion
 
-__all__ = ["accelerate", "diffusers", "open_clip", "seada_core", "torch", "transformers", "tyro"]
+__all__ = ["accelerate", "diffusers", "open_clip", "seada_core", "torch", "transformers"]

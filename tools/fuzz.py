@@ -163,8 +163,9 @@ def checkpoint_reader() -> Reader:
 
 
 def shard_reader() -> Reader:
+    from seada_core.colorize.shard_results import Shard
     from seada_core.files import pictures
-    from seada_core.files.shards import Shard, ShardError, read_at
+    from seada_core.files.shards import ShardError, read_at
 
     def read(path: Path) -> None:
         shard = Shard(path, path.with_name("result"))

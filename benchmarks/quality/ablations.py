@@ -240,11 +240,9 @@ def _new_adapter(parts: Path, row: Row, options: argparse.Namespace) -> None:
     """An untrained adapter, for rows without stage I: stages II and III train or use one that is there."""
     import torch
 
-    from seada_core.presets import PRESETS
-    from seada_core.train.__main__ import _parse
+    from seada_core.train.__main__ import parse
 
-    sizes = _parse(["stage2", *_arguments(options), *row.sizes, "--out", "unused"]).sizes
-    preset = dataclasses.replace(PRESETS["mini"], adapter=sizes.adapter)
+    preset = parse(["stage2", *_arguments(options), *row.sizes, "--out", "unused"]).preset
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         adapter = part_files.build("semantic_adapter", preset)

@@ -117,7 +117,7 @@ def main(arguments: list[str] | None = None) -> int:
     about = f"{options.size} px, micro-batch {options.micro_batch}, {options.optimizer}; counted, not run"
     columns = ["trained, M", "TFLOP a picture", "recomputing", "weights and states, GB", "+ activations, GB"]
     table = Table("training_cost", about, [*columns, "checkpointed, GB"])
-    with patch.object(diffusion, "pick_texts", lambda batch, config, draws: batch["captions"]):
+    with patch.object(diffusion, "pick_texts", lambda batch, config, draws: batch.captions):
         for name in options.stages:
             flops = operations(name, options.size, False, changes)
             again = operations(name, options.size, True, changes)

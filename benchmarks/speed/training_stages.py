@@ -18,11 +18,11 @@ from dataclasses import replace
 import torch
 
 from benchmarks import Table
-from seada_core.presets import PRESETS, Preset, TrainConfig
-from seada_core.train.__main__ import STAGES, _stage
+from seada_core.presets import OPTIMIZERS, PRESETS, Preset, TrainConfig
 from seada_core.train.averages import Averages
-from seada_core.train.batches import rows
-from seada_core.train.memory import OPTIMIZERS, build_optimizer, checkpoint_activations, freeze_in_bf16
+from seada_core.train.batches import Batch
+from seada_core.train.memory import build_optimizer, checkpoint_activations, freeze_in_bf16
+from seada_core.train.stages.registry import STAGES
 from seada_core.train.stages.stage import Stage
 from seada_core.weights import part_files
 
@@ -39,23 +39,23 @@ def build(name: str, preset: Preset, device: str, changes: dict) -> tuple[Stage,
 
 
 def assemble(name: str, preset: Preset, changes: dict) -> tuple[Stage, TrainConfig]:
-    needed, made = STAGES[name]
-    parts = {part: part_files.build(part, preset) for part in (*needed, *made)}
+    entry = STAGES[name]
+    parts = {part: part_files.build(part, preset) for part in (*entry.needs, *entry.makes)}
     config = replace(preset.training[name], **{"chroma_weight": 0.0, "perceptual_weight": 0.0, **changes})
-    return _stage(name, parts, preset, config).train(), config
+    return entry.build(parts, preset, config).train(), config
 
 
-def batch(count: int, size: int, device: str) -> dict:
+def batch(count: int, size: int, device: str) -> Batch:
     """Random pictures with what belongs to them."""
-    return {
-        "rgb": torch.rand(count, 3, size, size, device=device),
-        "latent": torch.randn(count, 4, size // 8, size // 8, device=device),
-        "captions": ["a photo"] * count,
-        "color_captions": ["a colour photo"] * count,
-        "seeds": list(range(count)),
-        "places": list(range(count)),
-        "uniform": torch.rand(count, device=device),
-    }
+    return Batch(
+        rgb=torch.rand(count, 3, size, size, device=device),
+        latent=torch.randn(count, 4, size // 8, size // 8, device=device),
+        captions=["a photo"] * count,
+        color_captions=["a colour photo"] * count,
+        places=list(range(count)),
+        seeds=list(range(count)),
+        uniform=torch.rand(count, device=device),
+    )
 
 
 def measure(stage: Stage, config: TrainConfig, size: int, steps: int, device: str) -> tuple[float, float]:
@@ -72,7 +72,7 @@ def measure(stage: Stage, config: TrainConfig, size: int, steps: int, device: st
         started = time.perf_counter()
         for k in range(0, config.batch, micro):
             with torch.autocast(device, torch.bfloat16):
-                loss = stage(rows(data, k, k + micro))["loss"]
+                loss = stage(data.rows(k, k + micro))["loss"]
             (loss * micro / config.batch).backward()
         torch.nn.utils.clip_grad_norm_(trained, config.clip)
         optimizer.step()

@@ -1,7 +1,7 @@
 """What a command line asks for: each picture's place, its result's place, and what is done already.
 
-Pictures lie in files, in folders, or in webdataset shards (see `shards`). Results are written aside and renamed: one
-that is there is done.
+Pictures lie in files, in folders, or in webdataset shards (see `shard_results`). Results are written aside and renamed:
+one that is there is done.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from ..errors import CommandError
 from ..files import pictures
 from ..files.folders import find
 from ..files.pictures import WRITABLE, Picture, PictureError
-from ..files.shards import Place, Shard, ShardError, read_at
+from ..files.shards import Place, ShardError, read_at
+from .shard_results import Shard
 
 JOURNAL = "seada-failures.jsonl"
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +15,7 @@ from torch import nn
 
 from ..command_line import FAILED, FINE
 from ..errors import one_line
-from ..files import weight_headers
+from ..files import atomic, weight_headers
 from ..files.weight_headers import CheckpointError
 from ..presets import SD15, Preset, UNetConfig
 from ..weights import part_files
@@ -267,17 +266,5 @@ def new_folder(path: Path, overwrite: bool = False) -> Iterator[Path]:
     taken = path.is_file() or (path.is_dir() and any(path.iterdir()))
     if taken and not overwrite:
         raise CheckpointError(f"{path} exists; use --overwrite to replace it, or choose another OUT")
-    part, old = (path.with_name(f".{path.name}.{what}") for what in ("part", "old"))
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    try:
+    with atomic.new_folder(path, overwrite=True) as part:
         yield part
-        if path.exists():
-            shutil.rmtree(old, ignore_errors=True)
-            path.replace(old)
-        part.replace(path)
-        if old.is_dir():
-            shutil.rmtree(old)
-        old.unlink(missing_ok=True)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)

@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..files import atomic
+
 VERSION = 1
 
 
@@ -43,7 +45,7 @@ class Journal:
                 raise JournalError(f"{folder} holds an evaluation already; add --resume, or choose another --out")
             kept = self._read(settings)
         if not kept:
-            self.path.write_text(json.dumps({"settings": settings}) + "\n", encoding="utf-8")
+            atomic.write_text(self.path, json.dumps({"settings": settings}) + "\n")
             kept = self.path.stat().st_size
         os.truncate(self.path, kept)  # a line that a kill cut short
         self._lines = open(self.path, "a", encoding="utf-8")  # noqa: SIM115

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import sys
 import time
 from collections import deque
@@ -21,7 +20,7 @@ from tqdm import tqdm
 
 from ..command_line import FAILED, FINE, INTERRUPTED
 from ..errors import CommandError, one_line
-from ..files import pictures
+from ..files import atomic, pictures
 from ..options import ColorizeOptions
 from ..pipeline import Colorizer
 from . import features, hint_points, labels, metrics, page, report, sources, summary
@@ -238,9 +237,8 @@ def _measure(
 
 def _save(rgb: Tensor, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    sources.to_image(rgb).save(part, "PNG", compress_level=4)
-    os.replace(part, path)
+    with atomic.opened(path, durable=False) as file:
+        sources.to_image(rgb).save(file, "PNG", compress_level=4)
 
 
 def _report(
@@ -264,16 +262,10 @@ def _report(
         "seconds": {name: round(value, 2) for name, value in seconds.items()},
         "threads": torch.get_num_threads(),
     }
-    _write(options.out / "report.json", json.dumps(found, indent=1, ensure_ascii=False) + "\n")
+    atomic.write_text(options.out / "report.json", json.dumps(found, indent=1, ensure_ascii=False) + "\n")
     look = _looker(options, {entry.key: entry for entry in entries}, others)
-    _write(options.out / "report.html", page.render(found, cases(columns), look))
+    atomic.write_text(options.out / "report.html", page.render(found, cases(columns), look))
     return found
-
-
-def _write(path: Path, content: str) -> None:
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(content, encoding="utf-8")
-    os.replace(part, path)
 
 
 def cases(columns: summary.Columns, shown: int = page.SHOWN) -> dict[str, list[tuple[str, dict[str, str]]]]:

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..color import spaces
-from ..files import pictures
+from ..files import pictures, shards
 from .protocols import Protocol
 
 
@@ -41,12 +41,8 @@ def find(source: str | Path) -> list[Entry]:
 
     Raises SourceError where there are none, or where two have the same key.
     """
-    folder = Path(source)
-    shards = sorted(folder.glob("*.tar")) if folder.is_dir() else []
-    if folder.is_dir() and not shards:
-        entries = _of_folder(folder)
-    else:
-        entries = [entry for shard in shards or _expanded(str(source)) for entry in _of_shard(shard)]
+    paths = shards.find(source)
+    entries = [entry for path in paths for entry in _of_shard(path)] if paths else _of_folder(Path(source))
     if not entries:
         raise SourceError(f"no pictures in {source} (looked for {' '.join(sorted(pictures.SUFFIXES))})")
     seen: dict[str, Entry] = {}
@@ -55,18 +51,6 @@ def find(source: str | Path) -> list[Entry]:
             raise SourceError(f"{source} holds {seen[entry.key].name} and {entry.name}, both {entry.key!r}: rename one")
         seen[entry.key] = entry
     return entries
-
-
-def _expanded(source: str) -> list[Path]:
-    import webdataset
-
-    paths = [Path(url) for part in source.split("::") for url in webdataset.shardlists.expand_urls(part)]
-    for path in paths:
-        if not path.is_file():
-            raise SourceError(f"no folder or shard {path}")
-        if not tarfile.is_tarfile(path):
-            raise SourceError(f"{path} is neither a folder nor a webdataset shard (.tar)")
-    return paths
 
 
 def _of_folder(folder: Path) -> list[Entry]:
@@ -98,37 +82,40 @@ def _rgb(picture: pictures.Picture) -> Image.Image:
 
 def _of_shard(path: Path) -> list[Entry]:
     """A shard's pictures; only its headers and its small json members are read."""
-    samples: dict[str, dict[str, tuple[int, int]]] = {}
+    if not path.is_file():
+        raise SourceError(f"no folder or shard {path}")
+    if not tarfile.is_tarfile(path):
+        raise SourceError(f"{path} is neither a folder nor a webdataset shard (.tar)")
+    places: dict[str, shards.Place] = {}
     groups: dict[str, str | None] = {}
     names: dict[str, str] = {}
-    with tarfile.open(path) as shard:
-        for member in shard:
-            if not member.isfile():
-                continue
-            inside = PurePosixPath(member.name)
-            if inside.is_absolute() or ".." in inside.parts:
-                raise SourceError(f"{path} holds {member.name!r}, which leads out of it: not a shard to trust")
-            stem, suffix = inside.name.split(".", 1) if "." in inside.name else (inside.name, "")
-            key, suffix = str(inside.with_name(stem)), suffix.lower()
-            if f".{suffix.rsplit('.', 1)[-1]}" in pictures.SUFFIXES:
-                samples.setdefault(key, {})["picture"] = (member.offset_data, member.size)
-                names[key] = inside.name
-            elif suffix == "json":
-                about = _about(shard.extractfile(member).read(), f"{path}: {member.name}")
-                groups[key] = None if about.get("label") is None else str(about["label"])
-            elif suffix == "cls":
-                groups.setdefault(key, shard.extractfile(member).read().decode("utf-8", "replace").strip())
+    try:
+        with open(path, "rb") as file:
+            for start, members in shards.samples(path):
+                key = str(PurePosixPath(start))
+                for name, place in members.items():
+                    inside = PurePosixPath(name)
+                    if inside.is_absolute() or ".." in inside.parts:
+                        raise SourceError(f"{path} holds {name!r}, which leads out of it: not a shard to trust")
+                    suffix = shards.suffix_of(start, name)
+                    if f".{suffix.rsplit('.', 1)[-1]}" in pictures.SUFFIXES:
+                        places[key], names[key] = place, inside.name
+                    elif suffix == "json":
+                        about = _about(shards.read_at(file, place), f"{path}: {name}")
+                        groups[key] = None if about.get("label") is None else str(about["label"])
+                    elif suffix == "cls":
+                        groups.setdefault(key, shards.read_at(file, place).decode("utf-8", "replace").strip())
+    except shards.ShardError as error:
+        raise SourceError(str(error)) from error
 
-    def reader(key: str, place: tuple[int, int]) -> Callable[[], Image.Image]:
+    def reader(key: str) -> Callable[[], Image.Image]:
         def read() -> Image.Image:
-            with open(path, "rb") as stream:
-                stream.seek(place[0])
-                encoded = stream.read(place[1])
-            return _rgb(pictures.read_bytes(encoded, f"{path}: {names[key]}"))
+            with open(path, "rb") as file:
+                return _rgb(pictures.read_bytes(shards.read_at(file, places[key]), f"{path}: {names[key]}"))
 
         return read
 
-    return [Entry(key, names[key], groups.get(key), reader(key, at["picture"])) for key, at in samples.items()]
+    return [Entry(key, names[key], groups.get(key), reader(key)) for key in places]
 
 
 def _about(text: bytes, name: str) -> dict:

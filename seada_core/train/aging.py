@@ -19,7 +19,7 @@ def expose(rgb: Tensor, rng: np.random.Generator) -> Tensor:
 
     Each of these by chance: a film that hardly sees red, a lens that is not sharp, another contrast, faded blacks and
     whites or clipped ones, grain. Luminance and chroma stay one picture, so that latents, grey condition and what the
-    decoder is shown agree: a copy of the grey condition alone would ask for colours of a luminance that nobody sees.
+    decoder is shown agree: a copy of the grey condition alone would ask for colours of a luminance that is not shown.
     """
     gray = luminance(rgb)
     if rng.random() < 0.5:
@@ -27,17 +27,17 @@ def expose(rgb: Tensor, rng: np.random.Generator) -> Tensor:
         gray = (1 - share) * gray + share * (rgb * torch.tensor(ORTHOCHROMATIC)[:, None, None]).sum(0, keepdim=True)
     scale = min(rgb.shape[-2:]) / REFERENCE
     if rng.random() < 0.5:
-        gray = _blur(gray, rng.uniform(0.3, 1.3) * scale)
+        gray = gaussian_blur(gray, rng.uniform(0.3, 1.3) * scale)
     gray = gray.clamp(0, 1) ** np.exp(rng.uniform(-0.45, 0.45))
     black, white = rng.uniform(-0.12, 0.15), rng.uniform(0.85, 1.12)
     gray = (black + (white - black) * gray).clamp(0, 1)
     if rng.random() < 0.6:
         grain = torch.from_numpy(rng.standard_normal(gray.shape, np.float32))
-        gray = gray + rng.uniform(0.005, 0.035) * _blur(grain, 0.4 * scale)
+        gray = gray + rng.uniform(0.005, 0.035) * gaussian_blur(grain, 0.4 * scale)
     return merge_chroma(rgb_to_ycbcr(rgb)[1:], gray.clamp(0, 1))
 
 
-def _blur(x: Tensor, sigma: float) -> Tensor:
+def gaussian_blur(x: Tensor, sigma: float) -> Tensor:
     """Gaussian blur of (C, H, W)."""
     reach = max(1, round(3 * sigma))
     kernel = torch.exp(-0.5 * (torch.arange(-reach, reach + 1) / sigma) ** 2)

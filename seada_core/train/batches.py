@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -9,6 +13,62 @@ from torch.utils.data import Dataset
 
 from .data import Cache
 from .sources import DataError
+
+
+@dataclass
+class Batch:
+    """Some pictures of a step, and what belongs to them.
+
+    Attributes:
+        rgb: (B, 3, H, W) float in [0, 1].
+        latent: (B, 4, H/8, W/8), the scaled latents of `rgb`.
+        captions, color_captions: B grey and B colour descriptions.
+        places: each picture's place in the run.
+        seeds: a seed for each picture, of whatever is random about it.
+        uniform: (B,) in [0, 1), stratified over the pictures of a step on all processes.
+        recognized: a classifier's maps of the grey pictures, each (B, C, h, w), where the cache holds them.
+    """
+
+    rgb: Tensor
+    latent: Tensor
+    captions: list[str]
+    color_captions: list[str]
+    places: list[int]
+    seeds: list[int]
+    uniform: Tensor
+    recognized: list[Tensor] | None = None
+
+    def __len__(self) -> int:
+        return len(self.rgb)
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The batch on a device; pictures and maps in the memory format `channels_last`."""
+
+        def move(tensor: Tensor) -> Tensor:
+            layout = torch.channels_last if tensor.ndim == 4 else torch.preserve_format
+            return tensor.to(device, memory_format=layout, non_blocking=True)
+
+        return self._each(lambda value: move(value) if isinstance(value, Tensor) else value)
+
+    def pin_memory(self) -> Batch:
+        """The batch in page-locked memory, from which copies to a GPU need not be waited for; torch's loader asks."""
+        return self._each(lambda value: value.pin_memory() if isinstance(value, Tensor) else value)
+
+    def rows(self, start: int, stop: int) -> Batch:
+        """Pictures `start` to `stop`."""
+        return self._each(lambda value: value[start:stop])
+
+    def in_halves(self) -> Batch:
+        """The pictures of even places first: of two halves, the same go into the first on any number of processes."""
+        order = sorted(range(len(self)), key=lambda k: self.places[k] % 2)
+        return self._each(lambda value: value[order] if isinstance(value, Tensor) else [value[k] for k in order])
+
+    def _each(self, change: Callable[[Any], Any]) -> Batch:
+        """A batch of changed values: tensors, and lists with a value per picture."""
+        values: dict[str, Any] = {of.name: getattr(self, of.name) for of in fields(self)}
+        maps = values.pop("recognized")
+        changed = None if maps is None else [change(m) for m in maps]
+        return Batch(**{name: change(value) for name, value in values.items()}, recognized=changed)
 
 
 class Batches(Dataset):
@@ -37,18 +97,19 @@ class Batches(Dataset):
         self.rank, self.processes = rank, processes
         self._permutation: tuple[int, np.ndarray] | None = None
 
-    def _index(self, position: int) -> int:
+    def picture_at(self, position: int) -> int:
+        """The number of the picture at a place of the run."""
         epoch, place = divmod(position, len(self.cache))
         if self._permutation is None or self._permutation[0] != epoch:
             self._permutation = (epoch, np.random.default_rng([self.seed, epoch]).permutation(len(self.cache)))
         return int(self._permutation[1][place])
 
-    def __getitem__(self, step: int) -> dict:
+    def __getitem__(self, step: int) -> Batch:
         share = self.batch // self.processes
         mine = slice(self.rank * share, (self.rank + 1) * share)
         places = range(step * self.batch, (step + 1) * self.batch)[mine]
         strata = np.random.default_rng([self.seed, step, 2]).permutation(self.batch)[mine]
-        indices = [self._index(place) for place in places]
+        indices = [self.picture_at(place) for place in places]
         rngs = [np.random.default_rng([self.seed, place, 1]) for place in places]
         spare = (self.cache.meta["resolution"] - self.crop) // 8
         tops, lefts = np.array([rng.integers(0, spare + 1, 2) for rng in rngs]).T
@@ -61,23 +122,22 @@ class Batches(Dataset):
             latent = self.cache.latents[index, int(flip), :, top : top + cells, left : left + cells]
             latents.append(torch.from_numpy(latent.astype(np.float32)))
         captions, color_captions = zip(*(_captions(self.cache.records[i], rng) for i, rng in zip(indices, rngs)))
-        recognized = {}
+        recognized = None
         if self.cache.recognized and not spare:  # the classifier saw whole pictures, not crops
-            recognized["recognized"] = [
+            recognized = [
                 torch.from_numpy(array[indices, mirror.astype(int)].astype(np.float32))
                 for array in self.cache.recognized
             ]
-        return {
-            **recognized,
-            "rgb": torch.stack(rgb),
-            "latent": torch.stack(latents),
-            "captions": list(captions),
-            "color_captions": list(color_captions),
-            "labels": [self.cache.records[i].get("label") for i in indices],
-            "places": list(places),
-            "seeds": [int(rng.integers(2**63)) for rng in rngs],
-            "uniform": torch.tensor([(s + rng.random()) / self.batch for s, rng in zip(strata, rngs)]).float(),
-        }
+        return Batch(
+            rgb=torch.stack(rgb),
+            latent=torch.stack(latents),
+            captions=list(captions),
+            color_captions=list(color_captions),
+            places=list(places),
+            seeds=[int(rng.integers(2**63)) for rng in rngs],
+            uniform=torch.tensor([(s + rng.random()) / self.batch for s, rng in zip(strata, rngs)]).float(),
+            recognized=recognized,
+        )
 
 
 def _captions(record: dict, rng: np.random.Generator) -> tuple[str, str]:
@@ -85,24 +145,3 @@ def _captions(record: dict, rng: np.random.Generator) -> tuple[str, str]:
     captions = record.get("captions") or [""]
     k = int(rng.integers(len(captions)))
     return captions[k], (record.get("color_captions") or captions)[k]
-
-
-def rows(batch: dict, start: int, stop: int) -> dict:
-    """Some pictures of a batch, whose values are tensors, lists with a value a picture, or lists of tensors."""
-    return {
-        name: [v[start:stop] for v in value] if name == "recognized" else value[start:stop]
-        for name, value in batch.items()
-    }
-
-
-def in_halves(batch: dict) -> dict:
-    """The batch with the pictures of even places first: of two halves, the same go into the first on any processes."""
-    places = batch["places"]
-    order = sorted(range(len(places)), key=lambda k: places[k] % 2)
-
-    def reordered(value):
-        return value[order] if isinstance(value, Tensor) else [value[k] for k in order]
-
-    return {
-        name: [v[order] for v in value] if name == "recognized" else reordered(value) for name, value in batch.items()
-    }

@@ -6,12 +6,20 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import MISSING, dataclass
 from pathlib import Path
+from typing import Literal
 
+import torch
+
+from ..command_fields import add_fields, given_fields
+from ..command_line import FAILED, FINE, Parser
+from ..files import atomic
+from ..presets import setting
+from .data import Cache, build_cache, check_source, share_name
+from .encoder import load_encoder
 from .sources import DataError, Tally
 
 
@@ -32,8 +40,6 @@ def build_shares(
     A share is a folder `share-00003` of its own, see `build_cache`; `join_shares` makes them one cache. `load` gives
     the latent encoder, and is called only where there is something to do.
     """
-    from .data import build_cache, share_name
-
     encoder = None
     for k in range(shares) if mine is None else mine:
         target = folder / share_name(k)
@@ -49,8 +55,6 @@ def join_shares(folder: Path, shares: int, log: Callable[[str], None] = print) -
     Raises:
         DataError: a share is missing, or is of another source or resolution than the first.
     """
-    from .data import Cache, check_source, share_name
-
     folders = [folder / share_name(k) for k in range(shares)]
     missing = [k for k, share in enumerate(folders) if not (share / "cache.json").is_file()]
     if missing:
@@ -58,69 +62,58 @@ def join_shares(folder: Path, shares: int, log: Callable[[str], None] = print) -
     first, *others = (Cache(share) for share in folders)
     for other in others:
         check_source(other, first.meta)
-    part = folder / "cache.json.part"
-    part.write_text(json.dumps({**first.meta, "shares": shares}))
-    os.replace(part, folder / "cache.json")
+    atomic.write_text(folder / "cache.json", json.dumps({**first.meta, "shares": shares}))
     report = Cache(folder).report
     tally = Tally(first.meta["source"], log, report["read"], report["left_out"], report["without_captions"])
     tally.finish()
 
 
-def main(argv: list[str] | None = None) -> int:
+@dataclass(frozen=True)
+class CacheOptions:
+    """What `python -m seada_core.train.cache` is asked for; the help texts describe the fields."""
+
+    data: str = setting(MISSING, "folder of pictures or webdataset shards, as for training")
+    out: Path = setting(  # noqa: RUF009
+        MISSING, "the cache's folder, for --cache of the trainer; on a file system that all machines share"
+    )
+    encoder: str = setting(MISSING, "latent encoder: TAESD's encoder file or a diffusers VAE folder")
+    resolution: int = setting(512, "side of the square pictures, px")
+    mirror: bool = setting(False, "cache the latents of the mirrored pictures too")
+    film: float = setting(0.0, "share of the pictures that are also cached as an old film would show them", high=1)
+    shares: int = setting(1, "folders that the cache is split into")
+    share: int | None = setting(None, "build only this one, counted from 0", low=0)
+    device: str | None = setting(None, "of the encoder; by default CUDA where available")
+    missing_captions: Literal["empty", "error"] = setting("empty", "what a picture without a caption gets")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
     """Run the command. Returns the exit status: 0 fine, 1 failed; bad usage exits with 2."""
-    import tyro
-
-    @dataclass(frozen=True)
-    class Arguments:
-        """Cache training pictures and their latents, all at once or a share at a time (a job array, one job a share).
-
-        The last job joins the shares. Shares that are done are left as they are, so a job may be run again.
-        """
-
-        data: str
-        """A folder of pictures or webdataset shards, as for training."""
-        out: Path
-        """The cache's folder, for --cache of the trainer; on a file system that all machines share."""
-        encoder: str
-        """Latent encoder: TAESD's encoder file or a diffusers VAE folder."""
-        resolution: int = 512
-        mirror: bool = False
-        """Cache the mirrored pictures' latents too."""
-        film: float = 0.0
-        """Share of the pictures of which a view as an old film would have taken them is cached, too."""
-        shares: int = 1
-        """How many folders to spread the cache over."""
-        share: int | None = None
-        """Build this one only, counted from 0."""
-        device: str | None = None
-        """Of the encoder; CUDA where there is one."""
-        missing_captions: str = "empty"
-        """What a picture without a caption is: "empty" for an empty caption, or an "error"."""
-
-    arguments = tyro.cli(Arguments, args=argv, prog="python -m seada_core.train.cache")
-    import torch
-
-    from .encoder import load_encoder
-
-    device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    parser = Parser(
+        prog="python -m seada_core.train.cache",
+        description="Cache training pictures and their latents, all at once or a share at a time (a job array, one job "
+        "per share). The last job joins the shares. Finished shares are kept, so a job may be run again.",
+    )
+    add_fields(parser, CacheOptions, switches=True)
+    options = CacheOptions(**given_fields(parser.parse_args(argv), CacheOptions))
+    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        if arguments.share is not None and not 0 <= arguments.share < arguments.shares:
-            raise DataError(f"--share must be 0 to {arguments.shares - 1}, not {arguments.share}")
+        if options.share is not None and options.share >= options.shares:
+            raise DataError(f"--share must be 0 to {options.shares - 1}, not {options.share}")
         build_shares(
-            arguments.data, arguments.out, arguments.resolution, lambda: load_encoder(arguments.encoder, device),
-            arguments.mirror, arguments.film, arguments.shares, None if arguments.share is None else [arguments.share],
-            missing_captions=arguments.missing_captions,
+            options.data, options.out, options.resolution, lambda: load_encoder(options.encoder, device),
+            options.mirror, options.film, options.shares, None if options.share is None else [options.share],
+            missing_captions=options.missing_captions,
         )  # fmt: skip
         try:
-            join_shares(arguments.out, arguments.shares)
+            join_shares(options.out, options.shares)
         except DataError as error:
-            if arguments.share is None:
+            if options.share is None:
                 raise
-            print(error, file=sys.stderr)  # other jobs are still at it
+            print(error, file=sys.stderr)  # other jobs have not finished theirs
     except (DataError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+        return FAILED
+    return FINE
 
 
 if __name__ == "__main__":

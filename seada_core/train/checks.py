@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
-from ..presets import Preset, TrainConfig, to_dict
-from .memory import OPTIMIZERS
+from accelerate import PartialState
+from accelerate.utils import parse_flag_from_env
+
+from ..presets import Preset, TrainConfig, setting_of, to_dict
 
 # what a resumed run may change: how long it goes on, how often it reports, and how it fits into memory
 FREE = (
@@ -18,11 +21,8 @@ class TrainingError(RuntimeError):
     """Training cannot go on; the message says why, and what was kept."""
 
 
-def process_state():
+def process_state() -> PartialState:
     """accelerate's state of this process among those that it was started with: `num_processes`, `device` and more."""
-    from accelerate import PartialState
-    from accelerate.utils import parse_flag_from_env
-
     return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))  # as `Accelerator` will ask for it
 
 
@@ -63,15 +63,10 @@ def check_recipe(config: TrainConfig, processes: int, device: str, multiple: int
         raise TrainingError(
             f"--crop must be a multiple of 8 px and at most the resolution, {config.resolution} px, not {config.crop}"
         )
-    for name, allowed in (
-        ("precision", ("no", "bf16", "fp16")),
-        ("frozen", ("fp32", "bf16")),
-        ("optimizer", OPTIMIZERS),
-    ):
-        if getattr(config, name) not in allowed:
-            raise TrainingError(
-                f"--{name} must be {', '.join(allowed[:-1])} or {allowed[-1]}, not {getattr(config, name)}"
-            )
+    for of in dataclasses.fields(config):
+        allowed, value = setting_of(of).choices, getattr(config, of.name)
+        if allowed and value not in allowed:
+            raise TrainingError(f"--{of.name} must be {', '.join(allowed[:-1])} or {allowed[-1]}, not {value}")
     if config.precision == "fp16" and device == "cpu":
         raise TrainingError("--precision fp16 needs a GPU; on a CPU use bf16 or no")
     if config.frozen == "bf16" and config.precision == "no":
@@ -120,7 +115,7 @@ def check_same_run(checkpoint: Path, config: TrainConfig, preset: Preset | None)
     if changes:
         raise TrainingError(
             f"cannot resume {checkpoint.parent.name} from {checkpoint.name} with other settings: {'; '.join(changes)}. "
-            "Give what it began with, or train anew in another --out"
+            "Give what it began with, or start again in another --out"
         )
 
 

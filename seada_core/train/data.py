@@ -12,11 +12,13 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
+from tqdm import tqdm
 
 from ..color.spaces import luminance
+from ..files import atomic
 from ..files.pictures import formats
 from . import aging
-from .disk import create_array, put, writing
+from .disk import create_array, writing
 from .sources import DataError, Tally, samples
 
 Encoder = Callable[[Tensor], Tensor]  # (B, 3, H, W) in [0, 1] -> scaled latents (B, 4, H/8, W/8)
@@ -113,7 +115,7 @@ class Cache:
 
     @property
     def report(self) -> dict:
-        """How many pictures were read, left out, and have no captions; see `Tally`."""
+        """How many pictures were read, skipped, and have no captions; see `Tally`."""
         if self.shares:
             reports = [share.report for share in self.shares]
             return {name: sum((report[name] for report in reports[1:]), reports[0][name]) for name in reports[0]}
@@ -166,7 +168,7 @@ def build_cache(
     have taken it, see `aging.expose`.
 
     Does nothing when `folder` already holds the cache of this source and resolution. Pictures that cannot be read are
-    reported and left out; more than one in ten stops with an error, before any latent is computed. Written aside and
+    reported and skipped; more than one in ten stops with an error, before any latent is computed. Written aside and
     renamed, so that a cache that exists is whole. `share` (k, n) reads the k-th of n shares of the source.
 
     Raises:
@@ -180,13 +182,9 @@ def build_cache(
         cache = Cache(folder)
         check_source(cache, meta)
         return cache
-    from tqdm import tqdm
-
     if resolution < 8 or resolution % 8:
         raise DataError(f"the resolution must be a multiple of 8 px (a latent cell), not {resolution}")
-    part = folder.with_name(folder.name + ".part")
-    part.mkdir(parents=True, exist_ok=True)
-    with writing(folder):
+    with writing(folder), atomic.new_folder(folder) as part:
         offsets, tally = [0], Tally(source, log)
         with (
             open(part / "pictures.bin", "wb") as pictures,
@@ -194,9 +192,9 @@ def build_cache(
         ):
             for key, encoded, record in tqdm(samples(source, *share, tally), desc="pictures", unit="pic"):
                 try:
-                    picture = _square(encoded, resolution)
+                    picture = square(encoded, resolution)
                 except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-                    tally.leave_out(key, error)
+                    tally.skip(key, error)
                     continue
                 buffer = io.BytesIO()
                 picture.save(buffer, "JPEG", quality=95, subsampling=0)
@@ -211,7 +209,6 @@ def build_cache(
         _encode_all(part, meta, encoder)
         (part / "report.json").write_text(json.dumps(tally.to_dict()))
         (part / "cache.json").write_text(json.dumps(meta))
-        put(part, folder)
     return Cache(folder)
 
 
@@ -221,15 +218,14 @@ def check_source(cache: Cache, meta: dict) -> None:
         raise DataError(f"{cache.folder} caches {cache.meta}, not {meta}; choose another --cache folder or delete it")
 
 
-def _square(encoded: bytes, resolution: int) -> Image.Image:
+def square(encoded: bytes, resolution: int) -> Image.Image:
+    """An encoded picture, upright, its shorter side resized to `resolution` px and cropped to the middle square."""
     picture = ImageOps.exif_transpose(Image.open(io.BytesIO(encoded), formats=formats())).convert("RGB")
     return ImageOps.fit(picture, (resolution, resolution), Image.Resampling.LANCZOS)
 
 
 @torch.inference_mode()
 def _encode_all(folder: Path, meta: dict, encoder: Encoder, batch: int = 32):
-    from tqdm import tqdm
-
     offsets = np.load(folder / "offsets.npy")
     encoded = np.memmap(folder / "pictures.bin", np.uint8, "r")
     count, views, side = len(offsets) - 1, 1 + meta["mirror"], meta["resolution"] // 8
@@ -258,25 +254,29 @@ def cache_recognized(
         for share in cache.shares[mine]:
             cache_recognized(share, recognize, batch)
         return Cache(cache.folder)
-    from tqdm import tqdm
-
     count, views = len(cache), 1 + cache.meta["mirror"]
     arrays: list[np.memmap] = []
-    for start in tqdm(range(0, count, batch), desc="recognition", unit_scale=batch, unit="pic"):
-        indices = range(start, min(start + batch, count))
-        for view in range(views):
-            gray = luminance(torch.stack([cache.view(i, view) for i in indices])).expand(-1, 3, -1, -1)
-            maps = recognize(gray)
-            if not arrays:
-                arrays = [
-                    create_array(cache.folder / f"recognized-{k}.part", np.float16, (count, views, *m.shape[1:]))
-                    for k, m in enumerate(maps)
-                ]
-            for array, m in zip(arrays, maps):
-                array[indices.start : indices.stop, view] = m.float().cpu().numpy()
-    for k, array in enumerate(arrays):
-        array.flush()
-        put(cache.folder / f"recognized-{k}.part", cache.folder / f"recognized-{k}.npy")
+    names = [cache.folder / f"recognized-{k}.npy" for k in range(2)]
+    try:
+        for start in tqdm(range(0, count, batch), desc="recognition", unit_scale=batch, unit="pic"):
+            indices = range(start, min(start + batch, count))
+            for view in range(views):
+                gray = luminance(torch.stack([cache.view(i, view) for i in indices])).expand(-1, 3, -1, -1)
+                maps = recognize(gray)
+                if not arrays:
+                    arrays = [
+                        create_array(atomic.part_path(name), np.float16, (count, views, *m.shape[1:]))
+                        for name, m in zip(names, maps, strict=True)
+                    ]
+                for array, m in zip(arrays, maps):
+                    array[indices.start : indices.stop, view] = m.float().cpu().numpy()
+        for name, array in zip(names, arrays):  # in order: where the last is there, `Cache` takes all
+            array.flush()
+            atomic.rename(atomic.part_path(name), name)
+    except BaseException:
+        for name in names:
+            atomic.discard(atomic.part_path(name))
+        raise
     return Cache(cache.folder)
 
 

@@ -1,4 +1,4 @@
-"""Writing that neither a kill, a power cut nor a full disk leaves half done."""
+"""What the trainer writes: errors of full disks in plain words, room taken in advance, logs with a line per step."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+from safetensors import SafetensorError
+
+from ..files import atomic
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 TORCH_SAVE = ("PytorchStreamWriter", "inline_container.cc", "iostream error")  # in what torch.save raises
@@ -26,8 +29,6 @@ def writing(what: Path | str, kept: Callable[[], str] = str) -> Iterator[None]:
 
     safetensors and torch have errors of their own for it, which say no more than that something was not written.
     """
-    from safetensors import SafetensorError
-
     try:
         yield
     except OSError as error:
@@ -58,24 +59,6 @@ def create_array(path: Path, dtype: type, shape: tuple[int, ...]) -> np.memmap:
     return array
 
 
-def put(part: Path, target: Path) -> None:
-    """Give a written file or folder its name: all of it is on the disk before the name is, and the name after."""
-    for path in (*part.rglob("*"), part) if part.is_dir() else (part,):
-        _to_disk(path)
-    os.replace(part, target)
-    _to_disk(target.parent)
-
-
-def _to_disk(path: Path) -> None:
-    if path.is_dir() and os.name == "nt":
-        return
-    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def discard(folder: Path) -> None:
     """Delete a folder; from the first moment on it does not have its name any more."""
     part = folder.with_name(folder.name + ".part")
@@ -102,9 +85,7 @@ class StepLog:
                     continue
                 if entry["step"] <= last:
                     kept.append(line + "\n")
-        part = path.with_name(path.name + ".part")
-        part.write_text("".join(kept), "utf-8")
-        put(part, path)
+        atomic.write_text(path, "".join(kept))
         self.file = open(path, "a", encoding="utf-8")  # noqa: SIM115
 
     def write(self, step: int, **values) -> None:

@@ -5,8 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from diffusers import AutoencoderTiny
+from safetensors.torch import load_file
 from torch import Tensor
 
+from ..files import weight_headers
+from ..weights.locations import read_json
+from ..weights.vae import load_vae
 from .data import Encoder
 from .sources import DataError
 
@@ -17,13 +22,6 @@ def load_encoder(path: str, device: torch.device | str = "cpu") -> Encoder:
     Raises:
         DataError: the file or folder is missing or is something else.
     """
-    from diffusers import AutoencoderTiny
-    from safetensors.torch import load_file
-
-    from ..files import weight_headers
-    from ..weights.locations import read_json
-    from ..weights.vae import load_vae
-
     file = Path(path)
     if not file.exists():
         raise DataError(f"no TAESD encoder file and no VAE at {path}")

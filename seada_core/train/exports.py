@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from safetensors.torch import save_file
 from torch import nn
 
+from ..files import atomic
 from ..presets import Preset, to_dict
 from ..weights import part_files
 from .lora import lora_tensors, merge
@@ -53,9 +54,8 @@ def leave(out: Path, part: str, module: nn.Module, preset: Preset, folders: list
     try:
         os.link(source, target)  # part files are replaced, never written into
     except OSError:
-        part = target.with_name(f".{target.name}.part")
-        shutil.copyfile(source, part)
-        os.replace(part, target)
+        with atomic.replacing(target) as copy:
+            shutil.copyfile(source, copy)
 
 
 def export(
@@ -73,9 +73,8 @@ def export(
         state = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
     lora = lora_tensors(state) if part == "unet" else {}
     if lora:
-        temporary = lora_folder / ".unet_lora.safetensors.part"
-        save_file(lora, temporary, {"format": "pt", "ss_network_module": "networks.lora"})
-        temporary.rename(lora_folder / "unet_lora.safetensors")
+        with atomic.replacing(lora_folder / "unet_lora.safetensors") as temporary:
+            save_file(lora, temporary, {"format": "pt", "ss_network_module": "networks.lora"})
         # onto the weights of the file: those here may be in bf16
         state = merge(part_files.read_part(lora_folder / "unet.safetensors", "unet")[2], lora)[0]
     whole = SimpleNamespace(state_dict=lambda: state, tokenizer=getattr(module, "tokenizer", None))

@@ -1,4 +1,4 @@
-"""The training loop: accelerate, EMA, atomic checkpoints, exact resume, TensorBoard. It knows nothing of the stages."""
+"""The training loop: accelerate, EMA, atomic checkpoints, exact resume, curves. It knows nothing of the stages."""
 
 from __future__ import annotations
 
@@ -10,13 +10,17 @@ from functools import wraps
 from pathlib import Path
 
 import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedDataParallelKwargs, DistributedType
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
+from tqdm import tqdm
 
 from ..presets import Preset, TrainConfig
 from . import disk, saving
 from .averages import Averages, averaged
-from .batches import Batches, rows
+from .batches import Batches
 from .checks import (
     TrainingError,
     check_recipe,
@@ -26,13 +30,14 @@ from .checks import (
     micro_batches,
     process_state,
 )
+from .curves import Curves
 from .data import Cache
 from .memory import MemoryOptionError, build_optimizer, checkpoint_activations, freeze_in_bf16
 from .stages.stage import Stage
 
-# steps in a row whose loss or gradient may be not finite: one bad batch is no reason to stop, a model that is lost is.
-# fp16's loss scaling starts with steps that overflow
-MOST_LEFT_OUT, MOST_LEFT_OUT_FP16 = 10, 30
+# steps in a row that may be skipped because their loss or gradient is not finite: one bad batch is not a reason to
+# stop, a model that has diverged is. fp16's loss scaling starts with steps that overflow
+MOST_SKIPPED, MOST_SKIPPED_FP16 = 10, 30
 Export = Callable[[dict[str, Tensor] | None], None]
 
 
@@ -48,8 +53,8 @@ def step_seed(seed: int, step: int) -> int:
     return (seed * 1_000_003 + step * 4099) % 2**63
 
 
-def _said_in_one_line(fit: Callable) -> Callable:
-    """A process that died and a disk that is full are no faults of the program."""
+def _errors_in_one_line(fit: Callable) -> Callable:
+    """A process that died and a full disk are reported as errors of the run, not as faults of the program."""
 
     @wraps(fit)
     def wrapped(stage: Stage, config: TrainConfig, cache: Cache, folder: Path, *args, **options) -> None:
@@ -60,14 +65,14 @@ def _said_in_one_line(fit: Callable) -> Callable:
             if "DataLoader worker (pid" not in str(error):
                 raise
             raise TrainingError(
-                f"a process that decodes pictures died ({str(error).splitlines()[0].rstrip('. ')}), perhaps for want "
-                f"of memory: fewer --workers take less. {saving.last_good(folder)}"
+                f"a process that decodes pictures died ({str(error).splitlines()[0].rstrip('. ')}), perhaps "
+                f"of too little memory: fewer --workers take less. {saving.last_good(folder)}"
             ) from error
 
     return wrapped
 
 
-@_said_in_one_line
+@_errors_in_one_line
 def fit(
     stage: Stage,
     config: TrainConfig,
@@ -81,27 +86,22 @@ def fit(
 ) -> None:
     """Train `stage` for `config.steps` steps, on as many processes as accelerate was started with.
 
-    `folder` receives `losses.jsonl` (a line a step), TensorBoard's event files and `checkpoint-<step>` folders, of
-    which the newest two are kept. A checkpoint is written aside and renamed: whatever exists is whole. It holds what is
-    trained and how, not what is frozen, and resumes on any number of processes. `export` is called at every checkpoint
-    with the averaged (EMA) weights in place, on the main process; its argument is the stage's state dict where the
-    modules hold only shards of it, else None. `preset` is recorded, so that a run does not resume with other sizes.
+    `folder` receives `losses.jsonl` (a line per step), `validation.jsonl`, curves and previews (see `Curves`), and
+    `checkpoint-<step>` folders, of which the newest two are kept. A checkpoint is written aside and renamed: whatever
+    exists is whole. It holds what is trained and how, not what is frozen, and resumes on any number of processes.
+    `export` is called at every checkpoint with the averaged (EMA) weights in place, on the main process; its argument
+    is the stage's state dict where the modules hold only shards of it, else None. `preset` is recorded, so that a run
+    does not resume with other sizes.
 
-    A step whose loss or gradient is not finite is left out: weights, buffers, optimiser and averages stay as they are,
+    A step whose loss or gradient is not finite is skipped: weights, buffers, optimiser and averages stay as they are,
     a line on standard error says so, and `losses.jsonl` marks it (`left_out`).
 
     Raises:
-        TrainingError: the recipe cannot work here; the loss or a gradient is not finite for `MOST_LEFT_OUT` steps in a
+        TrainingError: the recipe cannot work here; the loss or a gradient is not finite for `MOST_SKIPPED` steps in a
             row; a process that decodes pictures died; `folder` holds another run and `resume` is False, or its newest
             checkpoint cannot be read.
         OSError: something could not be written.
     """
-    from accelerate import Accelerator
-    from accelerate.state import AcceleratorState
-    from accelerate.utils import DistributedDataParallelKwargs, DistributedType
-    from torch.utils.tensorboard import SummaryWriter
-    from tqdm import tqdm
-
     AcceleratorState._reset_state()  # a process may train several stages, each at its own precision
     state = process_state()
     check_recipe(config, state.num_processes, state.device.type, stage.multiple)
@@ -172,15 +172,16 @@ def fit(
                 export(tensors)
                 (checkpoint / saving.EXPORTED).touch()
 
-    if newest and not (newest / saving.EXPORTED).is_file():  # the run was broken off in between
+    if newest and not (newest / saving.EXPORTED).is_file():  # the run was interrupted in between
         leave_parts(newest)
-    writer = SummaryWriter(folder) if main else None
+    curves = Curves(folder) if main else None
     losses = disk.StepLog(folder / "losses.jsonl", first - 1) if main else None
     validations = disk.StepLog(folder / "validation.jsonl", first) if main and validation is not None else None
     bar = tqdm(loader, initial=first, total=config.steps, desc=stage.name, unit="step", disable=not main)
-    started, seen, in_a_row, left_out = time.monotonic(), 0, 0, 0
-    most = MOST_LEFT_OUT if accelerator.scaler is None else MOST_LEFT_OUT_FP16
-    steps_by_itself = accelerator.distributed_type == DistributedType.DEEPSPEED  # in `backward`: nothing to leave out
+    started, trained, in_a_row, skipped = time.monotonic(), 0, 0, 0
+    most = MOST_SKIPPED if accelerator.scaler is None else MOST_SKIPPED_FP16
+    # DeepSpeed steps in `backward`, where a step can no longer be skipped
+    steps_by_itself = accelerator.distributed_type == DistributedType.DEEPSPEED
     for step, batch in enumerate(bar, first):
         torch.manual_seed(step_seed(config.seed, step))
         rate = learning_rate(config, step)
@@ -189,7 +190,7 @@ def fit(
         sums: dict[str, Tensor] = {}
         finite, buffers = True, [(buffer, buffer.clone()) for buffer in stage.changing_buffers()]
         for k in range(times):
-            part = _to_device(rows(batch, k * micro, (k + 1) * micro), accelerator.device)
+            part = batch.rows(k * micro, (k + 1) * micro).to(accelerator.device)
             with accelerator.accumulate(model):
                 with accelerator.autocast():
                     values = model(part)
@@ -201,50 +202,48 @@ def fit(
                     means = accelerator.reduce(torch.stack(list(sums.values())), "mean").tolist()
                     terms = dict(zip(sums, means))
                     finite = math.isfinite(terms["loss"]) and math.isfinite(norm)
-                if finite or accelerator.scaler is not None:  # which leaves the step out itself, and has to know of it
+                if finite or accelerator.scaler is not None:  # which skips the step itself, and has to know of it
                     optimizer.step()
                 optimizer.zero_grad()
         in_a_row = 0 if finite else in_a_row + 1
         if finite:
             averages.step(trainable)
         else:
-            left_out += 1
+            skipped += 1
             if in_a_row > most or steps_by_itself:
                 raise TrainingError(_not_finite(stage.name, step, in_a_row, terms["loss"], norm, folder))
             for buffer, value in buffers:
                 buffer.copy_(value)
             if main and (accelerator.scaler is None or not math.isfinite(terms["loss"])):
-                bar.write(f"step {step} left out: loss {terms['loss']:g}, gradient norm {norm:g}", file=sys.stderr)
-        seen += config.batch
+                bar.write(f"step {step} skipped: loss {terms['loss']:g}, gradient norm {norm:g}", file=sys.stderr)
+        trained += config.batch
         done = step + 1
         last = done == config.steps
         if main:
             marked = {} if finite else {"left_out": True}
             losses.write(step, **{n: v if math.isfinite(v) else None for n, v in terms.items()}, **marked)
-            speed = seen / (time.monotonic() - started)
+            speed = trained / (time.monotonic() - started)
             bar.set_postfix(loss=f"{terms['loss']:.4f}", pictures=f"{speed:.1f}/s", refresh=False)
             if step % 10 == 0:
-                for name, value in {**terms, "gradient_norm": norm, "learning_rate": rate}.items():
-                    writer.add_scalar(f"train/{name}", value, step)
-                writer.add_scalar("train/pictures_per_second", speed, step)
+                more = {"gradient_norm": norm, "learning_rate": rate, "pictures_per_second": speed}
+                curves.scalars("train", {**terms, **more}, step)
         if validation is not None and (done % config.validate_every == 0 or last):
             with averaged(averages, trainable):
-                validate(stage, config, validation, writer, validations, done)
+                validate(stage, config, validation, curves, validations, done)
         if done % config.checkpoint_every == 0 or last:
             leave_parts(saving.save(accelerator, folder, done, describe(config, preset)))
     accelerator.wait_for_everyone()
     if main:
-        writer.close()
-        for log in filter(None, (losses, validations)):
-            log.close()
-        if left_out:
-            print(f"{left_out} of {config.steps - first} steps were left out: not finite", file=sys.stderr)
+        for opened in filter(None, (curves, losses, validations)):
+            opened.close()
+        if skipped:
+            print(f"{skipped} of {config.steps - first} steps were skipped: not finite", file=sys.stderr)
 
 
 def _not_finite(name: str, step: int, count: int, loss: float, norm: float, folder: Path) -> str:
     row = f" for {count} steps in a row" if count > 1 else ""
     return (
-        f"stage {name}, step {step}: loss {loss:g}, gradient norm {norm:g}{row}; these steps were left out. "
+        f"stage {name}, step {step}: loss {loss:g}, gradient norm {norm:g}{row}; these steps were skipped. "
         f"{saving.last_good(folder)}; a lower --lr or --clip, or --precision no, may help"
     )
 
@@ -260,11 +259,17 @@ def _prepare_deepspeed(accelerator, micro: int, config: TrainConfig) -> None:
 
 @torch.no_grad()
 def validate(
-    stage: Stage, config: TrainConfig, cache: Cache, writer, log: disk.StepLog | None, step: int, batches: int = 4
+    stage: Stage,
+    config: TrainConfig,
+    cache: Cache,
+    curves: Curves | None,
+    log: disk.StepLog | None,
+    step: int,
+    batches: int = 4,
 ) -> dict[str, float]:
-    """Mean loss terms over a few fixed validation batches, and preview pictures, to TensorBoard.
+    """Mean loss terms over a few fixed validation batches, to `validation.jsonl`, and preview pictures.
 
-    All processes do the same; `writer` and `log` are None on all but one.
+    All processes do the same; `curves` and `log` are None on all but one.
     """
     size = min(config.micro_batch or config.batch, len(cache))
     size = max(size - size % stage.multiple, 1)
@@ -275,30 +280,17 @@ def validate(
     half = torch.float16 if config.precision == "fp16" else torch.bfloat16
     stage.eval()
     for k in range(count):
-        batch = _to_device(source[k], device)
+        batch = source[k].to(device)
         torch.manual_seed(step_seed(1234, k))
         with torch.autocast(device.type, half, enabled=config.precision != "no"):
             for name, value in stage(batch).items():
                 terms[name] = terms.get(name, 0.0) + value.item() / count
     torch.manual_seed(1234)
     with torch.autocast(device.type, half, enabled=config.frozen == "bf16"):  # else in full precision
-        previews = stage.preview(_to_device(rows(source[0], 0, 8), device))
+        previews = stage.preview(source[0].rows(0, 8).to(device))
     stage.train()
-    if writer is not None:
-        for name, value in terms.items():
-            writer.add_scalar(f"validation/{name}", value, step)
-        for name, pictures in previews.items():
-            writer.add_images(f"validation/{name}", pictures.float().clamp(0, 1).cpu(), step)
-        writer.flush()
+    if curves is not None and log is not None:
+        curves.scalars("validation", terms, step)
+        curves.pictures(previews, step)
         log.write(step, **terms)
     return terms
-
-
-def _to_device(batch: dict, device: torch.device) -> dict:
-    def move(value):
-        if isinstance(value, Tensor):
-            pictures = torch.channels_last if value.ndim == 4 else torch.preserve_format
-            return value.to(device, memory_format=pictures, non_blocking=True)
-        return [move(v) for v in value] if isinstance(value, list) else value
-
-    return {name: move(value) for name, value in batch.items()}

@@ -5,15 +5,18 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
 
+from ..command_line import FAILED, FINE, Parser, number
 from ..files.weight_headers import CheckpointError
+from ..weights import part_files
 
 if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel
@@ -29,8 +32,7 @@ def add_lora(unet: UNet2DConditionModel, rank: int, file: Path | None = None) ->
     Raises:
         CheckpointError: `file` holds a LoRA of another rank or of another UNet.
     """
-    from peft import LoraConfig
-    from safetensors.torch import load_file
+    from peft import LoraConfig  # only --lora needs it
 
     unet.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=TARGETS))
     train_lora_alone(unet)
@@ -44,7 +46,7 @@ def add_lora(unet: UNet2DConditionModel, rank: int, file: Path | None = None) ->
         if tensor is None or tensor.shape != parameter.shape:
             raise CheckpointError(
                 f"{file} is not a LoRA of rank {rank} of this UNet ({layer} does not fit): give the --lora it was "
-                "trained with, or remove it to begin anew"
+                "trained with, or remove it to start a new one"
             )
         with torch.no_grad():
             parameter.copy_(tensor)
@@ -95,19 +97,12 @@ def merge(tensors: dict[str, Tensor], lora: dict[str, Tensor], strength: float =
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command. Returns the exit status: 0 fine, 1 failed; bad usage exits with 2."""
-    parser = argparse.ArgumentParser(
-        prog="python -m seada_core.train.lora", description="Merge a LoRA into a UNet's part file."
-    )
+    parser = Parser(prog="python -m seada_core.train.lora", description="Merge a LoRA into a UNet's part file.")
     parser.add_argument("unet", type=Path, help="a part file, unet.safetensors")
     parser.add_argument("lora", type=Path, help="a LoRA with kohya's names, such as OUT/lora/unet_lora.safetensors")
     parser.add_argument("out", type=Path, help="the new part file")
-    parser.add_argument("--strength", type=float, default=1.0, help="factor on the LoRA (default: 1)")
+    parser.add_argument("--strength", type=number(float), default=1.0, help="factor on the LoRA (default: 1)")
     arguments = parser.parse_args(argv)
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    from ..weights import part_files
-
     try:
         unet, preset = part_files.load_part(arguments.unet, "unet")
         try:
@@ -124,8 +119,8 @@ def main(argv: list[str] | None = None) -> int:
         part_files.save_part(arguments.out, "unet", preset, unet)
     except (CheckpointError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+        return FAILED
+    return FINE
 
 
 if __name__ == "__main__":

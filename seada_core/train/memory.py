@@ -6,12 +6,21 @@ from collections.abc import Iterable
 from functools import partial
 
 import torch
+from diffusers.models.resnet import Downsample2D, ResnetBlock2D, Upsample2D
+from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from torch import nn
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import (
+    CheckpointImpl,
+    apply_activation_checkpointing,
+    checkpoint_wrapper,
+)
+from transformers.models.clip.modeling_clip import CLIPEncoderLayer
 
-from ..presets import TrainConfig
+from ..models.controlnet_rca import RCA
+from ..models.token_diffusion import TokenBlock
+from ..models.vq_decoder import Block, Residual
+from ..presets import OPTIMIZERS, TrainConfig
 from .stages.stage import Stage
-
-OPTIMIZERS = ("adamw", "adamw8bit", "sgd")
 
 
 class MemoryOptionError(ValueError):
@@ -59,19 +68,6 @@ def checkpoint_activations(stage: Stage) -> int:
 
     Names in state dicts stay as they are.
     """
-    from diffusers.models.resnet import Downsample2D, ResnetBlock2D, Upsample2D
-    from diffusers.models.transformers.transformer_2d import Transformer2DModel
-    from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import (
-        CheckpointImpl,
-        apply_activation_checkpointing,
-        checkpoint_wrapper,
-    )
-    from transformers.models.clip.modeling_clip import CLIPEncoderLayer
-
-    from ..models.controlnet_rca import RCA
-    from ..models.token_diffusion import TokenBlock
-    from ..models.vq_decoder import Block, Residual
-
     kinds = (
         ResnetBlock2D, Transformer2DModel, Downsample2D, Upsample2D, RCA, CLIPEncoderLayer, TokenBlock, Block, Residual
     )  # fmt: skip

@@ -53,8 +53,8 @@ class ChromaProbe(nn.Module):
         hidden, wanted = [], []
         for step in range(steps):
             example = batches[step]
-            hidden.append(self._hidden(example["latent"], luminance(example["rgb"])).movedim(1, -1).flatten(0, 2))
-            wanted.append(F.avg_pool2d(rgb_to_ycbcr(example["rgb"])[:, 1:], 8).movedim(1, -1).flatten(0, 2))
+            hidden.append(self._hidden(example.latent, luminance(example.rgb)).movedim(1, -1).flatten(0, 2))
+            wanted.append(F.avg_pool2d(rgb_to_ycbcr(example.rgb)[:, 1:], 8).movedim(1, -1).flatten(0, 2))
         x, y = torch.cat(hidden).double(), torch.cat(wanted).double()
         deviation = y.std(0).clamp(min=1e-3)
         x_mean, y_mean = x.mean(0), y.mean(0)

@@ -6,6 +6,10 @@ import json
 import shutil
 from pathlib import Path
 
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from ..files import atomic
 from . import disk
 from .checks import TrainingError, latest_checkpoint
 from .stages.stage import Stage
@@ -28,8 +32,6 @@ def keep_only_what_is_trained(accelerator, stage: Stage, frozen: set[str]) -> No
                     del state[name]
 
     def before_loading(models: list, folder: str) -> None:
-        from safetensors.torch import load_file
-
         if models:
             missing, unexpected = stage.load_state_dict(load_file(Path(folder) / "model.safetensors"), strict=False)
             strange = [*unexpected, *({plain(name) for name in missing} - frozen)]
@@ -61,7 +63,7 @@ def save(accelerator, folder: Path, step: int, description: dict) -> Path:
                 (part / "config.json").write_text(json.dumps(description))
                 if target.is_dir():
                     disk.discard(target)
-                disk.put(part, target)
+                atomic.rename(part, target)
     except OSError:
         shutil.rmtree(part, ignore_errors=True)
         raise
@@ -74,8 +76,6 @@ def save(accelerator, folder: Path, step: int, description: dict) -> Path:
 
 def load(accelerator, checkpoint: Path) -> None:
     """Raises TrainingError where a checkpoint cannot be read; says what there is besides."""
-    from safetensors import SafetensorError
-
     try:
         accelerator.load_state(str(checkpoint))
     except (SafetensorError, OSError, EOFError, RuntimeError, ValueError, KeyError, IndexError) as error:
@@ -85,7 +85,7 @@ def load(accelerator, checkpoint: Path) -> None:
         older = max(others, key=lambda p: int(p.name.split("-")[1]), default=None)
         raise TrainingError(
             f"{checkpoint} is damaged ({str(error).splitlines()[0]}): delete it, and --resume "
-            + (f"goes on from {older.name}" if older else "begins anew")
+            + (f"goes on from {older.name}" if older else "starts from the beginning")
         ) from error
 
 

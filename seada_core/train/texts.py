@@ -10,10 +10,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
 
+from ..files import atomic
 from ..models.semantic_adapter import SemanticEncoder
 from .data import Cache
-from .disk import create_array, put
+from .disk import create_array
 from .sources import DataError
 from .stages.diffusion import GENERIC
 from .stages.stage import Stage
@@ -43,7 +45,8 @@ class CachedSemanticEncoder(nn.Module):
         rows = np.searchsorted(self.keys, keys).clip(max=len(self.keys) - 1)
         unknown = np.flatnonzero(self.keys[rows] != keys)
         if len(unknown):
-            raise DataError(f"{texts[unknown[0]]!r} is not among the cached texts: delete their folder to encode anew")
+            text = texts[unknown[0]]
+            raise DataError(f"{text!r} is not among the cached texts: delete their folder to encode them again")
         e = torch.from_numpy(self.embeddings[rows]).to(self.place.device).float()
         return e, self.tokenizer.mask(self.tokenizer(texts)).to(self.place.device)
 
@@ -58,8 +61,6 @@ def cache_texts(encoder: SemanticEncoder, caches: Iterable[Cache | None], parent
     Raises:
         DataError: the disk has no room for them.
     """
-    from tqdm import tqdm
-
     texts = {"", *GENERIC}
     for cache in caches:
         for record in () if cache is None else cache.records:
@@ -83,14 +84,12 @@ def cache_texts(encoder: SemanticEncoder, caches: Iterable[Cache | None], parent
             f"the embeddings of {len(texts)} captions take {size / 1e9:.1f} GB, and {parent} has {free / 1e9:.1f} GB "
             "left: give --cache-text False"
         )
-    part = folder.with_name(folder.name + ".part")
-    part.mkdir(exist_ok=True)
-    np.save(part / "keys.npy", keys)
-    array = create_array(part / "embeddings.npy", np.float16, (len(texts), *first.shape[1:]))
-    for start in tqdm(range(0, len(texts), batch), desc="captions", unit_scale=batch, unit="text"):
-        array[start : start + batch] = encoder(texts[start : start + batch])[0].float().cpu().numpy()
-    array.flush()
-    put(part, folder)
+    with atomic.new_folder(folder) as part:
+        np.save(part / "keys.npy", keys)
+        array = create_array(part / "embeddings.npy", np.float16, (len(texts), *first.shape[1:]))
+        for start in tqdm(range(0, len(texts), batch), desc="captions", unit_scale=batch, unit="text"):
+            array[start : start + batch] = encoder(texts[start : start + batch])[0].float().cpu().numpy()
+        array.flush()
     return folder
 
 

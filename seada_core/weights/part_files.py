@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import reprlib
 from collections.abc import Iterable
 from pathlib import Path
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 
 from .. import presets
 from ..errors import one_line
-from ..files import weight_headers
+from ..files import atomic, weight_headers
 from ..files.weight_headers import CheckpointError, Header
 from ..models import backbone
 from ..models.captioners.coca import TinyCoCa
@@ -82,12 +81,8 @@ def save_part(path: Path, part: str, preset: Preset, module: nn.Module, dtype: t
         name: (tensor.to(dtype) if tensor.is_floating_point() else tensor).contiguous().cpu()
         for name, tensor in module.state_dict().items()
     }
-    temporary = path.with_name(f".{path.name}.part")
-    try:
+    with atomic.replacing(path) as temporary:
         save_file(tensors, temporary, metadata)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _read_header(path: Path, part: str) -> Header:
@@ -124,7 +119,7 @@ def _config(header: Header, part: str) -> tuple[Preset, Tokenizer | None]:
 
 def _tokenizer(length: object, vocabulary: object) -> Tokenizer:
     """Raises ValueError where these are not a length and CLIP's token ids, or None for all of them."""
-    if type(length) is not int or not 3 <= length <= presets.LIMITS["length"][1]:
+    if type(length) is not int or not 3 <= length <= presets.MOST_TOKENS:
         raise ValueError(f"the texts' length is {reprlib.repr(length)}")
     known = isinstance(vocabulary, list) and all(type(token) is int and 0 <= token <= CLIP_END for token in vocabulary)
     if vocabulary is not None and not (known and len(set(vocabulary)) == len(vocabulary)):

@@ -14,33 +14,21 @@ import numpy as np
 import pytest
 from command import ROOT, scene
 from PIL import Image
+from tars import read_tar, write_tar
 
 from seada_core.colorize import plan
 from seada_core.colorize.__main__ import main
 from seada_core.colorize.plan import JOURNAL
+from seada_core.colorize.shard_results import Shard
 from seada_core.errors import CommandError
-from seada_core.files import pictures
-from seada_core.files.shards import Shard, ShardError
+from seada_core.files import atomic
+from seada_core.files.shards import ShardError
 
 
 def encoded(width: int = 40, height: int = 28, kind: str = "PNG") -> bytes:
     buffer = io.BytesIO()
     scene(width, height).save(buffer, kind)
     return buffer.getvalue()
-
-
-def shard(path: Path, members: dict[str, bytes]) -> Path:
-    with tarfile.open(path, "w") as tar:
-        for name, content in members.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            tar.addfile(info, io.BytesIO(content))
-    return path
-
-
-def members(path: Path) -> dict[str, bytes]:
-    with tarfile.open(path) as tar:
-        return {info.name: tar.extractfile(info).read() for info in tar}
 
 
 @pytest.fixture
@@ -174,11 +162,11 @@ def test_a_full_disk_ends_the_run(run, tmp_path, monkeypatch):
     folder, out = album(tmp_path / "in", 4), tmp_path / "out"
     opened = []
 
-    def open_third(path, mode):
+    def open_third(path, mode, **options):
         opened.append(path)
-        return FullDisk(path, mode.replace("b", "")) if len(opened) > 2 else open(path, mode)
+        return FullDisk(path, "w") if len(opened) > 2 else open(path, mode, **options)
 
-    monkeypatch.setattr(pictures, "open", open_third, raising=False)
+    monkeypatch.setattr(atomic, "open", open_third, raising=False)
     status, lines, err = run(folder, "-o", out)
     assert (status, len(lines), len(opened)) == (1, 2, 3)  # no fourth picture was coloured in vain
     assert "No space left" in err[0] and "make room" in err[0]
@@ -199,11 +187,11 @@ def test_a_shard_becomes_a_shard_with_the_same_keys(run, tmp_path):
         "c.jpg": encoded(33, 20, "JPEG"),
         "c.mask.png": encoded(),
     }
-    path = shard(tmp_path / "in.tar", source)
+    path = write_tar(tmp_path / "in.tar", source)
     status, lines, err = run(path, "-o", tmp_path / "out.tar")
     assert (status, len(lines)) == (1, 3)
     assert err[0].startswith(f"error: {path}:bad.jpg is not a picture")
-    result = members(tmp_path / "out.tar")
+    result = read_tar(tmp_path / "out.tar")
     assert list(result) == ["b/1.png", "b/1.json", "a.png", "c.jpg", "c.mask.png"]
     assert result["b/1.json"] == source["b/1.json"]
     assert result["c.mask.png"] == source["c.mask.png"]
@@ -216,18 +204,17 @@ def test_a_shard_becomes_a_shard_with_the_same_keys(run, tmp_path):
     # what failed is tried again, and joins the rest
     assert run(path, "-o", tmp_path / "out.tar")[2][-1].startswith("0 coloured, 3 there already, 1 failed")
     source["bad.jpg"] = encoded(20, 20, "JPEG")
-    shard(path, source)
+    write_tar(path, source)
     assert run(path, "-o", tmp_path / "out.tar")[0] == 0
-    again = members(tmp_path / "out.tar")
+    again = read_tar(tmp_path / "out.tar")
     assert list(again) == ["b/1.png", "b/1.json", "a.png", "bad.jpg", "bad.txt", "c.jpg", "c.mask.png"]
     assert result.items() <= again.items()
 
 
 def test_webdataset_reads_what_comes_out(run, tmp_path):
-    import webdataset as wds
-
+    wds = pytest.importorskip("webdataset")
     for k in range(2):
-        shard(
+        write_tar(
             tmp_path / f"in-{k}.tar",
             {f"{k}{i}.{e}": c for i in range(2) for e, c in (("png", encoded()), ("txt", b"x"))},
         )
@@ -241,7 +228,7 @@ def test_webdataset_reads_what_comes_out(run, tmp_path):
 def test_a_shard_that_was_broken_off_goes_on(run, tmp_path, monkeypatch):
     from seada_core.pipeline import Colorizer
 
-    path = shard(tmp_path / "in.tar", {f"{k}.png": encoded(40, 20 + k) for k in range(4)})
+    path = write_tar(tmp_path / "in.tar", {f"{k}.png": encoded(40, 20 + k) for k in range(4)})
     call, count = Colorizer.__call__, []
 
     def interrupted(self, image, options, callback):
@@ -263,7 +250,7 @@ def test_a_shard_that_was_broken_off_goes_on(run, tmp_path, monkeypatch):
     assert not (tmp_path / ".out.tar.work").exists()
     # killed between the last picture and packing
     Shard(path, tmp_path / "late.tar").work.mkdir()
-    for name, content in members(tmp_path / "out.tar").items():
+    for name, content in read_tar(tmp_path / "out.tar").items():
         (tmp_path / ".late.tar.work" / name).write_bytes(content)
     status, lines, err = run(path, "-o", tmp_path / "late.tar")
     assert (status, lines) == (0, [])
@@ -271,7 +258,7 @@ def test_a_shard_that_was_broken_off_goes_on(run, tmp_path, monkeypatch):
 
 
 def test_shards_unpacked(run, tmp_path):
-    path = shard(tmp_path / "in.tar", {"a/1.png": encoded(), "a/1.txt": b"x", "2.gif": encoded(kind="GIF")})
+    path = write_tar(tmp_path / "in.tar", {"a/1.png": encoded(), "a/1.txt": b"x", "2.gif": encoded(kind="GIF")})
     assert run(path, "-o", tmp_path / "out", "--unpack")[0] == 0
     out = tmp_path / "out" / "in"
     assert {p.relative_to(out).as_posix() for p in out.rglob("*") if p.is_file()} == {"a/1.png", "2.png"}
@@ -288,8 +275,8 @@ def test_shards_that_cannot_be_used(run, tmp_path):
         "none.tar": {"1.txt": b"x", "2.png": encoded()},
     }
     for name, content in cases.items():
-        shard(tmp_path / name, content)
-    cut = shard(tmp_path / "cut.tar", good | {"3.png": encoded(200, 200)})
+        write_tar(tmp_path / name, content)
+    cut = write_tar(tmp_path / "cut.tar", good | {"3.png": encoded(200, 200)})
     with tarfile.open(cut) as tar:
         start = tar.getmember("3.png").offset_data
     cut.write_bytes(cut.read_bytes()[: start + 100])
@@ -299,8 +286,8 @@ def test_shards_that_cannot_be_used(run, tmp_path):
         "two.tar": "sample '1' has 2 pictures (1.png, 1.jpg)",
         "out.tar": "would lead out of the results' folder",
         "none.tar": "sample '1' has no picture",
-        "cut.tar": "cut.tar is no uncompressed tar, or is damaged or cut short",
-        "text.tar": "text.tar is no uncompressed tar",
+        "cut.tar": "cut.tar is not an uncompressed tar, or is damaged or cut short",
+        "text.tar": "text.tar is not an uncompressed tar",
     }
     found = plan.plan([tmp_path], str(tmp_path / "results"))
     assert not (tmp_path / "results").exists()
@@ -317,22 +304,22 @@ def test_shards_that_cannot_be_used(run, tmp_path):
     assert (status, len(lines)) == (1, 7)
     assert err[-1].startswith("7 coloured, 6 failed")
     assert not (tmp_path.parent / "evil.png").exists()
-    assert set(members(tmp_path / "results" / "cut.tar")) == {"1.png", "2.png"}
+    assert set(read_tar(tmp_path / "results" / "cut.tar")) == {"1.png", "2.png"}
 
 
 def test_results_that_are_anothers_are_left_alone(run, tmp_path):
-    path = shard(tmp_path / "in.tar", {"1.png": encoded()})
-    mine = shard(tmp_path / "mine.tar", {"other.png": encoded()})
+    path = write_tar(tmp_path / "in.tar", {"1.png": encoded()})
+    mine = write_tar(tmp_path / "mine.tar", {"other.png": encoded()})
     before = mine.read_bytes()
     status, _, err = run(path, "-o", mine)
     assert status == 1
-    assert "mine.tar holds other.png, which is no result of" in err[0]
+    assert "mine.tar holds other.png, which is not a result of" in err[0]
     assert mine.read_bytes() == before
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "in").write_text("a file")
     assert "--unpack needs a folder" in run(path, "-o", tmp_path / "out", "--unpack")[2][0]
     (tmp_path / "twin").mkdir()
-    shard(tmp_path / "twin" / "in.tar", {"1.png": encoded()})
+    write_tar(tmp_path / "twin" / "in.tar", {"1.png": encoded()})
     status, lines, err = run(path, tmp_path / "twin" / "in.tar", "-o", tmp_path / "all")
     assert (status, len(lines)) == (1, 1)
     assert "already the result of" in err[0]
@@ -344,7 +331,7 @@ def test_results_that_are_anothers_are_left_alone(run, tmp_path):
 def test_a_disk_that_fills_up_while_packing(run, tmp_path, monkeypatch):
     import errno
 
-    path = shard(tmp_path / "in.tar", {"1.png": encoded()})
+    path = write_tar(tmp_path / "in.tar", {"1.png": encoded()})
 
     def full(self):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -355,7 +342,7 @@ def test_a_disk_that_fills_up_while_packing(run, tmp_path, monkeypatch):
     assert "No space left" in err[0] and ".out.tar.work" in err[0]
     monkeypatch.undo()
     status, lines, _ = run(path, "-o", tmp_path / "out.tar")
-    assert (status, lines, list(members(tmp_path / "out.tar"))) == (0, [], ["1.png"])
+    assert (status, lines, list(read_tar(tmp_path / "out.tar"))) == (0, [], ["1.png"])
 
 
 # --- Ray --------------------------------------------------------------------------------------------------------------
@@ -380,7 +367,7 @@ def test_two_ray_workers_do_what_one_process_does(run, tmp_path, ray):
     """Files and a shard, a corrupt picture among them, the model's own failure for one more."""
     folder = album(tmp_path / "in", 12, bad=5)
     scene(1, 1).save(folder / "12.png")
-    path = shard(tmp_path / "s.tar", {f"{k}.png": encoded(40, 20 + k) for k in range(4)} | {"4.png": b"bad"})
+    path = write_tar(tmp_path / "s.tar", {f"{k}.png": encoded(40, 20 + k) for k in range(4)} | {"4.png": b"bad"})
     results = {}
     for engine in ("plain", "ray"):
         out = tmp_path / engine
@@ -457,8 +444,8 @@ def test_ray_killed_and_gone_on_with(tiny_model, tmp_path):
 
 
 def test_shard_errors_name_the_shard(tmp_path):
-    with pytest.raises(ShardError, match=r"none\.tar is no uncompressed tar"):
+    with pytest.raises(ShardError, match=r"none\.tar is not an uncompressed tar"):
         Shard(tmp_path / "none.tar", tmp_path / "out.tar").check()
     with pytest.raises(CommandError, match="is a file"):
         (tmp_path / "file").write_text("")
-        plan.plan([shard(tmp_path / "a.tar", {"1.png": encoded()}), tmp_path / "b.tar"], str(tmp_path / "file"))
+        plan.plan([write_tar(tmp_path / "a.tar", {"1.png": encoded()}), tmp_path / "b.tar"], str(tmp_path / "file"))

@@ -11,7 +11,7 @@ from command import FullDisk, no_traces, scene
 from PIL import Image
 
 from seada_core.colorize.__main__ import main
-from seada_core.files import pictures
+from seada_core.files import atomic
 
 
 def test_nothing_is_overwritten_unasked(run, photo):
@@ -196,7 +196,7 @@ def test_unknown_model_and_device(run, photo, capfd):
 
 
 def test_a_full_disk(run, photo, tmp_path, monkeypatch):
-    monkeypatch.setattr(pictures, "open", lambda path, mode: FullDisk(path, mode.replace("b", "")), raising=False)
+    monkeypatch.setattr(atomic, "open", lambda path, *_, **__: FullDisk(path, "w"), raising=False)
     status, out, err = run(photo, "-o", tmp_path / "out.png", "--steps", 1)
     assert (status, out, len(err)) == (1, [], 1)
     assert os.strerror(errno.ENOSPC) in err[0]

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 from captioning import naive_greedy, pictures
+from training import make_batch
 
 from seada_core.models.captioners.caption_text import strip_monochrome
 from seada_core.models.captioners.coca import TinyCoCa
@@ -154,9 +155,9 @@ def test_a_classifier_as_image_encoder_takes_pictures_or_its_own_maps():
         maps = tower.classifier(prepared)[-1]
     torch.testing.assert_close(tower(maps)[1], tokens)
     stage = CaptionerStage(captioner).eval()  # whether the maps are known or not, the loss is the same
-    batch = {"rgb": pictures(4, 64, 64), "captions": CAPTIONS[:4]}
-    known = tower.classifier(captioner.prepare(batch["rgb"]))
-    torch.testing.assert_close(stage({**batch, "recognized": known})["loss"], stage(batch)["loss"])
+    batch = make_batch(pictures(4, 64, 64), captions=CAPTIONS[:4])
+    known = tower.classifier(captioner.prepare(batch.rgb))
+    torch.testing.assert_close(stage(replace(batch, recognized=known))["loss"], stage(batch)["loss"])
     assert not any("classifier" in name for name, _ in captioner.named_parameters())
 
 
@@ -316,7 +317,7 @@ def test_stage_overfits_eight_pictures():
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 120)  # else the last steps' noise decides
     first = None
     for step in range(120):
-        losses = stage({"rgb": rgb, "captions": captions, "seeds": range(8 * step, 8 * step + 8)})
+        losses = stage(make_batch(rgb, captions=captions, seeds=range(8 * step, 8 * step + 8)))
         first = first or {name: loss.item() for name, loss in losses.items()}
         optimizer.zero_grad()
         losses["loss"].backward()

@@ -132,16 +132,16 @@ def test_cached_maps_are_those_of_the_grey_photo_and_of_its_mirror_image(tmp_pat
     encoder = load_encoder(str(tmp_path / "encoder.safetensors"))
     cache = build_cache(str(tmp_path / "pictures"), tmp_path / "cache", 64, encoder, mirror=True)
     mapper = RecognizingMapper(CONTROL).eval()
-    assert not cache.recognized and "recognized" not in Batches(cache, 2, 64, 0)[0]
+    assert not cache.recognized and Batches(cache, 2, 64, 0)[0].recognized is None
     cache = cache_recognized(cache, lambda gray: recognize(mapper.classifier, gray))
     from seada_core.color.spaces import luminance
 
     flipped = 0
     for step in range(4):
         batch = Batches(cache, 3, 64, 0)[step]
-        expected = recognize(mapper.classifier, luminance(batch["rgb"]).expand(-1, 3, -1, -1))
-        for found, wanted in zip(batch["recognized"], expected, strict=True):
+        expected = recognize(mapper.classifier, luminance(batch.rgb).expand(-1, 3, -1, -1))
+        for found, wanted in zip(batch.recognized, expected, strict=True):
             torch.testing.assert_close(found, wanted, atol=1e-2, rtol=1e-2)
-        flipped += sum(not torch.equal(rgb, batch["rgb"].flip(-1)[k]) for k, rgb in enumerate(batch["rgb"]))
+        flipped += sum(not torch.equal(rgb, batch.rgb.flip(-1)[k]) for k, rgb in enumerate(batch.rgb))
     assert flipped
-    assert "recognized" not in Batches(cache, 2, 32, 0)[0]  # of crops nothing is known
+    assert Batches(cache, 2, 32, 0)[0].recognized is None  # of crops nothing is known

@@ -10,9 +10,11 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from training import make_batch
 
 from seada_core.models.vq_decoder import VQDecoder
 from seada_core.presets import CodecConfig, from_dict, to_dict
+from seada_core.train.batches import Batch
 from seada_core.train.sources import DataError
 from seada_core.train.stages.codec import CodecStage, load_taesd, start_from_taesd
 
@@ -212,17 +214,17 @@ def test_half_precision_weights_and_a_safetensors_round_trip(tmp_path):
     torch.testing.assert_close(half, expected, atol=0.05, rtol=0)
 
 
-def batch_of(rgb: torch.Tensor, codec_seed=0) -> dict:
+def batch_of(rgb: torch.Tensor, codec_seed=0) -> Batch:
     generator = torch.Generator().manual_seed(codec_seed)
     # An invertible mixture of the cells' mean colours and noise stands in for an encoder.
     means = F.avg_pool2d(rgb, 8)
     extra = torch.randn(means[:, :1].shape, generator=generator)
-    return {"rgb": rgb, "latent": torch.cat([4 * (means - 0.5), extra], 1), "places": list(range(len(rgb)))}
+    return make_batch(rgb, torch.cat([4 * (means - 0.5), extra], 1))
 
 
 def test_gradient_reaches_every_parameter():
     torch.manual_seed(0)
-    stage = CodecStage(SMALL)
+    stage = CodecStage(VQDecoder(SMALL))
     batch = batch_of(torch.rand(4, 3, 32, 32))
     optimizer = torch.optim.SGD(stage.parameters(), lr=0.05)
     for _ in range(2):  # the grey encoder learns once its maps have left zero
@@ -236,14 +238,14 @@ def test_gradient_reaches_every_parameter():
 def test_loss_terms_against_pictures():
     """L1 and MSE as measured on whole RGB pictures with the photo's luminance put back."""
     torch.manual_seed(0)
-    stage = CodecStage(SMALL).eval()
+    stage = CodecStage(VQDecoder(SMALL)).eval()
     rgb = torch.rand(2, 3, 32, 64)
     batch = batch_of(rgb)
     with torch.no_grad():
         losses = stage(batch)
         gray = (rgb * LUMA).sum(1, keepdim=True)
-        z_hat = stage.codec.quantize(batch["latent"][:1], gray[:1])[0]
-        cb, cr = stage.codec.chroma(torch.cat([z_hat, batch["latent"][1:]]), gray).unbind(1)
+        z_hat = stage.codec.quantize(batch.latent[:1], gray[:1])[0]
+        cb, cr = stage.codec.chroma(torch.cat([z_hat, batch.latent[1:]]), gray).unbind(1)
         y = gray[:, 0]  # JFIF's inverse transform
         out = torch.stack([y + 1.402 * cr, y - 0.344136 * cb - 0.714136 * cr, y + 1.772 * cb], 1)
     torch.testing.assert_close(losses["l1"], (out - rgb).abs().mean(), atol=1e-5, rtol=1e-4)
@@ -259,7 +261,7 @@ def test_loss_terms_against_pictures():
 
 def test_codebook_update_against_a_loop():
     torch.manual_seed(0)
-    stage = CodecStage(dataclasses.replace(SMALL, codes=8), decay=0.9)
+    stage = CodecStage(VQDecoder(dataclasses.replace(SMALL, codes=8)), decay=0.9)
     stage.codec.usage.copy_(torch.rand(8) + 3)
     usage, codebook = stage.codec.usage.clone(), stage.codec.codebook.clone()
     vectors, tokens = torch.randn(2, 15, 4), torch.randint(0, 8, (2, 15))
@@ -273,7 +275,7 @@ def test_codebook_update_against_a_loop():
 
 def test_unused_codes_restart_on_vectors_of_the_batch():
     torch.manual_seed(0)
-    stage = CodecStage(dataclasses.replace(SMALL, codes=8))
+    stage = CodecStage(VQDecoder(dataclasses.replace(SMALL, codes=8)))
     stage.codec.usage.fill_(4.0)
     stage.codec.usage[5] = 1e-4
     vectors = torch.randn(1, 32, 4)
@@ -283,7 +285,7 @@ def test_unused_codes_restart_on_vectors_of_the_batch():
 
 def test_evaluation_leaves_the_codebook_alone():
     torch.manual_seed(0)
-    stage = CodecStage(SMALL).eval()
+    stage = CodecStage(VQDecoder(SMALL)).eval()
     before = stage.codec.codebook.clone()
     stage(batch_of(torch.rand(2, 3, 16, 16)))
     assert torch.equal(before, stage.codec.codebook)
@@ -298,7 +300,7 @@ def photos(data_dir, count: int) -> torch.Tensor:
 
 def test_the_stage_overfits_a_few_photos(data_dir):
     torch.manual_seed(0)
-    stage = CodecStage(SMALL)
+    stage = CodecStage(VQDecoder(SMALL))
     batch = batch_of(photos(data_dir, 4))
     optimizer = torch.optim.Adam(stage.parameters(), lr=3e-3)
     first = stage(batch)
@@ -308,7 +310,7 @@ def test_the_stage_overfits_a_few_photos(data_dir):
         losses["loss"].backward()
         optimizer.step()
     assert losses["loss"] < 0.3 * first["loss"]
-    rgb, gray = batch["rgb"], (batch["rgb"] * LUMA).sum(1, keepdim=True)
+    rgb, gray = batch.rgb, (batch.rgb * LUMA).sum(1, keepdim=True)
     with torch.no_grad():
         previews = stage.eval().preview(batch)
     for name, seen in (("codes", slice(0, 4, 2)), ("decode", slice(1, 4, 2))):  # each half as it was trained

@@ -24,9 +24,9 @@ def run(stage: str, cache: str, out: str, steps: int, fsdp: bool = False, valida
     from conftest import make_tiny_parts
 
     from seada_core import presets
-    from seada_core.train.__main__ import _stage
     from seada_core.train.data import Cache
     from seada_core.train.loop import fit
+    from seada_core.train.stages.registry import STAGES
 
     if fsdp:
         _let_accelerate_shard_on_the_cpu()
@@ -37,7 +37,7 @@ def run(stage: str, cache: str, out: str, steps: int, fsdp: bool = False, valida
         checkpoint_every=2, validate_every=2,
     )  # fmt: skip
     config = replace(config, **changes)
-    module = _stage(stage, parts, preset, config)
+    module = STAGES[stage].build(parts, preset, config)
 
     def export(tensors) -> None:
         state = module.state_dict() if tensors is None else tensors

@@ -51,7 +51,10 @@ def test_an_orthochromatic_film_hardly_sees_red():
 def test_blur_and_grain_scale_with_the_photo():
     x = torch.rand(2, 60, 50)
     torch.testing.assert_close(
-        aging._blur(x, 1.3)[:, 6:-6, 6:-6], gaussian_blur(x, [9, 9], [1.3, 1.3])[:, 6:-6, 6:-6], rtol=0, atol=1e-5
+        aging.gaussian_blur(x, 1.3)[:, 6:-6, 6:-6],
+        gaussian_blur(x, [9, 9], [1.3, 1.3])[:, 6:-6, 6:-6],
+        rtol=0,
+        atol=1e-5,
     )
     for side in (aging.REFERENCE, 2 * aging.REFERENCE):
         flat = torch.full((3, side, side), 0.5)
@@ -88,11 +91,11 @@ def test_the_cache_holds_latents_and_maps_of_the_view_that_is_trained_on(tmp_pat
     views = set()
     for step in range(8):
         batch = Batches(cache, 6, 64, seed=0)[step]
-        torch.testing.assert_close(batch["latent"], encoder(batch["rgb"]), rtol=0, atol=2e-3)
-        maps = F.avg_pool2d(luminance(batch["rgb"]).expand(-1, 3, -1, -1), 8)
-        torch.testing.assert_close(batch["recognized"][0], maps, rtol=0, atol=2e-3)
+        torch.testing.assert_close(batch.latent, encoder(batch.rgb), rtol=0, atol=2e-3)
+        maps = F.avg_pool2d(luminance(batch.rgb).expand(-1, 3, -1, -1), 8)
+        torch.testing.assert_close(batch.recognized[0], maps, rtol=0, atol=2e-3)
         order = np.random.default_rng([0, step]).permutation(6)
-        for index, picture in zip(order, batch["rgb"]):
+        for index, picture in zip(order, batch.rgb):
             plain = cache.view(int(index), 0)
             views.add(
                 "plain" if torch.equal(picture, plain)

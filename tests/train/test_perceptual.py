@@ -11,6 +11,7 @@ from seada_core.color.spaces import luminance, rgb_to_ycbcr, ycbcr_to_rgb
 from seada_core.train.perceptual import LEVELS, PerceptualLoss
 from seada_core.train.probe import ChromaProbe
 from seada_core.train.stages import diffusion
+from seada_core.train.stages.registry import STAGES
 from seada_core.weights import part_files
 
 
@@ -65,7 +66,7 @@ def test_the_stage_weighs_the_noisiest_third(loss, tiny_preset):
     parts = {"unet": part_files.build("unet", tiny_preset), "semantic_encoder": torch.nn.Identity()}
     config = replace(presets.TrainConfig(), perceptual_weight=3.0, chroma_weight=2.0, train_unet=True, precision="no")
     probe = ChromaProbe(part_files.build("vq_decoder", tiny_preset))
-    stage = diffusion.DiffusionStage("base", parts, tiny_preset, config, probe)
+    stage = STAGES["base"].build(parts, tiny_preset, config, probe)
     assert not any("classifier" in name for name, p in stage.named_parameters())
     rgb, t = torch.rand(6, 3, 64, 64), torch.tensor([5, 900, 300, 100, 950, 20])
     z, noise, output = (torch.randn(6, 4, 8, 8) for _ in range(3))

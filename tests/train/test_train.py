@@ -2,6 +2,7 @@
 
 import copy
 import json
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
+from tars import write_tar
 from training import CAPTIONS
 
 from seada_core import presets
@@ -17,7 +19,6 @@ from seada_core.models import backbone
 from seada_core.models.controlnet_rca import ControlNetRCA
 from seada_core.models.tokenizer import Tokenizer
 from seada_core.train import data
-from seada_core.train.__main__ import _stage
 from seada_core.train.batches import Batches
 from seada_core.train.checks import TrainingError
 from seada_core.train.data import build_cache
@@ -27,6 +28,7 @@ from seada_core.train.loop import fit, learning_rate
 from seada_core.train.probe import ChromaProbe
 from seada_core.train.sources import DataError
 from seada_core.train.stages import diffusion
+from seada_core.train.stages.registry import STAGES
 from seada_core.weights import part_files
 
 
@@ -76,7 +78,7 @@ MORE = {"base": {"semantic_encoder"}, "control": {"unet", "semantic_encoder"}, "
 @pytest.mark.parametrize("train_unet", [False, True])
 @pytest.mark.parametrize("name", TRAINED)
 def test_a_stage_changes_exactly_its_own_parts(name, train_unet, parts, tiny_preset, cache):
-    stage = _stage(name, parts, tiny_preset, config(train_unet=train_unet)).train()
+    stage = STAGES[name].build(parts, tiny_preset, config(train_unet=train_unet)).train()
     before = {part: copy.deepcopy(module.state_dict()) for part, module in parts.items()}
     optimizer = torch.optim.SGD([p for p in stage.parameters() if p.requires_grad], lr=1.0)
     batch = Batches(cache, 4, 64, seed=0)[0]
@@ -111,42 +113,39 @@ def test_without_residuals_the_controller_learns_and_acts_through_rca_from_the_s
     torch.nn.init.normal_(control.encoder.conv_in.weight, std=0.05)  # c_f's columns start at zero
     for block in control.rca.values():
         torch.nn.init.normal_(block.to_out.weight, std=0.1)
-    stage = _stage(name, {**parts, "controlnet_rca": control}, tiny_preset, config())
+    stage = STAGES[name].build({**parts, "controlnet_rca": control}, tiny_preset, config())
     batch = Batches(cache, 4, 64, seed=0)[0]
     terms = stage(batch)
     terms["loss"].backward()
     seen = all(p.grad is not None and p.grad.abs().sum() > 0 for p in control.encoder.mid_block.parameters())
     assert seen == (name == "control")
-    other = stage({**batch, "rgb": batch["rgb"].flip(-1)})
+    other = stage(replace(batch, rgb=batch.rgb.flip(-1)))
     assert not torch.equal(other["diffusion"], terms["diffusion"])  # the condition is heard
 
 
 def test_stage1_sees_colour_and_the_others_grey(parts, tiny_preset, cache, monkeypatch):
-    seen = {}
+    seen, encode = {}, parts["controlnet_rca"].encode
     for name in ("control", "stage1", "stage2", "stage3"):
-        stage = _stage(name, parts, tiny_preset, config())
-        monkeypatch.setattr(
-            parts["controlnet_rca"], "encode",
-            lambda z, t, c, picture, name=name, **_: seen.setdefault(name, picture) is None or _Stop.stop(),
-        )  # fmt: skip
-        with pytest.raises(_Stop):
-            stage(Batches(cache, 4, 64, seed=0)[0])
+        stage = STAGES[name].build(parts, tiny_preset, config())
+
+        def recording(z, t, context, picture, name=name, **options):
+            seen[name] = picture
+            return encode(z, t, context, picture, **options)
+
+        monkeypatch.setattr(parts["controlnet_rca"], "encode", recording)
+        stage(Batches(cache, 4, 64, seed=0)[0])
     is_gray = {name: bool((p.amax(1) - p.amin(1)).max() < 1e-6) for name, p in seen.items()}
     assert is_gray == {"control": True, "stage1": False, "stage2": True, "stage3": True}
 
 
-class _Stop(Exception):
-    @staticmethod
-    def stop():
-        raise _Stop
-
-
 def test_stage1_loss_is_eq6(parts, tiny_preset, cache):
     torch.manual_seed(0)
-    terms = _stage("stage1", parts, tiny_preset, config())(Batches(cache, 4, 64, seed=0)[0])
+    terms = STAGES["stage1"].build(parts, tiny_preset, config())(Batches(cache, 4, 64, seed=0)[0])
     torch.testing.assert_close(terms["loss"], terms["representation"] + 0.5 * terms["diffusion"])
     # part (a) alone, SeAda Table 3
-    terms = _stage("stage1", parts, tiny_preset, config(representation_weight=0.0))(Batches(cache, 4, 64, seed=0)[0])
+    terms = STAGES["stage1"].build(parts, tiny_preset, config(representation_weight=0.0))(
+        Batches(cache, 4, 64, seed=0)[0]
+    )
     torch.testing.assert_close(terms["loss"], 0.5 * terms["diffusion"])
 
 
@@ -176,7 +175,7 @@ def test_the_probe_is_the_best_linear_reading_of_the_decoders_coarse_levels(prob
     batches = Batches(cache, 4, 64, seed=0)
     x, y = [], []
     for step in range(3):
-        rgb, z = batches[step]["rgb"], batches[step]["latent"]
+        rgb, z = batches[step].rgb, batches[step].latent
         codec = probe.codec
         features = codec.gray_features(luminance(rgb))
         hidden = codec.decoder.levels[3](
@@ -191,8 +190,8 @@ def test_the_probe_is_the_best_linear_reading_of_the_decoders_coarse_levels(prob
     scaled = y / y.std(0, ddof=1)
     alpha = 1e-6 * ((x - x.mean(0)) ** 2).sum(0).mean()
     best = Ridge(alpha=alpha, solver="svd").fit(x, scaled).predict(x)
-    rgb = torch.cat([batches[step]["rgb"] for step in range(3)])
-    shown = probe(torch.cat([batches[step]["latent"] for step in range(3)]), luminance(rgb))
+    rgb = torch.cat([batches[step].rgb for step in range(3)])
+    shown = probe(torch.cat([batches[step].latent for step in range(3)]), luminance(rgb))
     np.testing.assert_allclose(shown.permute(0, 2, 3, 1).flatten(0, 2), best, atol=2e-2)
     explained = 1 - ((best - scaled) ** 2).sum() / ((scaled - scaled.mean(0)) ** 2).sum()
     again = ChromaProbe(codec)
@@ -210,8 +209,8 @@ def test_a_picture_misses_channels_by_its_own_seed_and_only_in_training(parts, t
     alone = diffusion.drop_channels([x[1:2] for x in maps], 0.25, Draws([6]))
     assert all(torch.equal(a, d[1:2]) for a, d in zip(alone, dropped))
 
-    stage = _stage("control", parts, tiny_preset, config(recognition_dropout=0.5))
-    batch = {**Batches(cache, 4, 64, seed=0)[0], "recognized": [torch.ones(4, 8, 1, 1)]}
+    stage = STAGES["control"].build(parts, tiny_preset, config(recognition_dropout=0.5))
+    batch = replace(Batches(cache, 4, 64, seed=0)[0], recognized=[torch.ones(4, 8, 1, 1)])
     seen = []
     stage.predict = lambda z_t, t, context, condition, recognized: (seen.append(recognized), z_t)[1]
     stage.train()(batch)
@@ -220,9 +219,9 @@ def test_a_picture_misses_channels_by_its_own_seed_and_only_in_training(parts, t
 
 
 def test_the_chroma_term_is_the_probes_error_of_x0(parts, tiny_preset, cache, probe):
-    stage = _stage("base", parts, tiny_preset, config(chroma_weight=2.0), probe)
+    stage = STAGES["base"].build(parts, tiny_preset, config(chroma_weight=2.0), probe)
     batch = Batches(cache, 4, 64, seed=0)[0]
-    z, rgb, t = batch["latent"], batch["rgb"], torch.tensor([0, 100, 500, 999])
+    z, rgb, t = batch.latent, batch.rgb, torch.tensor([0, 100, 500, 999])
     noise, output = torch.randn_like(z), torch.randn_like(z)
     z_t = diffusion.add_noise(stage.scheduler, z, noise, t)
     terms = stage.errors(output, z, noise, z_t, t, rgb)
@@ -239,8 +238,7 @@ def test_the_chroma_term_is_the_probes_error_of_x0(parts, tiny_preset, cache, pr
 
 def test_c_f_is_drawn_towards_the_latent_and_the_colour(parts, tiny_preset, cache, probe):
     control = ControlNetRCA(parts["unet"], replace(tiny_preset.control, condition_latent=6))
-    stage = _stage(
-        "control",
+    stage = STAGES["control"].build(
         {**parts, "controlnet_rca": control},
         tiny_preset,
         config(condition_weight=0.5),
@@ -249,36 +247,36 @@ def test_c_f_is_drawn_towards_the_latent_and_the_colour(parts, tiny_preset, cach
     batch = Batches(cache, 4, 64, seed=0)[0]
     torch.manual_seed(0)
     terms = stage(batch)
-    rgb = batch["rgb"]
+    rgb = batch.rgb
     c_f = control.mapper(luminance(rgb).expand_as(rgb))
     weights = torch.tensor([[-0.168736, -0.331264, 0.5], [0.5, -0.418688, -0.081312]])
     chroma = torch.einsum("kc,bchw->bkhw", weights, F.avg_pool2d(rgb, 8)) / stage.probe.deviation
-    torch.testing.assert_close(terms["condition"], (c_f[:, :4] - batch["latent"]).square().mean())
+    torch.testing.assert_close(terms["condition"], (c_f[:, :4] - batch.latent).square().mean())
     torch.testing.assert_close(terms["condition_chroma"], (c_f[:, 4:] - chroma).square().mean(), rtol=1e-3, atol=1e-4)
     expected = terms["diffusion"] + 0.5 * (terms["condition"] + terms["condition_chroma"])
     torch.testing.assert_close(terms["loss"], expected)
 
 
 def test_the_decoder_stage_decodes_half_of_a_batch_from_one_step(parts, tiny_preset, cache):
-    stage = _stage("decoder", parts, tiny_preset, config(empty_prob=1.0)).eval()
+    stage = STAGES["decoder"].build(parts, tiny_preset, config(empty_prob=1.0)).eval()
     batch = Batches(cache, 4, 64, seed=0)[0]
     terms = stage(batch)
     even, odd = [0, 2], [1, 3]  # of a batch's places
-    generators = Draws([batch["seeds"][k] for k in even]).generators
+    generators = Draws([batch.seeds[k] for k in even]).generators
     z = torch.stack([torch.randn(4, 8, 8, generator=generator) for generator in generators])
-    batch = {name: value[even + odd] for name, value in batch.items() if isinstance(value, torch.Tensor)}
-    gray, context = luminance(batch["rgb"]), stage.diffusion.context(["", ""])
+    batch = replace(batch, rgb=batch.rgb[even + odd], latent=batch.latent[even + odd])
+    gray, context = luminance(batch.rgb), stage.diffusion.context(["", ""])
     t = torch.tensor([999, 999])
     control = parts["controlnet_rca"]
     features = control.encode(z, t, context, gray[:2].expand(-1, 3, -1, -1))
     v = backbone.denoise(
         parts["unet"], z, t, context, features.residuals, [lambda i, h: control.attend(i, h, features)]
     )
-    decoded = parts["vq_decoder"].chroma(torch.cat([-v, batch["latent"][2:]]), gray)  # x0 = -v where alpha_bar is 0
-    difference = ycbcr_to_rgb(torch.cat([gray, decoded], 1)) - batch["rgb"]
+    decoded = parts["vq_decoder"].chroma(torch.cat([-v, batch.latent[2:]]), gray)  # x0 = -v where alpha_bar is 0
+    difference = ycbcr_to_rgb(torch.cat([gray, decoded], 1)) - batch.rgb
     torch.testing.assert_close(terms["l1"], difference.abs().mean(), rtol=1e-3, atol=1e-5)
     torch.testing.assert_close(terms["psnr"], -10 * difference[2:].square().mean().log10(), rtol=1e-3, atol=1e-3)
-    grey_error = (gray[:2] - batch["rgb"][:2]).square().mean()
+    grey_error = (gray[:2] - batch.rgb[:2]).square().mean()
     torch.testing.assert_close(terms["predicted"], difference[:2].square().mean() / grey_error, rtol=1e-3, atol=1e-4)
 
 
@@ -312,12 +310,11 @@ def test_batches_are_a_function_of_the_step_and_an_epoch_has_every_picture_once(
     again = Batches(cache, 3, 64, seed=5)
     epoch = [batches[step] for step in range(4)]
     other = again[2]  # asked for out of order
-    assert (
-        all(torch.equal(epoch[2][k], other[k]) for k in ("rgb", "latent")) and epoch[2]["captions"] == other["captions"]
-    )
-    order = [batches._index(i) for i in range(12)]
-    assert sorted(order) == list(range(12)) and order != [batches._index(i) for i in range(12, 24)]
-    assert not torch.equal(Batches(cache, 3, 64, seed=6)[0]["rgb"], epoch[0]["rgb"])
+    assert torch.equal(epoch[2].rgb, other.rgb) and torch.equal(epoch[2].latent, other.latent)
+    assert epoch[2].captions == other.captions
+    order = [batches.picture_at(i) for i in range(12)]
+    assert sorted(order) == list(range(12)) and order != [batches.picture_at(i) for i in range(12, 24)]
+    assert not torch.equal(Batches(cache, 3, 64, seed=6)[0].rgb, epoch[0].rgb)
 
 
 def test_two_processes_share_an_epoch(cache):
@@ -327,30 +324,29 @@ def test_two_processes_share_an_epoch(cache):
     for step in (0, 1):
         together, parts = whole[step], [half[step] for half in halves]
         for name in ("rgb", "latent", "uniform"):
-            assert torch.equal(together[name], torch.cat([part[name] for part in parts]))
+            assert torch.equal(getattr(together, name), torch.cat([getattr(part, name) for part in parts]))
         for name in ("captions", "seeds", "places"):
-            assert together[name] == parts[0][name] + parts[1][name]
-        places += together["places"]
-        strata = (together["uniform"] * 6).long()  # one of a step's pictures in each sixth of the timesteps
+            assert getattr(together, name) == getattr(parts[0], name) + getattr(parts[1], name)
+        places += together.places
+        strata = (together.uniform * 6).long()  # one of a step's pictures in each sixth of the timesteps
         assert sorted(strata.tolist()) == list(range(6))
-    assert sorted(whole._index(place) for place in places) == list(range(12))
+    assert sorted(whole.picture_at(place) for place in places) == list(range(12))
 
 
 def test_crops_of_picture_and_latent_belong_together(pictures, tmp_path):
     blocks = lambda rgb: torch.nn.functional.avg_pool2d(rgb, 8).repeat(1, 2, 1, 1)[:, :4]  # noqa: E731
     cache = build_cache(str(pictures), tmp_path / "c", 64, blocks, mirror=True)
     batch = Batches(cache, 8, 32, seed=0)[0]
-    assert batch["rgb"].shape == (8, 3, 32, 32)
-    torch.testing.assert_close(batch["latent"], blocks(batch["rgb"]), rtol=0, atol=1e-3)
+    assert batch.rgb.shape == (8, 3, 32, 32)
+    torch.testing.assert_close(batch.latent, blocks(batch.rgb), rtol=0, atol=1e-3)
 
 
 def test_shards_and_folders_give_the_same_samples(pictures, tmp_path):
-    import webdataset as wds
-
-    with wds.TarWriter(str(tmp_path / "data-000.tar")) as shard:
-        for path in sorted(pictures.glob("*.png")):
-            record = json.dumps({"captions": [path.with_suffix(".txt").read_text()]}).encode()
-            shard.write({"__key__": path.stem, "png": path.read_bytes(), "json": record})
+    members = {}
+    for path in sorted(pictures.glob("*.png")):
+        record = json.dumps({"captions": [path.with_suffix(".txt").read_text()]}).encode()
+        members |= {path.name: path.read_bytes(), f"{path.stem}.json": record}
+    write_tar(tmp_path / "data-000.tar", members)
     folder, shards = list(data.samples(str(pictures))), list(data.samples(str(tmp_path / "data-{000..000}.tar")))
     assert [(b, r) for _, b, r in folder] == [(b, r) for _, b, r in shards]
 
@@ -373,7 +369,7 @@ def test_bad_sources(tmp_path, pictures, encoder_file):
     (broken / "zz.png").write_bytes(b"no picture")
     lines = []
     cache = build_cache(str(broken), tmp_path / "cache", 64, encoder, log=lines.append)
-    assert len(cache) == 12 and "zz.png" in lines[0]  # one in thirteen: left out, and said so
+    assert len(cache) == 12 and "zz.png" in lines[0]  # one in thirteen: skipped, and reported
     for i in range(3):
         (broken / f"y{i}.png").write_bytes(b"no picture")
     with pytest.raises(DataError, match="12 pictures could be read and 4 could not"):
@@ -395,9 +391,22 @@ def test_learning_rate():
 
 def test_loss_falls(parts, tiny_preset, cache, tmp_path):
     c = replace(config(), steps=40, batch=12, lr=2e-3, checkpoint_every=100)
-    fit(_stage("base", parts, tiny_preset, c), c, cache, tmp_path, workers=0)
+    fit(STAGES["base"].build(parts, tiny_preset, c), c, cache, tmp_path, workers=0)
     losses = [json.loads(line)["loss"] for line in (tmp_path / "losses.jsonl").read_text().splitlines()]
     assert np.mean(losses[-8:]) < 0.8 * np.mean(losses[:8])
+
+
+def test_training_without_tensorboard_logs_and_previews_in_files(parts, tiny_preset, cache, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    c = replace(config(), batch=2, validate_every=2)
+    fit(STAGES["codec"].build(parts, tiny_preset, c), c, cache, tmp_path, cache, workers=0)
+    steps = {
+        name: [json.loads(line)["step"] for line in (tmp_path / name).read_text().splitlines()]
+        for name in ("losses.jsonl", "validation.jsonl")
+    }
+    assert steps == {"losses.jsonl": [0, 1, 2, 3], "validation.jsonl": [2, 4]}
+    previews = sorted(path.name for path in (tmp_path / "previews").iterdir())
+    assert previews == [f"{name}-{step:07}.png" for name in ("codes", "decode") for step in (2, 4)]
 
 
 @pytest.mark.parametrize("name", ["stage2", "decoder"])
@@ -408,7 +417,7 @@ def test_options_that_save_memory_validate_and_resume(name, parts, tiny_preset, 
     states = []
     for folder, stops in ((tmp_path / "straight", (4,)), (tmp_path / "broken", (2, 4))):
         for stop in stops:
-            stage = _stage(name, copy.deepcopy(parts), tiny_preset, c)
+            stage = STAGES[name].build(copy.deepcopy(parts), tiny_preset, c)
             now = replace(c, steps=stop, validate_every=2)
             fit(stage, now, cache, folder, cache, resume=True, workers=0, preset=tiny_preset)
         states.append({n: p.detach().float() for n, p in stage.named_parameters() if p.requires_grad})

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -17,8 +18,10 @@ from training import SIZES
 from seada_core import presets
 from seada_core.files.weight_headers import CheckpointError
 from seada_core.train import lora
-from seada_core.train.__main__ import STAGES, _parse, main
+from seada_core.train.__main__ import main, parse
 from seada_core.train.checks import TrainingError, check_same_run
+from seada_core.train.prepare import prepare_parts
+from seada_core.train.stages.registry import STAGES
 from seada_core.weights import part_files
 
 
@@ -101,7 +104,7 @@ def test_bad_runs_end_with_status_1_and_one_line(pictures, encoder_file, tmp_pat
 def test_all_runs_every_stage_and_its_parts_load(pictures, encoder_file, tmp_path):
     more = ["--steps=2", "--tokens.context-dim=32", "--validation", str(pictures)]
     assert main(command("all", pictures, encoder_file, tmp_path, *more)) == 0
-    made = {part for _, makes in STAGES.values() for part in makes}
+    made = {part for entry in STAGES.values() for part in entry.makes}
     assert {p.stem for p in (tmp_path / "parts").iterdir()} == made
     from seada_core.pipeline import Colorizer
 
@@ -135,15 +138,84 @@ def test_all_runs_every_stage_and_its_parts_load(pictures, encoder_file, tmp_pat
 
 @pytest.mark.parametrize("preset", [["--preset=sd15"], ["--preset", "sd15"], []])
 def test_sizes_are_the_named_presets(preset):
-    arguments = _parse(["base", "--data=sd15", "--out=x", *preset])
-    assert arguments.sizes.unet == (presets.SD15 if preset else presets.MINI).unet
-    assert arguments.preset == ("sd15" if preset else "mini")
+    options = parse(["base", "--data=sd15", "--out=x", *preset])
+    assert options.preset == (presets.SD15 if preset else presets.MINI)
+
+
+def test_options_replace_the_recipe_and_the_sizes():
+    options = parse([
+        "--resume", "stage2", "--data=x", "--out", "y", "--steps", "5", "--lr=1e-3", "--betas", "0.5", "0.6",
+        "--train-unet", "False", "--gradient-checkpointing", "--no-cache-text", "--unet.channels", "64", "128",
+        "--unet.attention", "False", "True", "--text.width=32", "--adapter.scale", "0.5", "--control.no-additive",
+        "--control.rca=False", "--film", "0.25",
+    ])  # fmt: skip
+    assert (options.stage, options.data, options.out, options.resume) == ("stage2", "x", Path("y"), True)
+    assert (options.film, options.mirror, options.cache) == (0.25, False, None)
+    changes = {
+        "steps": 5, "lr": 1e-3, "betas": (0.5, 0.6), "train_unet": False, "gradient_checkpointing": True,
+        "cache_text": False,
+    }  # fmt: skip
+    recipe = presets.MINI.training["stage2"]
+    assert options.config(STAGES["stage2"]) == replace(recipe, **changes)
+    sizes = options.preset
+    assert sizes.unet == replace(presets.MINI.unet, channels=(64, 128), attention=(False, True))
+    assert sizes.text == replace(presets.MINI.text, width=32)
+    assert sizes.adapter == replace(presets.MINI.adapter, scale=0.5)
+    assert sizes.control == replace(presets.MINI.control, additive=False, rca=False)
+    assert parse(["all", "--data=x", "--out=y", "--adapter.scale=None"]).preset.adapter.scale is None
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["stage9"], "argument STAGE: invalid choice: 'stage9'"),
+        (["base", "--steps=x"], "argument --steps: 'x' is not a whole number from 1 to"),
+        (["base", "--steps=0"], "'0' is not a whole number from 1 to"),
+        (["base", "--ema=1.5"], "argument --ema: '1.5' is not a number from 0 to 1"),
+        (["base", "--lr=nan"], "'nan' is not a number"),
+        (["base", "--text.heads=2000"], "argument --text.heads: '2000' is not a whole number from 1 to 1024"),
+        (["base", "--control.sites=some"], "invalid choice: 'some'"),
+        (["base", "--precision=fp8"], "invalid choice: 'fp8'"),
+        (["base", "--train-unet=maybe"], "'maybe' is not True or False"),
+        (["base", "--unet.channels"], "argument --unet.channels: expected at least one argument"),
+        (["base", "--ste=5"], "unrecognized arguments: --ste=5"),
+        (["base", "--preset=maxi"], "argument --preset: invalid choice: 'maxi'"),
+    ],
+)
+def test_bad_usage_is_one_line(arguments, message, capsys):
+    with pytest.raises(SystemExit) as usage:
+        parse([*arguments, "--data=x", "--out=y"])
+    assert usage.value.code == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1 and message in error
+
+
+def test_the_help_lists_every_field_and_imports_no_torch():
+    code = "import sys; from seada_core.train.__main__ import build_parser; help = build_parser().format_help()"
+    code += "; assert not {'torch', 'accelerate', 'diffusers'} & set(sys.modules); print(help)"
+    root = Path(__file__).parents[2]
+    shown = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True).stdout
+    names = [f"--{of.name}" for of in fields(presets.TrainConfig)]
+    for section in ("text", "unet", "control", "codec", "tokens", "captioner", "diffusion", "sampling"):
+        names += [f"--{section}.{of.name}" for of in fields(getattr(presets.MINI, section))]
+    assert len(names) > 80
+    for name in names:
+        assert f"{name.replace('_', '-')} " in shown, name
+    assert "(default: 64 128 128)" in shown and "--no-" not in shown
+
+
+def test_a_missing_package_is_one_line():
+    code = "import sys; sys.modules['accelerate'] = None; from seada_core.train.__main__ import main; "
+    code += "sys.exit(main(['base', '--data=x', '--out=y']))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.splitlines() == [
+        'error: training needs accelerate: pip install "comfyui-seada[train]" (or pip install accelerate)'
+    ]
 
 
 def test_a_stage_needs_its_parts(tmp_path):
-    from seada_core.train.__main__ import _parts
-
-    for name, (needed, _) in STAGES.items():
-        if needed:
+    for name, entry in STAGES.items():
+        if entry.needs:
             with pytest.raises(CheckpointError, match=f"stage {name} needs"):
-                _parts(name, presets.MINI, None, [tmp_path])
+                prepare_parts(entry, presets.MINI, None, [tmp_path])

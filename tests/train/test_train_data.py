@@ -8,18 +8,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tars import png, write_tar
 from torch.utils.data import DataLoader
+from training import encode, write_shards
 
 from seada_core.train.batches import Batches
 from seada_core.train.cache import build_shares, join_shares, main
 from seada_core.train.data import Cache, Joined, build_cache, cache_recognized, check_captions
 from seada_core.train.sources import DataError, Tally, samples
-
-
-def encode(rgb: torch.Tensor) -> torch.Tensor:
-    """Stands in for a latent encoder: the cells' mean colours and their brightness."""
-    means = torch.nn.functional.avg_pool2d(rgb, 8)
-    return torch.cat([means, means.mean(1, keepdim=True)], 1)
 
 
 def write_pictures(folder: Path, count: int, captions: bool = True) -> Path:
@@ -29,19 +25,6 @@ def write_pictures(folder: Path, count: int, captions: bool = True) -> Path:
         Image.fromarray(rng.integers(0, 255, (6, 6, 3), np.uint8)).resize((40, 32)).save(folder / f"{i:03}.png")
         if captions:
             (folder / f"{i:03}.txt").write_text(f"picture {i}")
-    return folder
-
-
-def write_shards(folder: Path, shards: int, each: int) -> Path:
-    import webdataset as wds
-
-    folder.mkdir(parents=True, exist_ok=True)
-    rng = np.random.default_rng(1)
-    for shard in range(shards):
-        with wds.TarWriter(str(folder / f"data-{shard:03}.tar")) as tar:
-            for i in range(each):
-                picture = Image.fromarray(rng.integers(0, 255, (32, 32, 3), np.uint8))
-                tar.write({"__key__": f"{shard}-{i}", "png": picture, "txt": f"picture {i} of {shard}"})
     return folder
 
 
@@ -77,14 +60,11 @@ def test_a_shard_that_is_cut_short_gives_what_it_has(tmp_path):
 
 
 def test_unreadable_text_leaves_its_sample_out(tmp_path):
-    import webdataset as wds
-
     write_shards(tmp_path, 1, 12)
-    with wds.TarWriter(str(tmp_path / "data-001.tar")) as tar:
-        tar.write({"__key__": "bad", "png": Image.new("RGB", (32, 32)), "json": b"{not json"})
+    write_tar(tmp_path / "data-001.tar", {"bad.png": png(Image.new("RGB", (32, 32))), "bad.json": b"{not json"})
     lines = []
     cache = build_cache(str(tmp_path), tmp_path / "cache", 32, encode, log=lines.append)
-    assert len(cache) == 12 and cache.report["left_out"] == 1 and "left out bad: its text" in lines[0]
+    assert len(cache) == 12 and cache.report["left_out"] == 1 and "skipped bad: its text" in lines[0]
     folder = write_pictures(tmp_path / "pictures", 12)
     (folder / "000.txt").write_bytes(b"\xff\xfe\xfa")
     assert len(list(samples(str(folder)))) == 11
@@ -127,7 +107,7 @@ def test_missing_captions_are_counted_or_refused(tmp_path):
         check_captions(cache, "error")
     (tmp_path / "b" / "report.json").unlink()  # counted from the records where no report was kept
     assert Cache(tmp_path / "b").report["without_captions"] == 3
-    assert sorted(Batches(cache, 6, 32, 0)[0]["captions"]) == ["", "", "", "picture 0", "picture 2", "picture 3"]
+    assert sorted(Batches(cache, 6, 32, 0)[0].captions) == ["", "", "", "picture 0", "picture 2", "picture 3"]
 
 
 # shares of a cache
@@ -172,8 +152,8 @@ def test_recognized_maps_of_shares_join(source, tmp_path):
     assert not half.recognized  # the second share has none yet
     cache = cache_recognized(half, look, mine=slice(1, None, 2))
     batch = Batches(cache, 20, 32, 0)[0]
-    gray = (batch["rgb"] * torch.tensor([0.299, 0.587, 0.114])[:, None, None]).sum(1, keepdim=True)
-    for maps, step in zip(batch["recognized"], (8, 16)):
+    gray = (batch.rgb * torch.tensor([0.299, 0.587, 0.114])[:, None, None]).sum(1, keepdim=True)
+    for maps, step in zip(batch.recognized, (8, 16)):
         torch.testing.assert_close(maps, gray[..., ::step, ::step], atol=1e-3, rtol=0)
 
 
@@ -183,7 +163,7 @@ def test_an_epoch_shows_every_picture_once_to_all_processes_and_workers(shared):
         batches = Batches(shared, 4, 32, seed=3, rank=rank, processes=2)
         loader = DataLoader(batches, batch_size=None, sampler=range(5), num_workers=2)
         for batch in loader:
-            seen += [shared.records[batches._index(place)]["key"] for place in batch["places"]]
+            seen += [shared.records[batches.picture_at(place)]["key"] for place in batch.places]
     assert sorted(seen) == sorted(record["key"] for record in shared.records)
 
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from distributed import CAPTIONS, pair, run
 from PIL import Image
+from tars import png, write_tar
 
 from seada_core.train.data import Cache, build_cache
 from seada_core.weights import part_files
@@ -20,17 +21,16 @@ STAGES = ("stage1", "codec", "joint")
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory) -> Path:
     """Three webdataset shards of four small pictures, with captions of several lengths."""
-    import webdataset as wds
-
     folder = tmp_path_factory.mktemp("shards")
     rng = np.random.default_rng(0)
     for shard in range(3):
-        with wds.TarWriter(str(folder / f"data-{shard:03}.tar")) as tar:
-            for i in range(4):
-                picture = Image.fromarray(rng.integers(0, 255, (6, 6, 3), np.uint8)).resize((80, 64), Image.BICUBIC)
-                text = CAPTIONS[(shard + i) % 3]
-                record = {"captions": [text], "color_captions": [text + " in bright colours"]}
-                tar.write({"__key__": f"{shard}-{i}", "png": picture, "json": json.dumps(record).encode()})
+        members = {}
+        for i in range(4):
+            picture = Image.fromarray(rng.integers(0, 255, (6, 6, 3), np.uint8)).resize((80, 64), Image.BICUBIC)
+            text = CAPTIONS[(shard + i) % 3]
+            record = {"captions": [text], "color_captions": [text + " in bright colours"]}
+            members |= {f"{shard}-{i}.png": png(picture), f"{shard}-{i}.json": json.dumps(record).encode()}
+        write_tar(folder / f"data-{shard:03}.tar", members)
     return folder
 
 

@@ -3,9 +3,11 @@
 `python -m tools.faults` does the same with processes of the trainer's command, at many more moments.
 """
 
+import errno
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import sys
 from dataclasses import replace
@@ -15,16 +17,17 @@ import numpy as np
 import pytest
 import torch
 from conftest import make_tiny_parts
-from test_train_data import encode, write_shards
+from training import encode, write_shards
 
 from seada_core import presets
 from seada_core.train import disk, loop
-from seada_core.train.__main__ import STAGES, _stage
 from seada_core.train.batches import Batches
 from seada_core.train.checks import TrainingError, check_same_run, describe, latest_checkpoint
 from seada_core.train.data import Cache, build_cache
 from seada_core.train.loop import fit
+from seada_core.train.saving import is_finished
 from seada_core.train.sources import Tally, samples
+from seada_core.train.stages.registry import STAGES
 from seada_core.weights import part_files
 from tools import faults
 
@@ -41,16 +44,20 @@ def cache(tmp_path_factory) -> Path:
     return faults.write_cache(faults.write_pictures(folder / "pictures"), folder / "cache")
 
 
-def train(cache: Path, out: Path, change=None, name: str = "base", workers: int = 0, **changes) -> dict:
+def train(
+    cache: Path, out: Path, change=None, name: str = "base", workers: int = 0, before_export=None, **changes
+) -> dict:
     """`fit` of a tiny stage into out/base, which exports into out/parts; the trained weights."""
     torch.set_num_threads(1)
     parts, preset = make_tiny_parts(["a photo of a dog", "a photo of the sea"])
     config = replace(CONFIG, **changes)
-    stage = _stage(name, parts, preset, config)
+    stage = STAGES[name].build(parts, preset, config)
     if change is not None:
         change(stage)
 
     def export(tensors) -> None:
+        if before_export is not None:
+            before_export()
         (out / "parts").mkdir(exist_ok=True)
         torch.save(next(p for p in stage.parameters() if p.requires_grad).clone(), out / "parts" / "first.pt")
 
@@ -119,24 +126,18 @@ def test_killed_while_a_checkpoint_changes_its_name(cache, straight, tmp_path, m
     check_same(tmp_path, train(cache, tmp_path), straight)
 
 
-def test_a_run_that_was_killed_before_it_left_its_part_files_leaves_them_when_resumed(
-    cache, straight, tmp_path, monkeypatch
-):
-    class Killed(BaseException):
-        pass
-
-    def at_the_end(*_) -> None:
+@linux
+def test_a_run_that_was_killed_before_it_left_its_part_files_leaves_them_when_resumed(cache, straight, tmp_path):
+    def killed_at_the_end() -> None:
         if latest_checkpoint(tmp_path / "base").name == "checkpoint-6":
-            raise Killed
-        return averaged(*_)
+            os.kill(os.getpid(), signal.SIGKILL)
 
-    averaged = loop.averaged
-    monkeypatch.setattr(loop, "averaged", at_the_end)
-    with pytest.raises(Killed):
-        train(cache, tmp_path)
-    monkeypatch.undo()
-    from seada_core.train.saving import is_finished
-
+    process = multiprocessing.get_context("fork").Process(
+        target=train, args=(cache, tmp_path), kwargs={"before_export": killed_at_the_end}
+    )
+    process.start()
+    process.join(120)
+    assert process.exitcode == -signal.SIGKILL
     assert not is_finished(tmp_path / "base", 6)  # `all --resume` does not skip it
     check_same(tmp_path, train(cache, tmp_path), straight)
     assert is_finished(tmp_path / "base", 6)
@@ -146,12 +147,12 @@ def test_the_log_of_losses_is_there_at_any_moment(tmp_path, monkeypatch):
     path = tmp_path / "losses.jsonl"
     path.write_text('{"step": 0, "loss": 1}\n{"step": 1, "loss": 2}\n{"step": 2, "lo')
 
-    def killed(*_):
-        raise KeyboardInterrupt
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(os, "replace", killed)
-        with pytest.raises(KeyboardInterrupt):
+        patch.setattr(os, "replace", full)
+        with pytest.raises(OSError, match="No space left"):
             disk.StepLog(path, 0)
     assert len(path.read_text().splitlines()) == 3
     log = disk.StepLog(path, 0)
@@ -160,32 +161,11 @@ def test_the_log_of_losses_is_there_at_any_moment(tmp_path, monkeypatch):
     assert faults.lines(path) == [{"step": 0, "loss": 1}, {"step": 1, "loss": 3}]
 
 
-def test_what_is_renamed_is_on_the_disk_before(tmp_path, monkeypatch):
-    (tmp_path / "a.part" / "b").mkdir(parents=True)
-    (tmp_path / "a.part" / "b" / "c").write_text("c")
-    done, replace_, fsync = [], os.replace, os.fsync
-    monkeypatch.setattr(os, "fsync", lambda d: done.append(os.readlink(f"/proc/self/fd/{d}")) or fsync(d))
-    monkeypatch.setattr(os, "replace", lambda *paths: done.append("renamed") or replace_(*paths))
-    if not Path("/proc/self/fd").exists():
-        pytest.skip("which file a descriptor is of is read from /proc")
-    disk.put(tmp_path / "a.part", tmp_path / "a")
-    names = [Path(name).relative_to(tmp_path).as_posix() if name != "renamed" else name for name in done]
-    assert sorted(names[:3]) == ["a.part", "a.part/b", "a.part/b/c"] and names[3:] == ["renamed", "."]
-
-
 def test_what_is_being_deleted_does_not_have_its_name(tmp_path, monkeypatch):
-    import shutil
-
     folder = tmp_path / "checkpoint-2"
     folder.mkdir()
-
-    def killed(path, **_):
-        if Path(path).exists():
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(shutil, "rmtree", killed)
-    with pytest.raises(KeyboardInterrupt):
-        disk.discard(folder)
+    monkeypatch.setattr(shutil, "rmtree", lambda path, **_: None)  # killed before anything was deleted
+    disk.discard(folder)
     assert not folder.exists() and latest_checkpoint(tmp_path) is None
 
 
@@ -200,8 +180,6 @@ def test_a_damaged_checkpoint_is_named_and_what_to_do(cache, straight, tmp_path)
         TrainingError, match=r"checkpoint-4 is damaged .*delete it, and --resume goes on from checkpoint-2"
     ):
         train(cache, tmp_path)
-    import shutil
-
     shutil.rmtree(newest)
     check_same(tmp_path, train(cache, tmp_path), straight)
 
@@ -331,8 +309,8 @@ NAN, INF = float("nan"), float("inf")
 def test_steps_with_a_broken_gradient_are_left_out_and_said(cache, straight, tmp_path, capsys):
     weights = train(cache, tmp_path, poison(at2=NAN, at4=INF))
     said = capsys.readouterr().err
-    assert "step 2 left out: loss 0." in said and "gradient norm inf" in said
-    assert "2 of 6 steps were left out: not finite" in said
+    assert "step 2 skipped: loss 0." in said and "gradient norm inf" in said
+    assert "2 of 6 steps were skipped: not finite" in said
     assert all(torch.isfinite(tensor).all() for tensor in weights.values() if tensor.is_floating_point())
     ours, theirs = losses(tmp_path), losses(straight[0])
     assert [entry.get("left_out") for entry in ours] == [None, None, True, None, True, None]
@@ -349,7 +327,7 @@ def test_a_step_that_is_left_out_changes_nothing_but_the_step(cache, tmp_path):
 
         def then(batch):
             calls.append(None)
-            return forward({**batch, "latent": batch["latent"] * (NAN if len(calls) == 2 else 1.0)})
+            return forward(replace(batch, latent=batch.latent * (NAN if len(calls) == 2 else 1.0)))
 
         stage.forward = then
 
@@ -373,7 +351,7 @@ def test_a_stage_names_the_buffers_that_it_changes(name, cache):
             image_size=64, width=32, text_layers=1, decoder_layers=1, vision_channels=(16, 32), vision_blocks=(1, 1)
         )
         parts[name] = part_files.build(name, replace(preset, captioner=small), parts["semantic_encoder"].tokenizer)
-    stage = _stage(name, parts, preset, CONFIG).train()
+    stage = STAGES[name].build(parts, preset, CONFIG).train()
     before = {id(buffer): buffer.clone() for buffer in stage.buffers()}
     stage(Batches(Cache(cache), 4, 64, seed=0)[0])
     changed = {id(buffer) for buffer in stage.buffers() if not torch.equal(buffer, before[id(buffer)])}
@@ -388,7 +366,7 @@ def _tensors(tree) -> list[torch.Tensor]:
 
 
 def test_a_model_that_is_lost_stops_the_run_and_the_way_out_works(cache, tmp_path, monkeypatch):
-    monkeypatch.setattr(loop, "MOST_LEFT_OUT", 3)
+    monkeypatch.setattr(loop, "MOST_SKIPPED", 3)
     message = r"stage base, step 6: loss 0\.\d+, gradient norm nan for 4 steps in a row; .* good state is checkpoint-4"
     bad = poison(**{f"at{step}": NAN for step in range(3, 100)})
     with pytest.raises(TrainingError, match=message):

@@ -7,11 +7,13 @@ import dataclasses
 import pytest
 import torch
 from torch import Tensor, nn
+from training import make_batch
 
 from seada_core.color.spaces import rgb_to_ycbcr, ycbcr_to_rgb
 from seada_core.models.token_diffusion import TokenDiffusion
 from seada_core.models.vq_decoder import VQDecoder
-from seada_core.presets import MINI, CodecConfig, TokenConfig, TrainConfig
+from seada_core.presets import CodecConfig, TokenConfig, TrainConfig
+from seada_core.train.batches import Batch
 from seada_core.train.draws import Draws
 from seada_core.train.stages.tokens import TokensStage, corrupt
 
@@ -35,18 +37,17 @@ def tokens_stage(**changes) -> TokensStage:
     codec = VQDecoder(CodecConfig(codes=TINY.codes, channels=(4, 4, 8, 8), gray_channels=(4, 4, 4, 5)))
     parts = {"vq_decoder": codec, "semantic_encoder": Text(), "semantic_adapter": nn.Linear(12, 12)}
     parts["token_diffusion"] = TokenDiffusion(dataclasses.replace(TINY, **changes))
-    return TokensStage(parts, MINI, TrainConfig())
+    return TokensStage(parts, TrainConfig())
 
 
-def make_batch() -> dict:
+def batch_of_three() -> Batch:
     generator = torch.Generator().manual_seed(10)
     rgb, latent = torch.rand(3, 3, 32, 48, generator=generator), torch.randn(3, 4, 4, 6, generator=generator)
-    texts = {"captions": ["a", "bc", "def"], "color_captions": ["", "", ""]}
-    return {"rgb": rgb, "latent": latent, **texts, "seeds": [1, 2, 3], "places": [0, 1, 2]}
+    return make_batch(rgb, latent, captions=["a", "bc", "def"], color_captions=["", "", ""])
 
 
 def test_the_stage_trains_token_diffusion_alone_and_repeats_for_a_seed():
-    stage, batch = tokens_stage().train(), make_batch()
+    stage, batch = tokens_stage().train(), batch_of_three()
     before = {name: p.clone() for name, p in stage.named_parameters()}
     optimizer = torch.optim.AdamW([p for p in stage.parameters() if p.requires_grad], lr=1e-2)
     for step in range(12):
@@ -72,9 +73,9 @@ def test_the_stage_trains_token_diffusion_alone_and_repeats_for_a_seed():
         assert stage(batch)["loss"].item() == pytest.approx(results[0], rel=0.05)
     assert list(stage.parts()) == ["token_diffusion"]
     pictures = stage.preview(batch)
-    assert all(p.shape == batch["rgb"].shape and p.min() >= 0 and p.max() <= 1 for p in pictures.values())
-    x0 = stage.pair(batch, Draws(batch["seeds"]))[0]
-    assert torch.equal(x0, stage.codec.encode_tokens(batch["latent"], rgb_to_ycbcr(batch["rgb"])[:, :1]))
+    assert all(p.shape == batch.rgb.shape and p.min() >= 0 and p.max() <= 1 for p in pictures.values())
+    x0 = stage.pair(batch, Draws(batch.seeds))[0]
+    assert torch.equal(x0, stage.codec.encode_tokens(batch.latent, rgb_to_ycbcr(batch.rgb)[:, :1]))
 
 
 def test_the_stage_refuses_parts_that_do_not_fit():

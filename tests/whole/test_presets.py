@@ -1,13 +1,26 @@
 """`sd15` at the papers' sizes, built without memory: published parameter counts, and shapes that fit each other."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 import torch
 
 from seada_core.models import backbone
 from seada_core.models.controlnet_rca import ControlNetRCA
-from seada_core.presets import MINI, SD15, VAEConfig
+from seada_core.presets import (
+    MINI,
+    PRESETS,
+    SD15,
+    DiffusionConfig,
+    SamplingConfig,
+    TextConfig,
+    TrainConfig,
+    UNetConfig,
+    VAEConfig,
+    from_dict,
+    to_dict,
+)  # fmt: skip
+from seada_core.train.stages import joint
 from seada_core.weights import part_files, stable_diffusion
 from seada_core.weights.stock_controlnet import build_controlnet
 
@@ -63,6 +76,53 @@ def test_sizes_of_one_preset_belong_together():
         assert preset.tokens.gray_channels == preset.codec.gray_channels[-1]
         assert preset.codec.latent_channels == preset.unet.in_channels == VAEConfig().latent_channels
     assert (SD15.text.length, SD15.text.width) == (77, 768)
+
+
+def test_the_papers_numbers_are_the_presets():
+    """SeAda, implementation details; EDN, Table 3, method and efficiency."""
+    recipes = SD15.training
+    assert [recipes[s].steps for s in ("stage1", "stage2", "stage3")] == [20_000, 50_000, 10_000]
+    assert {n: recipes[n].steps for n in ("codec", "tokens", "ccd")} == {
+        "codec": 44_000,
+        "tokens": 42_000,
+        "ccd": 50_000,
+    }
+    for recipe in recipes.values():
+        assert (recipe.lr, recipe.batch, recipe.resolution, recipe.betas) == (1e-5, 32, 512, (0.9, 0.999))
+        assert recipe.decay == 0 and recipe.warmup == 0
+    assert recipes["ccd"].generic_prob == 0.5
+    assert (joint.CCD_WEIGHT, joint.VQ_WEIGHT) == (0.1, 0.6)
+
+
+def test_every_preset_lies_within_the_limits_of_its_fields():
+    for preset in PRESETS.values():
+        sections = [getattr(preset, of.name) for of in fields(preset) if of.name not in ("name", "training", "recipe")]
+        for config in (*sections, *preset.training.values(), VAEConfig(), TrainConfig()):
+            assert from_dict(type(config), to_dict(config)) == config
+
+
+@pytest.mark.parametrize(
+    "config, values, error, message",
+    [
+        (TextConfig, {"heads": 2000}, ValueError, "heads is 2000, expected 1 to 1024"),
+        (TextConfig, {"width": 0}, ValueError, "width is 0, expected 1 to 65536"),
+        (TextConfig, {"width": 1.5}, TypeError, "width is 1.5, expected int"),
+        (TextConfig, {"depth": 3}, TypeError, "TextConfig has no field 'depth'"),
+        (UNetConfig, {"channels": [32, -1]}, ValueError, "channels is -1, expected 1 to 65536"),
+        (UNetConfig, {"channels": []}, TypeError, "expected 1 to 16 values"),
+        (SamplingConfig, {"guidance": float("nan")}, ValueError, "guidance is nan, expected 0 to 100"),
+        (
+            DiffusionConfig,
+            {"prediction": "x0"},
+            ValueError,
+            "is 'x0', expected one of epsilon, v_pre",
+        ),
+        (TrainConfig, {"optimizer": "lion"}, ValueError, "expected one of adamw, adamw8bit, sgd"),
+    ],
+)
+def test_values_outside_of_a_fields_limits_are_refused(config, values, error, message):
+    with pytest.raises(error, match=message):
+        from_dict(config, values)
 
 
 def test_a_step_at_512_pixels_has_the_papers_shapes(parts):

@@ -7,10 +7,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from seada_core.color.spaces import luminance
-from seada_core.models.captioners.coca import TinyCoCa
-from seada_core.train.draws import Draws
-from seada_core.train.stages.stage import Stage
+from ...color.spaces import luminance
+from ...models.captioners.coca import TinyCoCa
+from ..batches import Batch
+from ..draws import Draws
+from .registry import StageSetup
+from .stage import Stage
 
 MAX_TOKENS = 16  # one caption in ten is longer and loses its tail: text is most of a step's cost
 
@@ -22,24 +24,22 @@ class CaptionerStage(Stage):
     each other. CoCa weighs the terms 1 and 2.
     """
 
-    name = "captioner"
-
     def __init__(self, captioner: TinyCoCa, caption_weight: float = 2.0, label_smoothing: float = 0.1):
         super().__init__()
         self.captioner = captioner
         self.caption_weight = caption_weight
         self.label_smoothing = label_smoothing
 
-    def forward(self, batch: dict) -> dict[str, Tensor]:
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
         captioner, tokenizer = self.captioner, self.captioner.tokenizer
         if captioner.config.recognition:
-            images = batch["recognized"][-1] if "recognized" in batch else captioner.prepare(batch["rgb"])
+            images = batch.recognized[-1] if batch.recognized is not None else captioner.prepare(batch.rgb)
         else:
-            images = luminance(batch["rgb"])
+            images = luminance(batch.rgb)
             images = captioner.standardize(
-                self._augment(images, Draws(batch["seeds"])) if self.training else self._resize(images)
+                self._augment(images, Draws(batch.seeds)) if self.training else self._resize(images)
             )
-        text = tokenizer(batch["captions"]).to(images.device)
+        text = tokenizer(batch.captions).to(images.device)
         text = text[:, : min(MAX_TOKENS, int(tokenizer.mask(text).sum(1).max()))]
 
         with sdpa_kernel(SDPBackend.MATH):  # the CPU's fused backward pass takes longer than the rest of the step
@@ -87,3 +87,7 @@ def contrastive_loss(image_features: Tensor, text_features: Tensor, text: Tensor
     targets = same / same.sum(1, keepdim=True)
     logits = scale.clamp(max=100) * image_features.float() @ text_features.float().T
     return (F.cross_entropy(logits, targets) + F.cross_entropy(logits.T, targets)) / 2
+
+
+def build(setup: StageSetup) -> CaptionerStage:
+    return CaptionerStage(setup.parts["captioner"])

@@ -7,35 +7,35 @@ from torch import Tensor, nn
 
 from ...color.spaces import luminance
 from ...hints.maps import sample_point_hints, sample_superpixel_hints
-from ...presets import Preset, TrainConfig
+from ..batches import Batch
 from ..draws import Draws
 from .diffusion import DiffusionStage, add_noise, pick_texts, sample_timesteps
+from .registry import StageSetup
 
 
 class CCDStage(DiffusionStage):
     """Only the hint encoder is trained; a quarter of a batch has revealed superpixels as hints, the rest few points.
 
-    Args:
-        parts: unet, semantic_encoder, semantic_adapter, controlnet_rca, hint_encoder.
+    Parts: unet, semantic_encoder, semantic_adapter, controlnet_rca, hint_encoder.
     """
 
-    def __init__(self, parts: dict[str, nn.Module], preset: Preset, config: TrainConfig, probe=None):
-        super().__init__("ccd", parts, preset, config, probe)
-        self.hint_encoder = parts["hint_encoder"].requires_grad_(True)
+    def __init__(self, setup: StageSetup):
+        super().__init__(setup)
+        self.hint_encoder = setup.parts["hint_encoder"].requires_grad_(True)
 
-    def forward(self, batch: dict) -> dict[str, Tensor]:
-        z, rgb = batch["latent"], batch["rgb"]
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        z, rgb = batch.latent, batch.rgb
         gray = luminance(rgb)
-        draws = Draws(batch["seeds"])
+        draws = Draws(batch.seeds)
         with torch.no_grad():
             context = self.context(pick_texts(batch, self.config, draws))
-            hints = self._hints(rgb, batch["places"], draws)
+            hints = self._hints(rgb, batch.places, draws)
         noise = draws.normal(z)
-        t = sample_timesteps(batch["uniform"], self.config, self.scheduler.config.num_train_timesteps)
+        t = sample_timesteps(batch.uniform, self.config, self.scheduler.config.num_train_timesteps)
         z_t = add_noise(self.scheduler, z, noise, t)
         features = self.hint_encoder.encode(gray, hints)
         hook = lambda i, h: self.hint_encoder.modulate(i, h, features)  # noqa: E731
-        output = self.predict(z_t, t, context, gray.expand_as(rgb), batch.get("recognized"), [hook]).float()
+        output = self.predict(z_t, t, context, gray.expand_as(rgb), batch.recognized, [hook]).float()
         return self.errors(output, z, noise, z_t, t, rgb)
 
     def _hints(self, rgb: Tensor, places: list[int], draws: Draws) -> Tensor:
@@ -49,3 +49,7 @@ class CCDStage(DiffusionStage):
 
     def parts(self) -> dict[str, nn.Module]:
         return {"hint_encoder": self.hint_encoder}
+
+
+def build(setup: StageSetup) -> CCDStage:
+    return CCDStage(setup)

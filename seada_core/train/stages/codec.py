@@ -1,4 +1,4 @@
-"""Stages codec, the whole luminance-aware VQ decoder on true latents (EDN, first step), and decoder, on predicted."""
+"""Stage codec: the whole luminance-aware VQ decoder on true latents (EDN, first step)."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ...color.spaces import luminance, rgb_to_ycbcr, ycbcr_to_rgb
 from ...models.vq_decoder import Decoder, VQDecoder
-from ...presets import CodecConfig, Preset, TrainConfig
-from ..batches import in_halves, rows
-from ..draws import Draws
+from ..batches import Batch
 from ..sources import DataError
-from .diffusion import DiffusionStage, pick_texts, predict_x0
+from .registry import StageSetup
 from .stage import Stage, gather
 
 LOG_MSE_WEIGHT = 0.03
@@ -69,9 +69,6 @@ def load_taesd(decoder: Decoder, path: str) -> None:
     Raises:
         DataError: no such file, or something else.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     try:
         start_from_taesd(decoder, load_file(path))
     except (OSError, SafetensorError) as error:
@@ -113,12 +110,9 @@ class CodecStage(Stage):
     on vectors of the batch.
     """
 
-    name = "codec"
-    multiple = 2
-
     def __init__(
         self,
-        config: CodecConfig,
+        codec: VQDecoder,
         *,
         mean_weight: float = 0.02,
         commitment_weight: float = 0.01,
@@ -126,15 +120,15 @@ class CodecStage(Stage):
         decay: float = 0.99,
     ):
         super().__init__()
-        self.codec = VQDecoder(config)
+        self.codec = codec
         self.mean_weight = mean_weight
         self.commitment_weight = commitment_weight
         self.perceptual = perceptual
         self.decay = decay
 
-    def forward(self, batch: dict) -> dict[str, Tensor]:
-        batch = in_halves(batch)
-        rgb, z = batch["rgb"], batch["latent"]
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        batch = batch.in_halves()
+        rgb, z = batch.rgb, batch.latent
         target = rgb_to_ycbcr(rgb)
         gray = target[:, :1]
         half = len(z) // 2
@@ -176,64 +170,14 @@ class CodecStage(Stage):
         codebook[dead] = vectors[torch.randint(len(vectors), (len(dead),), device=vectors.device)]
         usage[dead] = 0.1 * share
 
-    def preview(self, batch: dict) -> dict[str, Tensor]:
-        gray = luminance(batch["rgb"])
-        tokens = self.codec.encode_tokens(batch["latent"], gray)
-        return {"decode": self.codec.decode(batch["latent"], gray), "codes": self.codec.decode_tokens(tokens, gray)}
+    def preview(self, batch: Batch) -> dict[str, Tensor]:
+        gray = luminance(batch.rgb)
+        tokens = self.codec.encode_tokens(batch.latent, gray)
+        return {"decode": self.codec.decode(batch.latent, gray), "codes": self.codec.decode_tokens(tokens, gray)}
 
     def parts(self) -> dict[str, nn.Module]:
         return {"vq_decoder": self.codec}
 
 
-class DecoderStage(Stage):
-    """The decoder learns what the diffusion model's own latents look like; everything else stays as it is.
-
-    A latent that a small model predicts is smoother than a true one, and where its luminance is off, a decoder that has
-    only seen true latents reads the error as a false colour. Half of a batch is decoded from x0 of one step from pure
-    noise, every other picture from its true latent, so that these are not forgotten; the loss is `CodecStage`'s.
-    Codebook and grey encoder are frozen, hence tokens keep their meaning.
-
-    Args:
-        parts: unet, semantic_encoder, semantic_adapter, controlnet_rca, vq_decoder.
-    """
-
-    name = "decoder"
-    multiple = 2
-
-    def __init__(self, parts: dict[str, nn.Module], preset: Preset, config: TrainConfig):
-        super().__init__()
-        self.config = config
-        self.diffusion = DiffusionStage("stage3", parts, preset, config).requires_grad_(False)
-        self.codec = parts["vq_decoder"].requires_grad_(False)
-        self.codec.decoder.requires_grad_(True)
-
-    @torch.no_grad()
-    def first_step(self, batch: dict) -> Tensor:
-        """x0 (B, 4, h, w) as one sampling step from pure noise gives it."""
-        draws = Draws(batch["seeds"])
-        gray, z = luminance(batch["rgb"]), draws.normal(batch["latent"])
-        scheduler, first = self.diffusion.scheduler, self.diffusion
-        t = torch.full((len(z),), scheduler.config.num_train_timesteps - 1, device=z.device)
-        context = first.context(pick_texts(batch, self.config, draws))
-        output = first.predict(z, t, context, gray.expand_as(batch["rgb"]), batch.get("recognized")).float()
-        return predict_x0(scheduler, z, output, t)
-
-    def forward(self, batch: dict) -> dict[str, Tensor]:
-        batch = in_halves(batch)
-        half = len(batch["rgb"]) // 2
-        target = rgb_to_ycbcr(batch["rgb"])
-        z = torch.cat([self.first_step(rows(batch, 0, half)), batch["latent"][half:]])
-        _, mse, losses = reconstruction(self.codec.chroma(z, target[:, :1]).float(), target[:, 1:])
-        losses["loss"] = weighted(losses)
-        gray_mse = reconstruction(torch.zeros_like(target[:half, 1:]), target[:half, 1:])[1]
-        losses["predicted"] = mse[:half].detach().mean() / gray_mse.mean()  # share of grey's error that is left
-        losses["psnr"] = -10 * mse[half:].detach().mean().log10()
-        return losses
-
-    def preview(self, batch: dict) -> dict[str, Tensor]:
-        gray = luminance(batch["rgb"])
-        predicted = self.codec.decode(self.first_step(batch), gray)
-        return {"one_step": predicted, "decode": self.codec.decode(batch["latent"], gray)}
-
-    def parts(self) -> dict[str, nn.Module]:
-        return {"vq_decoder": self.codec}
+def build(setup: StageSetup) -> CodecStage:
+    return CodecStage(setup.parts["vq_decoder"])

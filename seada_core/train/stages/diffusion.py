@@ -1,8 +1,7 @@
-"""The diffusion stages of SeAda: base, control, stage1, stage2, stage3 (method.md's table)."""
+"""The diffusion stages of SeAda: base, control, stage2, stage3 (method.md's table), and what all of them share."""
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 
 import torch
@@ -12,11 +11,12 @@ from ...color.merging import merge_chroma
 from ...color.spaces import luminance
 from ...models import ccd
 from ...models.backbone import Hook, build_scheduler, denoise
-from ...models.semantic_adapter import representation_loss
-from ...presets import Preset, TrainConfig
+from ...presets import TrainConfig
+from ..batches import Batch
 from ..draws import Draws
 from ..lora import train_lora_alone
 from ..perceptual import PerceptualLoss
+from .registry import StageSetup
 from .stage import Stage
 
 GENERIC = ("colored photo", "high-quality photo", "a colorful photo")
@@ -48,10 +48,10 @@ def predict_x0(scheduler, z_t: Tensor, output: Tensor, t: Tensor) -> Tensor:
     return ccd.predict_x0(z_t, output, alpha_bar)
 
 
-def pick_texts(batch: dict, config: TrainConfig, draws: Draws) -> list[str]:
+def pick_texts(batch: Batch, config: TrainConfig, draws: Draws) -> list[str]:
     """A text a picture: grey caption, colour caption, a generic prompt, or none, by the config's probabilities."""
     texts = []
-    for gray, color, (u, v) in zip(batch["captions"], batch["color_captions"], draws.uniform(2).tolist()):
+    for gray, color, (u, v) in zip(batch.captions, batch.color_captions, draws.uniform(2).tolist()):
         if u < config.empty_prob:
             texts.append("")
         elif u < config.empty_prob + config.generic_prob:
@@ -62,9 +62,9 @@ def pick_texts(batch: dict, config: TrainConfig, draws: Draws) -> list[str]:
 
 
 def drop_channels(maps: Sequence[Tensor], share: float, draws: Draws) -> list[Tensor]:
-    """Maps (B, C, h, w) without a random `share` of each picture's channels, the others made up for it.
+    """Maps (B, C, h, w) without a random `share` of each picture's channels, the others scaled to make up for it.
 
-    A classifier's maps are the same whenever a photo is seen again, and what is learnt of them is soon learnt by heart.
+    A classifier's maps of a photo are the same in every epoch, and a model soon overfits to them.
     """
     if not share:
         return list(maps)
@@ -73,80 +73,52 @@ def drop_channels(maps: Sequence[Tensor], share: float, draws: Draws) -> list[Te
 
 
 class DiffusionStage(Stage):
-    """One of base, control, stage1, stage2, stage3.
+    """The diffusion loss on a controlled UNet, of the parts that the stage's entry says are trained.
 
-    Args:
-        name: the stage.
-        parts: modules by part name: unet, semantic_encoder; from `control` on controlnet_rca; from `stage1` on
-            semantic_adapter.
-        preset: for the noise schedule.
-        config: the stage's recipe.
-        probe: reads chroma off a latent; needed where `config.chroma_weight` or `perceptual_weight` is not 0.
+    Parts: unet, semantic_encoder; from `control` on controlnet_rca; from `stage1` on semantic_adapter.
     """
 
-    def __init__(self, name: str, parts: dict[str, nn.Module], preset: Preset, config: TrainConfig, probe=None):
+    def __init__(self, setup: StageSetup):
         super().__init__()
-        self.name, self.config, self.probe = name, config, probe
+        entry, parts, config = setup.entry, setup.parts, setup.config
+        self.name, self.config, self.probe = entry.name, config, setup.probe
         self.perceptual = None
         if config.perceptual_weight:
             self.perceptual = PerceptualLoss()
             self.perceptual.classifier.load_package_weights()
         self.condition: Tensor | None = None  # c_f of the last step
-        self.scheduler = build_scheduler(preset.diffusion)
+        self.scheduler = build_scheduler(setup.preset.diffusion)
         self.unet, self.semantic_encoder = parts["unet"], parts["semantic_encoder"]
         self.controlnet_rca = parts.get("controlnet_rca")
         self.semantic_adapter = parts.get("semantic_adapter")
-        self.color_encoder = copy.deepcopy(self.semantic_encoder) if name == "stage1" else None  # part (b)
-        for module, learns in self._trained():
-            if module is not None:
-                module.requires_grad_(learns)
+        trained = entry.trained(config)
+        for name, module in self.denoising_parts().items():
+            module.requires_grad_(name in trained)
         if getattr(self.unet, "peft_config", None):
             train_lora_alone(self.unet)
         # until stage II residuals alone connect the controller; a preset without them has nothing but RCA to learn by
         control = self.controlnet_rca
-        self.bypass_rca = name in ("control", "stage1") and control is not None and control.zero_convs is not None
+        self.bypass_rca = entry.residuals_only and control is not None and control.zero_convs is not None
         if self.bypass_rca:
             control.rca.requires_grad_(False)
 
-    def _trained(self) -> list[tuple[nn.Module | None, bool]]:
-        more = self.config.train_unet
-        control = self.name in ("control", "stage2", "stage3")
-        return [
-            (self.unet, self.name == "base" or (more and control)),
-            (self.semantic_encoder, self.name in ("stage1", "stage3") or (more and self.name in ("base", "control"))),
-            (self.semantic_adapter, self.name in ("stage1", "stage3")),
-            (self.controlnet_rca, control),
-            (self.color_encoder, False),
-        ]
+    def denoising_parts(self) -> dict[str, nn.Module]:
+        """The parts that predict the noise, those of them that the stage has."""
+        names = ("unet", "semantic_encoder", "semantic_adapter", "controlnet_rca")
+        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
-    def forward(self, batch: dict) -> dict[str, Tensor]:
-        terms: dict[str, Tensor] = {}
-        draws = Draws(batch["seeds"])
-        if self.name == "stage1":
-            e_g, mask = self.semantic_encoder(batch["captions"])
-            with torch.no_grad():
-                e_c, color_mask = self.color_encoder(batch["color_captions"])
-            terms["representation"] = representation_loss(e_g.float(), e_c.float(), mask | color_mask)
-            keep = (draws.uniform(1, 1, device=e_g.device) >= self.config.empty_prob).to(e_g.dtype)
-            context = self.semantic_adapter(keep * e_g + (1 - keep) * self.semantic_encoder([""])[0])
-        else:
-            context = self.context(pick_texts(batch, self.config, draws))
-        z, rgb = batch["latent"], batch["rgb"]
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        draws = Draws(batch.seeds)
+        context = self.context(pick_texts(batch, self.config, draws))
+        z, rgb = batch.latent, batch.rgb
         noise = draws.normal(z)
-        t = sample_timesteps(batch["uniform"], self.config, self.scheduler.config.num_train_timesteps)
+        t = sample_timesteps(batch.uniform, self.config, self.scheduler.config.num_train_timesteps)
         z_t = add_noise(self.scheduler, z, noise, t)
-        if self.name == "stage1":
-            output = self.predict(z_t, t, context, rgb).float()
-        else:
-            recognized = batch.get("recognized")
-            if recognized is not None and self.training:
-                recognized = drop_channels(recognized, self.config.recognition_dropout, draws)
-            output = self.predict(z_t, t, context, luminance(rgb).expand_as(rgb), recognized).float()
-        terms |= self.errors(output, z, noise, z_t, t, rgb)
-        if self.name == "stage1":
-            # Eq. 6, as printed
-            terms["loss"] = self.config.representation_weight * terms["representation"] + 0.5 * terms["loss"]
-        return terms
+        recognized = batch.recognized
+        if recognized is not None and self.training:
+            recognized = drop_channels(recognized, self.config.recognition_dropout, draws)
+        output = self.predict(z_t, t, context, luminance(rgb).expand_as(rgb), recognized).float()
+        return self.errors(output, z, noise, z_t, t, rgb)
 
     def errors(
         self, output: Tensor, z: Tensor, noise: Tensor, z_t: Tensor, t: Tensor, rgb: Tensor
@@ -212,17 +184,20 @@ class DiffusionStage(Stage):
         self.condition = features.condition
         return denoise(self.unet, z_t, t, context, features.residuals, hooks)
 
-    def preview(self, batch: dict) -> dict[str, Tensor]:
+    def preview(self, batch: Batch) -> dict[str, Tensor]:
         """The grey photos in the colours that x0 shows to the probe after one step from pure noise; and the truth."""
         if self.probe is None:
             return {}
-        rgb, z_t = batch["rgb"], Draws(batch["seeds"]).normal(batch["latent"])
+        rgb, z_t = batch.rgb, Draws(batch.seeds).normal(batch.latent)
         gray = luminance(rgb)
         t = torch.full((len(rgb),), self.scheduler.config.num_train_timesteps - 1, device=rgb.device)
-        output = self.predict(z_t, t, self.context(batch["captions"]), gray.expand_as(rgb)).float()
+        output = self.predict(z_t, t, self.context(batch.captions), gray.expand_as(rgb)).float()
         chroma = self.probe(predict_x0(self.scheduler, z_t, output, t), gray) * self.probe.deviation
         return {"one_step": merge_chroma(chroma, gray), "truth": rgb}
 
     def parts(self) -> dict[str, nn.Module]:
-        names = ("unet", "semantic_encoder", "semantic_adapter", "controlnet_rca")
-        return {n: getattr(self, n) for n in names if getattr(self, n) is not None}
+        return self.denoising_parts()
+
+
+def build(setup: StageSetup) -> DiffusionStage:
+    return DiffusionStage(setup)

@@ -7,9 +7,10 @@ from torch import Tensor, nn
 
 from ...color.spaces import luminance
 from ...models import ccd
-from ...presets import Preset, TrainConfig
+from ..batches import Batch
 from ..draws import Draws
 from .diffusion import DiffusionStage, add_noise, pick_texts, predict_x0, sample_timesteps
+from .registry import StageSetup
 
 CCD_WEIGHT, VQ_WEIGHT = 0.1, 0.6
 
@@ -20,25 +21,23 @@ class JointStage(DiffusionStage):
     L_CCD is taken on the decoded x0 of Eq. 3 and weighted by alpha_bar_t: at high noise x0 says little. Token diffusion
     is conditioned on the tokens of that same x0, the colour latent that the first step produces.
 
-    Args:
-        parts: unet, semantic_encoder, semantic_adapter, controlnet_rca, vq_decoder, token_diffusion.
+    Parts: unet, semantic_encoder, semantic_adapter, controlnet_rca, vq_decoder, token_diffusion.
     """
 
-    def __init__(self, parts: dict[str, nn.Module], preset: Preset, config: TrainConfig, probe=None):
-        super().__init__("stage3", parts, preset, config, probe)
-        self.name = "joint"
-        self.vq_decoder = parts["vq_decoder"].requires_grad_(False)
-        self.token_diffusion = parts["token_diffusion"].requires_grad_(True)
+    def __init__(self, setup: StageSetup):
+        super().__init__(setup)
+        self.vq_decoder = setup.parts["vq_decoder"].requires_grad_(False)
+        self.token_diffusion = setup.parts["token_diffusion"].requires_grad_(True)
 
-    def forward(self, batch: dict) -> dict[str, Tensor]:
-        z, rgb = batch["latent"], batch["rgb"]
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        z, rgb = batch.latent, batch.rgb
         gray = luminance(rgb)
-        draws = Draws(batch["seeds"])
+        draws = Draws(batch.seeds)
         context = self.context(pick_texts(batch, self.config, draws))
         noise = draws.normal(z)
-        t = sample_timesteps(batch["uniform"], self.config, self.scheduler.config.num_train_timesteps)
+        t = sample_timesteps(batch.uniform, self.config, self.scheduler.config.num_train_timesteps)
         z_t = add_noise(self.scheduler, z, noise, t)
-        output = self.predict(z_t, t, context, gray.expand_as(rgb), batch.get("recognized")).float()
+        output = self.predict(z_t, t, context, gray.expand_as(rgb), batch.recognized).float()
         diffusion = self.errors(output, z, noise, z_t, t, rgb)["loss"]
         x0 = predict_x0(self.scheduler, z_t, output, t)
         alpha_bar = self.scheduler.alphas_cumprod.to(z.device)[t]
@@ -62,3 +61,7 @@ class JointStage(DiffusionStage):
 
     def parts(self) -> dict[str, nn.Module]:
         return {**super().parts(), "token_diffusion": self.token_diffusion}
+
+
+def build(setup: StageSetup) -> JointStage:
+    return JointStage(setup)

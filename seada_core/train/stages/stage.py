@@ -5,34 +5,30 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from ..batches import Batch
+
 
 class Stage(nn.Module):
     """One stage of training, driven by `loop.fit`.
 
     Parameters with `requires_grad` are trained (and averaged by EMA); everything else is frozen. What is random about a
-    picture comes from `Draws(batch["seeds"])` and `batch["uniform"]`, so that it is the same on any number of
+    picture comes from `Draws(batch.seeds)` and `batch.uniform`, so that it is the same on any number of
     processes; anything else from torch's global generator, which the loop seeds alike on all of them for every step.
     """
 
-    name: str
-    multiple = 1  # a batch must be a multiple of this many pictures
+    name: str  # this and the next as the stage's entry in the registry has them
+    multiple: int = 1  # a process takes its pictures in multiples of this many
 
-    def forward(self, batch: dict) -> dict[str, Tensor]:
-        """Named loss terms of a batch; `loss` is the one to minimise.
-
-        batch: `rgb` (B, 3, H, W) float in [0, 1]; `latent` (B, 4, H/8, W/8) scaled latents of `rgb`;
-        `captions` and `color_captions`, lists of B strings (grey and colour descriptions); `places` and `seeds`, lists
-        of B numbers: each picture's place in the run, and a seed of its own; `uniform` (B,) in [0, 1), stratified over
-        the pictures of a step on all processes.
-        """
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """Named loss terms of a batch; `loss` is the one to minimise."""
         raise NotImplementedError
 
-    def preview(self, batch: dict) -> dict[str, Tensor]:
+    def preview(self, batch: Batch) -> dict[str, Tensor]:
         """Pictures (B, 3, H, W) in [0, 1] to look at, by name; called without gradients, EMA weights in place."""
         return {}
 
     def changing_buffers(self) -> list[Tensor]:
-        """Buffers that `forward` changes in training: put back where a step is left out."""
+        """Buffers that `forward` changes in training: restored when a step is skipped."""
         return []
 
     def parts(self) -> dict[str, nn.Module]:

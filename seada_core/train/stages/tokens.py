@@ -1,15 +1,19 @@
-"""Stage tokens: mask-and-replace diffusion learns to mend the tokens of an imperfect colour latent (EDN Eq. 6)."""
+"""Stage tokens: mask-and-replace diffusion learns to repair the tokens of an imperfect colour latent (EDN Eq. 6)."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...color.spaces import luminance, rgb_to_ycbcr
-from ...presets import Preset, TrainConfig
+from ...presets import TrainConfig
+from ..batches import Batch
 from ..draws import Draws
 from .diffusion import pick_texts
+from .registry import StageSetup
 from .stage import Stage
 
 # How a scaled SD1.5 latent moves with the mean (Cb, Cr) of its 8x8 pixels: least squares over TAESD latents of 48
@@ -54,16 +58,14 @@ class TokensStage(Stage):
     """Token diffusion in the space of the frozen codec, conditioned on its grey features and the frozen text parts.
 
     A training pair: x0, the tokens of the true colour latent, and z_tokens, those of the same latent `corrupt`ed at a
-    severity drawn per picture from [0, 1], so that the network learns both to trust a good first step and to mend a bad
+    severity drawn per picture from [0, 1], so that the network learns to trust a good first step and to repair a bad
     one. In the joint stage the first step itself makes z_tokens.
 
     Args:
         parts: vq_decoder, semantic_encoder, semantic_adapter, token_diffusion; only the last is trained.
     """
 
-    name = "tokens"
-
-    def __init__(self, parts: dict[str, nn.Module], preset: Preset, config: TrainConfig):
+    def __init__(self, parts: Mapping[str, nn.Module], config: TrainConfig):
         super().__init__()
         self.config = config
         self.codec = parts["vq_decoder"].requires_grad_(False)
@@ -78,9 +80,9 @@ class TokensStage(Stage):
             )
 
     @torch.no_grad()
-    def pair(self, batch: dict, draws: Draws) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def pair(self, batch: Batch, draws: Draws) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """x0 (B, N), z_tokens (B, N), grey features (B, C, h, w) and context (B, L, d) of a batch."""
-        z, rgb = batch["latent"], batch["rgb"]
+        z, rgb = batch.latent, batch.rgb
         gray = luminance(rgb)
         with torch.autocast(z.device.type, enabled=False):  # as when tokens are made for use: codes lie close
             z = z.float()
@@ -90,19 +92,19 @@ class TokensStage(Stage):
         context = self.semantic_adapter(self.semantic_encoder(pick_texts(batch, self.config, draws))[0])
         return x0, z_tokens, features, context
 
-    def forward(self, batch: dict) -> dict[str, Tensor]:
-        draws = Draws(batch["seeds"])
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        draws = Draws(batch.seeds)
         x0, z_tokens, features, context = self.pair(batch, draws)
         terms = self.token_diffusion.loss(x0, z_tokens, features, context, generators=draws.generators)
         return {**terms, "z_accuracy": (z_tokens == x0).float().mean()}
 
-    def preview(self, batch: dict) -> dict[str, Tensor]:
+    def preview(self, batch: Batch) -> dict[str, Tensor]:
         """Decoded: the corrupted latent's tokens, what 20 steps of diffusion make of them, and the true tokens."""
-        x0, z_tokens, features, context = self.pair(batch, Draws(batch["seeds"]))
+        x0, z_tokens, features, context = self.pair(batch, Draws(batch.seeds))
         generators = [torch.Generator().manual_seed(i) for i in range(len(x0))]
         steps = min(20, self.token_diffusion.config.steps)
         refined = self.token_diffusion.sample(z_tokens, features, context, steps, generators)
-        gray = luminance(batch["rgb"])
+        gray = luminance(batch.rgb)
         tokens = {"first_step": z_tokens, "refined": refined, "codes": x0}
         return {name: self.codec.decode_tokens(t, gray) for name, t in tokens.items()}
 
@@ -111,3 +113,7 @@ class TokensStage(Stage):
 
     def parts(self) -> dict[str, nn.Module]:
         return {"token_diffusion": self.token_diffusion}
+
+
+def build(setup: StageSetup) -> TokensStage:
+    return TokensStage(setup.parts, setup.config)

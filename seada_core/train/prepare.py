@@ -1,0 +1,198 @@
+"""What a stage starts from: the caches of its pictures, and its parts from files, from other weights, or new."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from accelerate import PartialState
+from torch import Tensor, nn
+
+from ..files.weight_headers import CheckpointError
+from ..models.controlnet_rca import ControlNetRCA, recognize
+from ..models.efficientnet import EfficientNetLite0
+from ..models.tokenizer import Tokenizer
+from ..presets import Preset, TrainConfig
+from ..weights import part_files, stable_diffusion
+from ..weights.stable_diffusion import Base
+from ..weights.stock_controlnet import StockWeights, start_from
+from . import exports
+from .cache import build_shares, join_shares
+from .data import Cache, build_cache, cache_recognized
+from .encoder import load_encoder
+from .options import TrainOptions
+from .sources import DataError
+from .stages.codec import load_taesd
+from .stages.registry import StageEntry, maker
+
+# caches
+
+
+def open_cache(options: TrainOptions, source: str, resolution: int, kind: str, state: PartialState) -> Cache:
+    """The cache of a source, which all processes build together if it does not exist yet.
+
+    kind: "cache" for what is trained on, "validation" for what is not.
+
+    Raises:
+        DataError: there is no cache and no encoder, the source cannot be used, or the folder is not shared.
+    """
+    folder = options.cache if kind == "cache" and options.cache else options.out / f"{kind}-{resolution}"
+    if not (folder / "cache.json").is_file():
+        _build_cache(options, source, folder, resolution, kind, state)
+        state.wait_for_everyone()
+        if not (folder / "cache.json").is_file():
+            raise DataError(f"this machine does not see {folder}: --out and --cache must be shared by all machines")
+    return Cache(folder)
+
+
+def _build_cache(
+    options: TrainOptions, source: str, folder: Path, resolution: int, kind: str, state: PartialState
+) -> None:
+    if options.encoder is None:
+        raise DataError(f"{folder} holds no cached latents yet: give --encoder to make them")
+    rank, processes = state.process_index, state.num_processes
+    shares = options.shares or processes
+    film = options.film if kind == "cache" else 0.0  # validation stays as it is
+    if shares > 1:
+        build_shares(
+            source, folder, resolution, lambda: load_encoder(options.encoder, state.device), options.mirror,
+            film, shares, range(rank, shares, processes), missing_captions=options.missing_captions,
+        )  # fmt: skip
+    state.wait_for_everyone()
+    if state.is_main_process and shares > 1:
+        join_shares(folder, shares)
+    elif state.is_main_process:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        encoder = load_encoder(options.encoder, state.device)
+        build_cache(
+            source, folder, resolution, encoder, options.mirror, film, missing_captions=options.missing_captions
+        )
+
+
+def with_recognized(
+    cache: Cache | None, parts: dict[str, nn.Module], config: TrainConfig, state: PartialState
+) -> Cache | None:
+    """The cache with the maps of the parts' classifier, if the parts have one and are trained on whole pictures."""
+    needed = any(parts[name].config.recognition for name in ("controlnet_rca", "captioner") if name in parts)
+    if cache is None or cache.recognized or not needed or config.crop != config.resolution:
+        return cache
+    device = state.device.type
+    classifier = EfficientNetLite0()
+    classifier.load_package_weights()
+    classifier.to(state.device, memory_format=torch.channels_last)
+
+    def maps_of(gray: Tensor) -> list[Tensor]:
+        with torch.autocast(device, torch.bfloat16):
+            return recognize(classifier, gray.to(state.device, memory_format=torch.channels_last))
+
+    if cache.shares:
+        cache_recognized(cache, maps_of, mine=slice(state.process_index, None, state.num_processes))
+    elif state.is_main_process:
+        cache_recognized(cache, maps_of)
+    state.wait_for_everyone()
+    return Cache(cache.folder)
+
+
+# parts
+
+
+@dataclass(frozen=True)
+class OtherWeights:
+    """Weights of other makes that new parts start from, known to fit the preset and not read yet."""
+
+    base: Base | None = None
+    control: StockWeights | None = None
+
+
+def other_weights(options: TrainOptions) -> OtherWeights:
+    """The weights that `--base` and `--control` name.
+
+    Raises:
+        CheckpointError: they do not fit the preset.
+    """
+    preset, base, control = options.preset, None, None
+    if options.base is not None:
+        base = Base(options.base, preset, download=options.download)
+        stable_diffusion.require_same(base, preset)
+        for part in ("unet", "semantic_encoder"):
+            base.report(part).require()
+    if options.control is not None:
+        control = StockWeights(options.control, preset.unet, options.download)
+        control.report().require()
+    return OtherWeights(base, control)
+
+
+def prepare_parts(
+    stage: StageEntry,
+    preset: Preset,
+    cache: Cache,
+    folders: list[Path],
+    others: OtherWeights = OtherWeights(),
+    decoder: str | None = None,
+) -> dict[str, nn.Module]:
+    """A stage's parts: from the first folder that has their file, else from `others.base`, else new ones if the stage
+    makes them. A new controller starts from `others.control`, a new codec from TAESD's `decoder`, if given.
+
+    Raises:
+        CheckpointError: a part that an earlier stage makes does not exist.
+        DataError: `decoder` is not TAESD's.
+    """
+    parts: dict[str, nn.Module] = {}
+    for part in (*stage.needs, *stage.makes):
+        file = exports.find(part, folders)
+        if file is not None:
+            parts[part] = part_files.load_part(file, part)[0].requires_grad_(True).train()
+        elif others.base is not None and part in ("unet", "semantic_encoder"):
+            parts[part] = others.base.load(part)[0].requires_grad_(True).train()
+        elif part in stage.needs:
+            made_by = maker(part).name
+            raise CheckpointError(
+                f"stage {stage.name} needs {part}.safetensors, and there is none in {' or '.join(map(str, folders))}: "
+                f"train stage {made_by} first, or give --init{' or --base' if made_by == 'base' else ''}"
+            )
+        elif part == "controlnet_rca":
+            parts[part] = _new_controller(parts["unet"], preset, others.control)
+        else:
+            parts[part] = part_files.build(part, preset, _new_tokenizer(part, preset, cache))
+            if part == "captioner" and preset.captioner.recognition:
+                parts[part].model.visual.classifier.load_package_weights()
+            if part == "vq_decoder" and decoder is not None:
+                load_taesd(parts[part].decoder, decoder)
+    return parts
+
+
+def _new_controller(unet: nn.Module, preset: Preset, start: StockWeights | None) -> ControlNetRCA:
+    """E_con starts as a copy of the UNet's encoder, and the rest from a stock ControlNet if there is one."""
+    control = ControlNetRCA(unet, preset.control)
+    if preset.control.recognition:
+        control.mapper.classifier.load_package_weights()
+    if start is not None:
+        for note in start_from(control, start.load()[0]):
+            print(f"not taken from --control: {note}")
+    return control
+
+
+def _new_tokenizer(part: str, preset: Preset, cache: Cache) -> Tokenizer | None:
+    """A tokenizer of the tokens that the cache's captions use, where a part's vocabulary is smaller than CLIP's."""
+    size = {"semantic_encoder": preset.text, "captioner": preset.captioner}.get(part)
+    if size is None or size.vocab_size >= 49408:
+        return None
+    kinds = ("captions", "color_captions")
+    captions = [text for record in cache.records for kind in kinds for text in record.get(kind, ())]
+    return Tokenizer.from_captions(captions, size.length, size.vocab_size)
+
+
+def decoder_of_probe(stage: StageEntry, folders: list[Path]) -> Path:
+    """The file of the decoder that says which colour a latent shows.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    file = exports.find("vq_decoder", folders)
+    if file is None:
+        raise CheckpointError(
+            f"stage {stage.name} weighs its loss by the colours that vq_decoder.safetensors paints, and there is none "
+            f"in {' or '.join(map(str, folders))}: train stage codec first, give --init, or --chroma-weight 0"
+        )
+    return file

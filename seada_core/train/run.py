@@ -1,0 +1,134 @@
+"""A run of the trainer: checks everything first, then caches, builds parts, trains and exports, stage by stage."""
+
+from __future__ import annotations
+
+import gc
+import sys
+
+import torch
+from accelerate import PartialState
+from torch import Tensor
+
+from ..command_line import FAILED, FINE
+from ..files.weight_headers import CheckpointError
+from ..presets import TrainConfig
+from ..weights.part_files import load_part
+from . import exports
+from .checks import TrainingError, check_recipe, check_same_run, latest_checkpoint, process_state
+from .data import Cache, check_captions
+from .loop import fit
+from .lora import add_lora
+from .options import ALL, TrainOptions
+from .prepare import decoder_of_probe, open_cache, other_weights, prepare_parts, with_recognized
+from .probe import ChromaProbe
+from .saving import is_finished
+from .sources import DataError
+from .stages.registry import StageEntry
+from .stages.stage import Stage
+from .texts import cache_texts, text_is_frozen, use_cached_texts
+
+
+def run(options: TrainOptions) -> int:
+    """Train the stages; a failure is one line on standard error. Returns the exit status."""
+    try:
+        for stage in options.stages:  # all of them, before the first one takes hours
+            check(stage, options)
+        for stage in options.stages:
+            train(stage, options)
+            gc.collect()  # hooks and modules refer to each other, and the next stage needs their memory
+    except (CheckpointError, DataError, TrainingError, OSError, ImportError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return FAILED
+    return FINE
+
+
+def is_done(stage: StageEntry, options: TrainOptions) -> bool:
+    """Whether an earlier run of all stages finished this one."""
+    return (
+        options.stage == ALL and options.resume and is_finished(options.out / stage.name, options.config(stage).steps)
+    )
+
+
+def check(stage: StageEntry, options: TrainOptions) -> None:
+    """Refuse what can be known to be wrong with a stage before anything is read or computed.
+
+    Raises:
+        TrainingError, CheckpointError
+    """
+    config, preset = options.config(stage), options.preset
+    if is_done(stage, options):
+        return
+    state = process_state()
+    check_recipe(config, state.num_processes, state.device.type, stage.multiple)
+    newest = latest_checkpoint(options.out / stage.name)
+    if newest and options.resume:
+        check_same_run(newest, config, preset)
+    other_weights(options)
+    folders = options.folders(stage)
+    for part in (*stage.needs, *stage.makes):
+        file = exports.find(part, folders)
+        if file is not None:
+            exports.check_sizes(file, part, preset)
+    if options.stage == stage.name and stage.needs_probe(config):
+        decoder_of_probe(stage, folders)
+
+
+def train(stage: StageEntry, options: TrainOptions) -> None:
+    """Cache what a stage needs, build its parts, train, and leave its part files in OUT/parts."""
+    config, preset = options.config(stage), options.preset
+    if is_done(stage, options):
+        return
+    folders = options.folders(stage)
+    state = process_state()
+    cache = open_cache(options, options.data, config.resolution, "cache", state)
+    validation = None
+    if options.validation:
+        validation = open_cache(options, options.validation, config.resolution, "validation", state)
+    check_captions(cache, options.missing_captions, print if state.is_main_process else lambda _: None)
+    torch.manual_seed(config.seed)  # new parts start alike in every run and process
+    parts = prepare_parts(stage, preset, cache, folders, other_weights(options), options.decoder)
+    cache, validation = (with_recognized(c, parts, config, state) for c in (cache, validation))
+    if stage.uses_lora(config):
+        _add_lora(parts, options, stage, config, state)
+    probe = _fitted_probe(stage, config, folders, cache, state) if stage.needs_probe(config) else None
+    module = stage.build(parts, preset, config, probe)
+    out = options.parts_folder
+    exported = {part: found for part, found in module.parts().items() if exports.learns(found)}
+    if state.is_main_process:
+        for part, found in module.parts().items():
+            if part not in exported and not (out / f"{part}.safetensors").is_file():
+                exports.leave(out, part, found, preset, folders)
+    state.wait_for_everyone()
+    if config.cache_text:
+        _cache_texts(module, parts, (cache, validation), options, state)
+    parts.clear()
+
+    def export(tensors: dict[str, Tensor] | None) -> None:
+        for part, found in exported.items():
+            exports.export(out, part, found, preset, tensors, module, options.lora_folder)
+
+    fit(module, config, cache, options.out / stage.name, validation, options.resume, export, options.workers, preset)
+
+
+def _add_lora(parts: dict, options: TrainOptions, stage: StageEntry, config: TrainConfig, state: PartialState) -> None:
+    folder = options.lora_folder
+    if state.is_main_process and not (folder / "unet.safetensors").is_file():  # as it was without
+        exports.leave(folder, "unet", parts["unet"], options.preset, options.folders(stage))
+    state.wait_for_everyone()
+    file = folder / "unet_lora.safetensors"
+    add_lora(parts["unet"], config.lora, file if file.is_file() else None)
+
+
+def _fitted_probe(stage: StageEntry, config: TrainConfig, folders: list, cache: Cache, state: PartialState):
+    probe = ChromaProbe(load_part(decoder_of_probe(stage, folders), "vq_decoder")[0])
+    explained = probe.fit(cache)
+    if state.is_main_process:
+        print(f"chroma probe: explains {explained:.3f} of the latents' chroma")
+    return probe
+
+
+def _cache_texts(module: Stage, parts: dict, caches: tuple, options: TrainOptions, state: PartialState) -> None:
+    if text_is_frozen(module):
+        with state.main_process_first():
+            texts = cache_texts(parts["semantic_encoder"].to(state.device), caches, options.out)
+        use_cached_texts(module, texts)
