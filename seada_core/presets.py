@@ -243,6 +243,16 @@ class TrainConfig:
     recognition_dropout: float = setting(
         0.0, "share of the classifier's channels that are hidden from a picture's mapper", high=0.99
     )
+    last_timestep_share: float = setting(
+        0.0, "share of a step's pictures at the last timestep, where one-step sampling starts", high=0.99
+    )
+    adversarial_weight: float = setting(0.0, "weight of passing for true colours, in stage decide")
+    discriminator_lr: float = setting(2e-4, "the discriminator's learning rate, in stage decide")
+    learn_classifier: float = setting(
+        0.0,
+        "the mapper's classifier learns in stage decide, at this share of the learning rate; 0: it is frozen",
+        high=1,
+    )
     seed: int = setting(0, low=0, high=2**63 - 1)
     checkpoint_every: int = setting(1000, "steps", high=10**9)
     validate_every: int = setting(1000, "steps", high=10**9)
@@ -278,6 +288,16 @@ SD15 = Preset(
         "stage1": replace(_SD15, steps=20_000),
         "stage2": replace(_SD15, steps=50_000),
         "stage3": replace(_SD15, steps=10_000),
+        # not in the papers, and not in the recipe below: for good pictures in 1 to 4 steps
+        "decide": replace(
+            _SD15,
+            steps=10_000,
+            timestep_shift=3.0,
+            last_timestep_share=0.5,
+            chroma_weight=1.0,
+            perceptual_weight=2.0,
+            adversarial_weight=0.4,
+        ),
         "decoder": replace(_SD15, steps=5_000),
         "ccd": replace(_SD15, steps=50_000, generic_prob=0.5),
         "tokens": replace(_SD15, steps=42_000),
@@ -325,6 +345,24 @@ MINI = Preset(
         "stage1": replace(_MINI, steps=60, lr=2e-4, train_unet=False),
         "stage2": replace(_MINI, steps=500),
         "stage3": replace(_MINI, steps=1700, decay=0.4),
+        "decide": replace(
+            _MINI,
+            steps=1500,
+            batch=32,
+            resolution=144,
+            crop=144,
+            lr=2e-4,
+            decay=0.5,
+            weight_decay=0.05,
+            empty_prob=0.4,
+            color_prob=0.3,
+            timestep_shift=5.0,
+            perceptual_weight=2.0,
+            recognition_dropout=0.1,
+            last_timestep_share=0.5,
+            adversarial_weight=0.4,
+            learn_classifier=0.15,
+        ),
         "decoder": replace(_MINI, steps=150, batch=16, lr=3e-4, warmup=10, decay=0.7),
         "ccd": replace(
             _MINI, steps=2500, batch=32, lr=1e-3, warmup=20, decay=0.7, ema=0.998, train_unet=False, generic_prob=0.5
@@ -340,6 +378,7 @@ MINI = Preset(
         "stage1",
         "stage2",
         "stage3",
+        "decide",
         "decoder",
         "ccd",
         "tokens",

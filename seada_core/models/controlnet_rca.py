@@ -38,13 +38,15 @@ class Mapper(nn.Sequential):
         return super().forward(picture * 2 - 1)
 
 
-@torch.no_grad()
 def recognize(classifier: EfficientNetLite0, picture: Tensor) -> list[Tensor]:
     """The classifier's maps of a picture (B, 3, 8h, 8w) in [0, 1]: (B, 112, h, w) and (B, 320, h / 2, w / 2).
 
-    It looks at the picture at twice its size, so that its map at 1/16 is as large as a latent.
+    It looks at the picture at twice its size, so that its map at 1/16 is as large as a latent. Gradients are kept only
+    for a classifier that learns, see `EfficientNetLite.learn`.
     """
-    return classifier(F.interpolate(picture, scale_factor=2, mode="bilinear"))
+    learns = any(p.requires_grad for p in classifier.parameters())
+    with torch.set_grad_enabled(learns and torch.is_grad_enabled()):
+        return classifier(F.interpolate(picture, scale_factor=2, mode="bilinear"))
 
 
 class RecognizingMapper(nn.Module):

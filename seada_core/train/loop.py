@@ -130,7 +130,7 @@ def fit(
         checkpoint_activations(stage)
     frozen = {saving.plain(name) for name, p in stage.named_parameters() if not p.requires_grad}
     try:
-        optimizer = build_optimizer([p for p in stage.parameters() if p.requires_grad], config)
+        optimizer = build_optimizer(stage.parameter_groups(), config)
     except MemoryOptionError as error:
         raise TrainingError(str(error)) from None
     if accelerator.distributed_type == DistributedType.DEEPSPEED:
@@ -186,7 +186,7 @@ def fit(
         torch.manual_seed(step_seed(config.seed, step))
         rate = learning_rate(config, step)
         for group in optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group.get("scale", 1.0)
         sums: dict[str, Tensor] = {}
         finite, buffers = True, [(buffer, buffer.clone()) for buffer in stage.changing_buffers()]
         for k in range(times):
@@ -198,7 +198,9 @@ def fit(
                 for name, value in values.items():
                     sums[name] = sums.get(name, 0.0) + value.detach().float() / times
                 if accelerator.sync_gradients:
-                    norm = float(accelerator.clip_grad_norm_(trainable, config.clip) or 0.0)
+                    # each group by itself: a discriminator's gradient is no reason to shorten the model's
+                    norms = [accelerator.clip_grad_norm_(g["params"], config.clip) for g in optimizer.param_groups]
+                    norm = float(norms[0] or 0.0)
                     means = accelerator.reduce(torch.stack(list(sums.values())), "mean").tolist()
                     terms = dict(zip(sums, means))
                     finite = math.isfinite(terms["loss"]) and math.isfinite(norm)

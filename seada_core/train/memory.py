@@ -20,14 +20,16 @@ from ..models.controlnet_rca import RCA
 from ..models.token_diffusion import TokenBlock
 from ..models.vq_decoder import Block, Residual
 from ..presets import OPTIMIZERS, TrainConfig
-from .stages.stage import Stage
+from .stages.stage import ParameterGroup, Stage
 
 
 class MemoryOptionError(ValueError):
     """An option that saves memory cannot be had here; the message says why."""
 
 
-def build_optimizer(parameters: Iterable[nn.Parameter], config: TrainConfig) -> torch.optim.Optimizer:
+def build_optimizer(
+    parameters: Iterable[nn.Parameter] | list[ParameterGroup], config: TrainConfig
+) -> torch.optim.Optimizer:
     """The recipe's optimiser. `adamw8bit` keeps both moments in 8 bits (Dettmers et al. 2022): 2 bytes a weight, not 8.
     `sgd` keeps none: for trying a stage out where memory is short, not for training.
 

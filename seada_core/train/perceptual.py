@@ -16,21 +16,29 @@ class PerceptualLoss(nn.Module):
     """LPIPS' distance without its learned weights (Zhang et al. 2018, Eq. 1) between two colourings of one grey photo.
 
     Both chroma maps are as coarse as a latent and are laid over the photo's own luminance, so that only colour is
-    compared. The classifier is EfficientNet-Lite2; the benchmarks measure with Lite0, so as not to be measured by what
-    was trained on. Frozen, and no part of the model.
+    compared. The classifier is EfficientNet-Lite1, frozen and not part of the model: the mapper looks through Lite0,
+    and Lite2 is kept for measuring, so that no loss has seen it.
     """
 
     def __init__(self):
         super().__init__()
-        self.classifier = EfficientNetLite(2)
+        self.classifier = EfficientNetLite(1)
 
     def forward(self, chroma: Tensor, truth: Tensor, gray: Tensor) -> Tensor:
         """Chroma (B, 2, h, w) and its truth in [-0.5, 0.5], luminance (B, 1, H, W) in [0, 1], to distances (B,)."""
+        return self.distance(*self.look(chroma, truth, gray))
+
+    def look(self, chroma: Tensor, truth: Tensor, gray: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """The classifier's levels of both colourings, each (B, C, h, w) and of unit length at every place."""
         with torch.autocast(gray.device.type, enabled=False):  # near colourings differ by little
             ours = self._see(chroma.float(), gray.float())
             with torch.no_grad():
-                theirs = self._see(truth.float(), gray.float())
-            return torch.stack([(a - b).pow(2).sum(1).mean((1, 2)) for a, b in zip(ours, theirs)]).mean(0)
+                return ours, self._see(truth.float(), gray.float())
+
+    @staticmethod
+    def distance(ours: list[Tensor], theirs: list[Tensor]) -> Tensor:
+        """Distances (B,) of two colourings by their levels."""
+        return torch.stack([(a - b).pow(2).sum(1).mean((1, 2)) for a, b in zip(ours, theirs)]).mean(0)
 
     def _see(self, chroma: Tensor, gray: Tensor) -> list[Tensor]:
         shown = self._lay(chroma, gray).contiguous(memory_format=torch.channels_last)

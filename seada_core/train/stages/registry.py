@@ -140,6 +140,15 @@ STAGES: dict[str, StageEntry] = {
             diffusion=True,
             lora=True,
         ),
+        StageEntry(
+            "decide",
+            "decide",
+            needs=_DENOISER,
+            learns=("controlnet_rca",),
+            learns_with_unet=("unet",),
+            diffusion=True,
+            lora=True,
+        ),
         StageEntry("decoder", "decoder", needs=(*_DENOISER, "vq_decoder"), learns=("vq_decoder",), multiple=2),
         StageEntry("ccd", "ccd", needs=_DENOISER, makes=("hint_encoder",), learns=("hint_encoder",), diffusion=True),
         StageEntry(

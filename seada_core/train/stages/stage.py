@@ -2,10 +2,24 @@
 
 from __future__ import annotations
 
+from typing import TypedDict
+
 import torch
 from torch import Tensor, nn
 
 from ..batches import Batch
+
+
+class _Parameters(TypedDict):
+    params: list[nn.Parameter]
+
+
+class ParameterGroup(_Parameters, total=False):
+    """Parameters that an optimiser treats alike, with what differs from the recipe."""
+
+    scale: float  # factor on the learning rate
+    betas: tuple[float, float]
+    weight_decay: float
 
 
 class Stage(nn.Module):
@@ -30,6 +44,10 @@ class Stage(nn.Module):
     def changing_buffers(self) -> list[Tensor]:
         """Buffers that `forward` changes in training: restored when a step is skipped."""
         return []
+
+    def parameter_groups(self) -> list[ParameterGroup]:
+        """What is trained, in groups for the optimiser."""
+        return [{"params": [p for p in self.parameters() if p.requires_grad]}]
 
     def parts(self) -> dict[str, nn.Module]:
         """What this stage exports: part name (a file name in a model folder) to module."""

@@ -1,0 +1,90 @@
+"""Stage decide: colours that are decided, by an adversarial term where sampling starts.
+
+The squared error of an unsure model is least for the mean of all likely colours, which is sepia. A discriminator that
+sees the one-step colours laid over the photo's luminance makes the model choose one. The same term makes few steps of
+any model good (as in adversarial diffusion distillation, Sauer et al. 2023).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ...models.controlnet_rca import recognize
+from ...models.efficientnet import EfficientNetLite
+from ..batches import Batch
+from ..discriminator import ProjectedDiscriminator, discriminator_loss, generator_loss
+from ..perceptual import LEVELS
+from .diffusion import DiffusionStage
+from .registry import StageSetup
+from .stage import ParameterGroup
+
+
+class DecideStage(DiffusionStage):
+    """The diffusion loss of stage III, and a projected discriminator on the perceptual term's classifier.
+
+    The discriminator learns in the same step from detached colourings. With `learn_classifier` the mapper's classifier
+    learns too: its maps are then computed in every step, and its part file is like any other.
+
+    Parts: unet, semantic_encoder, semantic_adapter, controlnet_rca.
+    """
+
+    def __init__(self, setup: StageSetup):
+        super().__init__(setup)
+        if self.perceptual is None:
+            raise ValueError("stage decide needs a perceptual weight above 0: the discriminator shares its classifier")
+        self.discriminator = ProjectedDiscriminator([self.perceptual.classifier.widths[level] for level in LEVELS])
+        if self.classifier is not None:
+            self.classifier.learn()
+
+    @property
+    def classifier(self) -> EfficientNetLite | None:
+        """The mapper's classifier, if it learns."""
+        return getattr(self.controlnet_rca.mapper, "classifier", None) if self.config.learn_classifier else None
+
+    def parameter_groups(self) -> list[ParameterGroup]:
+        mine = {id(p) for p in self.discriminator.parameters()}
+        slow = set() if self.classifier is None else {id(p) for p in self.classifier.parameters()}
+        trained = [p for p in self.parameters() if p.requires_grad]
+        groups: list[ParameterGroup] = [
+            {"params": [p for p in trained if id(p) not in mine | slow]},
+            {
+                "params": [p for p in trained if id(p) in mine],
+                "scale": self.config.discriminator_lr / self.config.lr,
+                "betas": (0.0, 0.99),
+                "weight_decay": 0.0,
+            },
+        ]
+        if slow:
+            learning = [p for p in trained if id(p) in slow]
+            groups.append({"params": learning, "scale": self.config.learn_classifier})
+        return groups
+
+    def recognized(self, batch: Batch, gray: Tensor) -> list[Tensor] | None:
+        if self.classifier is None:
+            return batch.recognized
+        return recognize(self.classifier, gray)
+
+    def color_terms(self, shown: Tensor, wanted: Tensor, gray: Tensor, t: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        noisy = self.is_noisy(t)
+        if not noisy.any():
+            nothing = shown.sum() * 0 + sum(p.sum() * 0 for p in self.discriminator.parameters())
+            return dict.fromkeys(("perceptual", "adversarial", "discriminator"), nothing), nothing
+        ours, true = self.perceptual.look(shown[noisy], wanted[noisy], gray[noisy])
+        with torch.autocast(gray.device.type, enabled=False):
+            self.discriminator.requires_grad_(False)  # only the colours learn from how they are judged
+            judged = self.discriminator(ours)
+            self.discriminator.requires_grad_(True)
+            told_apart = discriminator_loss(self.discriminator([x.detach() for x in ours]), self.discriminator(true))
+        terms = {
+            "perceptual": self.mean_of_noisy(self.perceptual.distance(ours, true).sum(), t),
+            "adversarial": self.mean_of_noisy(generator_loss(judged).sum(), t),
+            "discriminator": told_apart,
+        }
+        weighted = self.config.perceptual_weight * terms["perceptual"]
+        weighted = weighted + self.config.adversarial_weight * terms["adversarial"] + terms["discriminator"]
+        return terms, weighted
+
+
+def build(setup: StageSetup) -> DecideStage:
+    return DecideStage(setup)
