@@ -10,7 +10,7 @@ import reprlib
 from dataclasses import dataclass, field, replace
 from typing import Any, get_args, get_origin, get_type_hints
 
-HINT_METHODS = ("modulation", "guidance", "propagation")  # see `Colorizer.chroma`
+HINT_METHODS = ("modulation", "guidance", "propagation")  # see `ColorizeOptions`
 SCHEDULERS = ("ddim", "unipc", "dpm++")  # see `sampling.solver`
 OPTIMIZERS = ("adamw", "adamw8bit", "sgd")  # see `train.memory.build_optimizer`
 

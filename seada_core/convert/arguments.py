@@ -75,7 +75,7 @@ def build_parser() -> Parser:
     for name, description in SIZES.items():
         sizes = getattr(DEFAULTS, name)
         group = parser.add_argument_group(f"{_prefix(name)}* options", description)
-        add_fields(group, type(sizes), _prefix(name), sizes)
+        add_fields(group, type(sizes), _prefix(name), sizes, switches=True)
     return parser
 
 

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from ..command_fields import add_fields, given_fields
-from ..command_line import FAILED, Parser
+from ..command_line import FAILED, Parser, exit_status
 from ..presets import MINI, PRESETS, Preset, TrainConfig
 from .options import ALL, TrainOptions
 from .stages.registry import STAGES
@@ -57,8 +57,14 @@ def parse(argv: Sequence[str]) -> TrainOptions:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command. Returns the exit status: 0 fine, 1 failed; bad usage exits with 2."""
-    options = parse(sys.argv[1:] if argv is None else argv)
+    """Run the command. Returns the exit status: 0 fine, 1 failed, 2 bad usage, 130 interrupted."""
+    return exit_status(
+        lambda: _run(sys.argv[1:] if argv is None else argv), "--resume goes on from the last checkpoint"
+    )
+
+
+def _run(argv: Sequence[str]) -> int:
+    options = parse(argv)
     try:
         from .run import run  # torch, diffusers and accelerate: slow, and not needed for --help
     except ModuleNotFoundError as error:

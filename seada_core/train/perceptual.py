@@ -24,6 +24,13 @@ class PerceptualLoss(nn.Module):
         super().__init__()
         self.classifier = EfficientNetLite(1)
 
+    @classmethod
+    def with_package_weights(cls) -> PerceptualLoss:
+        """The loss with the classifier's released weights; see `EfficientNetLite.load_package_weights`."""
+        loss = cls()
+        loss.classifier.load_package_weights()
+        return loss
+
     def forward(self, chroma: Tensor, truth: Tensor, gray: Tensor) -> Tensor:
         """Chroma (B, 2, h, w) and its truth in [-0.5, 0.5], luminance (B, 1, H, W) in [0, 1], to distances (B,)."""
         return self.distance(*self.look(chroma, truth, gray))

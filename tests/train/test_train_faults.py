@@ -25,6 +25,7 @@ from seada_core.train.batches import Batches
 from seada_core.train.checks import TrainingError, check_same_run, describe, latest_checkpoint
 from seada_core.train.data import Cache, build_cache
 from seada_core.train.loop import fit
+from seada_core.train.probe import ChromaProbe
 from seada_core.train.saving import is_finished
 from seada_core.train.sources import Tally, samples
 from seada_core.train.stages.registry import STAGES
@@ -351,7 +352,8 @@ def test_a_stage_names_the_buffers_that_it_changes(name, cache):
             image_size=64, width=32, text_layers=1, decoder_layers=1, vision_channels=(16, 32), vision_blocks=(1, 1)
         )
         parts[name] = part_files.build(name, replace(preset, captioner=small), parts["semantic_encoder"].tokenizer)
-    stage = STAGES[name].build(parts, preset, CONFIG).train()
+    probe = ChromaProbe(parts["vq_decoder"]) if STAGES[name].needs_probe(CONFIG) else None
+    stage = STAGES[name].build(parts, preset, CONFIG, probe).train()
     before = {id(buffer): buffer.clone() for buffer in stage.buffers()}
     stage(Batches(Cache(cache), 4, 64, seed=0)[0])
     changed = {id(buffer) for buffer in stage.buffers() if not torch.equal(buffer, before[id(buffer)])}

@@ -14,7 +14,7 @@ from ...models.controlnet_rca import recognize
 from ...models.efficientnet import EfficientNetLite
 from ..batches import Batch
 from ..discriminator import ProjectedDiscriminator, discriminator_loss, generator_loss
-from ..perceptual import LEVELS
+from ..perceptual import LEVELS, PerceptualLoss
 from .diffusion import DiffusionStage
 from .registry import StageSetup
 from .stage import ParameterGroup
@@ -31,8 +31,8 @@ class DecideStage(DiffusionStage):
 
     def __init__(self, setup: StageSetup):
         super().__init__(setup)
-        if self.perceptual is None:
-            raise ValueError("stage decide needs a perceptual weight above 0: the discriminator shares its classifier")
+        if self.perceptual is None:  # the discriminator sees through its classifier
+            self.perceptual = PerceptualLoss.with_package_weights()
         self.discriminator = ProjectedDiscriminator([self.perceptual.classifier.widths[level] for level in LEVELS])
         if self.classifier is not None:
             self.classifier.learn()
@@ -59,6 +59,9 @@ class DecideStage(DiffusionStage):
             learning = [p for p in trained if id(p) in slow]
             groups.append({"params": learning, "scale": self.config.learn_classifier})
         return groups
+
+    def changing_buffers(self) -> list[Tensor]:
+        return list(self.discriminator.buffers())
 
     def recognized(self, batch: Batch, gray: Tensor) -> list[Tensor] | None:
         if self.classifier is None:

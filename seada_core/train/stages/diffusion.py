@@ -91,10 +91,9 @@ class DiffusionStage(Stage):
         super().__init__()
         entry, parts, config = setup.entry, setup.parts, setup.config
         self.name, self.config, self.probe = entry.name, config, setup.probe
-        self.perceptual = None
+        self.perceptual: PerceptualLoss | None = None
         if config.perceptual_weight:
-            self.perceptual = PerceptualLoss()
-            self.perceptual.classifier.load_package_weights()
+            self.perceptual = PerceptualLoss.with_package_weights()
         self.condition: Tensor | None = None  # c_f of the last step
         self.scheduler = build_scheduler(setup.preset.diffusion)
         self.unet, self.semantic_encoder = parts["unet"], parts["semantic_encoder"]
@@ -149,7 +148,7 @@ class DiffusionStage(Stage):
         """
         terms = {"diffusion": (output - target(self.scheduler, z, noise, t)).pow(2).mean()}
         terms["loss"] = terms["diffusion"]
-        if self.config.chroma_weight or self.config.perceptual_weight:
+        if self.config.chroma_weight or self.perceptual is not None:
             gray, wanted = luminance(rgb), self.probe.wanted(rgb)
             shown = self.probe(predict_x0(self.scheduler, z_t, output, t), gray)
             terms["chroma"] = (shown - wanted).float().pow(2).mean()

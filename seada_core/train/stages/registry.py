@@ -31,6 +31,7 @@ class StageEntry:
         learns: parts that it trains.
         learns_with_unet: parts that it also trains with `train_unet`.
         diffusion: whether it computes the diffusion loss, which may need a chroma probe.
+        judges_colors: whether it always needs that probe, whatever the recipe's weights.
         lora: whether `--lora` puts a LoRA on its UNet; these stages would train the UNet itself with `train_unet`.
         residuals_only: whether the controller acts through its residuals alone, where it has any; RCA is then bypassed.
         multiple: a process takes its pictures in multiples of this many.
@@ -43,6 +44,7 @@ class StageEntry:
     learns: tuple[str, ...] = ()
     learns_with_unet: tuple[str, ...] = ()
     diffusion: bool = False
+    judges_colors: bool = False
     lora: bool = False
     residuals_only: bool = False
     multiple: int = 1
@@ -53,7 +55,7 @@ class StageEntry:
 
     def needs_probe(self, config: TrainConfig) -> bool:
         """Whether a recipe weighs the diffusion loss by the colours that a latent shows."""
-        return self.diffusion and bool(config.chroma_weight or config.perceptual_weight)
+        return self.judges_colors or (self.diffusion and bool(config.chroma_weight or config.perceptual_weight))
 
     def uses_lora(self, config: TrainConfig) -> bool:
         """Whether the stage trains a LoRA with a recipe."""
@@ -147,6 +149,7 @@ STAGES: dict[str, StageEntry] = {
             learns=("controlnet_rca",),
             learns_with_unet=("unet",),
             diffusion=True,
+            judges_colors=True,
             lora=True,
         ),
         StageEntry("decoder", "decoder", needs=(*_DENOISER, "vq_decoder"), learns=("vq_decoder",), multiple=2),
