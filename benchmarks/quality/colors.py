@@ -10,7 +10,7 @@ that say what the figures mean.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -18,9 +18,11 @@ from torch import Tensor
 
 from benchmarks import Table
 from benchmarks.quality.shard import read_shard
+from seada_core.color.merging import merge_chroma
 from seada_core.color.spaces import luminance, rgb_to_ycbcr, ycbcr_to_rgb
 from seada_core.evaluate import metrics
 from seada_core.evaluate.color_distance import Networks, coarse, distance, small
+from seada_core.pipeline import Colorizer
 
 
 def _chroma(change: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
@@ -99,7 +101,9 @@ def main(arguments: list[str] | None = None) -> int:
         "PSNR over grey's, dB",
         "colourfulness, of truth's",
     ]
-    table = Table("colors", f"{len(photos)} pictures of {options.data.name}, own captions", columns)
+    table = Table(
+        f"colors-{options.data.stem}", f"{len(photos)} pictures of {options.data.name}, own captions", columns
+    )
     for name, figures in rows.items():
         table.add(name, *figures.row(reference, truth, gray))
     if options.calibrate:
@@ -110,19 +114,21 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def colored(model: str, photos: list[Tensor], sizes: list[int], saturations: list[float], networks: Networks):
-    """(name, figures) of a model at each size and saturation."""
-    from seada_core.pipeline import Colorizer
-
+def colored(
+    model: str, photos: list[Tensor], sizes: list[int], saturations: list[float], networks: Networks
+) -> Iterator[tuple[str, Figures]]:
+    """(name, figures) of a model at each size and saturation; saturations share a sampling."""
     colorizer = Colorizer.from_pretrained(model)
-    for size in sizes:
-        for saturation in saturations:
-            figures = Figures(networks)
-            for photo in photos:
-                result = colorizer(luminance(photo), size=size or None, saturation=saturation or None)
-                figures.add((result * 255).round() / 255, photo)
-            own = colorizer.preset.sampling
-            yield f"{Path(model).name}, {size or own.size} px, {saturation or own.saturation:g}", figures
+    own = colorizer.preset.sampling
+    for size in (size or own.size for size in sizes):
+        figures = {saturation or own.saturation: Figures(networks) for saturation in saturations}
+        for photo in photos:
+            gray = luminance(photo)
+            chroma = colorizer.chroma(gray, size=size, saturation=1.0)
+            for saturation, row in figures.items():
+                row.add((merge_chroma(saturation * chroma, gray) * 255).round() / 255, photo)
+        for saturation, row in figures.items():
+            yield f"{Path(model).name}, {size} px, {saturation:g}", row
 
 
 if __name__ == "__main__":
