@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import torch
 from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 
 class Averages(EMAModel):
@@ -14,6 +15,8 @@ class Averages(EMAModel):
 
     A decay of 0 keeps none: `step` and `with averaged(...)` then do nothing.
     """
+
+    shadow_params: list[Tensor]
 
     def __init__(self, parameters: Iterable[nn.Parameter], decay: float):
         parameters = list(parameters) if decay else []
@@ -36,15 +39,13 @@ class Averages(EMAModel):
 
 
 def _whole(tensor: Tensor) -> Tensor:
-    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def _like(tensor: Tensor, value: Tensor) -> Tensor:
     """A whole `value` on the device of `tensor`, and sharded as that is."""
-    if not hasattr(tensor, "device_mesh"):
+    if not isinstance(tensor, DTensor):
         return value.to(tensor.device)
-    from torch.distributed.tensor import distribute_tensor
-
     return distribute_tensor(value.to(tensor.device), tensor.device_mesh, tensor.placements)
 
 
@@ -61,8 +62,8 @@ class averaged:
             parameter.copy_(average)
             average.copy_(kept)
 
-    def __enter__(self):
+    def __enter__(self) -> None:
         self._swap()
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         self._swap()

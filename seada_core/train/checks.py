@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 from accelerate import PartialState
 from accelerate.utils import parse_flag_from_env
@@ -119,7 +120,7 @@ def check_same_run(checkpoint: Path, config: TrainConfig, preset: Preset | None)
         )
 
 
-def _more_careful(name: str, then, now) -> bool:
+def _more_careful(name: str, then: Any, now: Any) -> bool:
     """Whether a changed field is the way out of a loss that is not finite: a lower rate or norm, or full precision."""
     if name in ("lr", "clip"):
         return 0 < now < then

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,7 +26,7 @@ Encoder = Callable[[Tensor], Tensor]  # (B, 3, H, W) in [0, 1] -> scaled latents
 Log = Callable[[str], None]
 
 
-class Records(Sequence):
+class Records:
     """The lines of a JSON-lines file, parsed when they are asked for: a million captions take no memory."""
 
     def __init__(self, path: Path):
@@ -39,6 +40,9 @@ class Records(Sequence):
         start = self.ends[index - 1] + 1 if index else 0
         return json.loads(self.lines[start : self.ends[index]].tobytes())
 
+    def __iter__(self) -> Iterator[dict]:
+        return (self[index] for index in range(len(self)))
+
 
 class Joined(Sequence):
     """Arrays (or other sequences) as one along their first axis; nothing is copied but what is asked for."""
@@ -50,16 +54,21 @@ class Joined(Sequence):
     def __len__(self) -> int:
         return int(self.starts[-1])
 
-    def __getitem__(self, key):
+    def __getitem__(self, key: Any) -> Any:
         """`[i]`, `[i, ...]`, or with lists of equal length `[rows, columns]`."""
         index, *rest = key if isinstance(key, tuple) else (key,)
         if not isinstance(index, int | np.integer):
-            return np.stack([self[(i, *others)] for i, *others in zip(index, *rest)])
+            return np.stack([self[where] for where in zip(index, *rest)])
+        k, place = self.locate(int(index))
+        within = (place, *rest)
+        return self.parts[k][within if rest else place]
+
+    def locate(self, index: int) -> tuple[int, int]:
+        """The number of the part that holds an index, and the index within that part."""
         if not 0 <= index < len(self):
             raise IndexError(index)
         k = int(np.searchsorted(self.starts, index, side="right")) - 1
-        place = int(index - self.starts[k])
-        return self.parts[k][(place, *rest)] if rest else self.parts[k][place]
+        return k, index - int(self.starts[k])
 
 
 @dataclass
@@ -72,9 +81,13 @@ class Cache:
 
     folder: Path
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         self.meta = json.loads((self.folder / "cache.json").read_text())
         self.shares = [Cache(self.folder / share_name(k)) for k in range(self.meta.pop("shares", 0))]
+        self.records: Records | Joined
+        self.latents: np.ndarray | Joined
+        self.recognized: list[np.ndarray] | list[Joined]
+        self._pictures = Joined(self.shares)
         if self.shares:
             self.records = Joined([share.records for share in self.shares])
             self.latents = Joined([share.latents for share in self.shares])
@@ -89,15 +102,15 @@ class Cache:
         self.recognized = [np.load(path, mmap_mode="r") for path in maps] if maps[-1].is_file() else []
         self.records = Records(self.folder / "records.jsonl")
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[type[Cache], tuple[Path]]:
         return Cache, (self.folder,)  # a worker maps the files itself
 
     def __len__(self) -> int:
         return len(self.records)
 
     def _locate(self, index: int) -> tuple[Cache, int]:
-        k = int(np.searchsorted(self.records.starts, index, side="right")) - 1
-        return self.shares[k], index - int(self.records.starts[k])
+        k, place = self._pictures.locate(index)
+        return self.shares[k], place
 
     def picture(self, index: int) -> Image.Image:
         if self.shares:
@@ -225,14 +238,14 @@ def square(encoded: bytes, resolution: int) -> Image.Image:
 
 
 @torch.inference_mode()
-def _encode_all(folder: Path, meta: dict, encoder: Encoder, batch: int = 32):
+def _encode_all(folder: Path, meta: dict, encoder: Encoder, batch: int = 32) -> None:
     offsets = np.load(folder / "offsets.npy")
     encoded = np.memmap(folder / "pictures.bin", np.uint8, "r")
     count, views, side = len(offsets) - 1, 1 + meta["mirror"], meta["resolution"] // 8
     latents = create_array(folder / "latents.npy", np.float16, (count, views, 4, side, side))
     for start in tqdm(range(0, count, batch), desc="latents", unit_scale=batch, unit="pic"):
         indices = range(start, min(start + batch, count))
-        pictures = [_to_tensor(Image.open(io.BytesIO(encoded[offsets[i] : offsets[i + 1]]))) for i in indices]
+        pictures = [_to_tensor(Image.open(io.BytesIO(encoded[offsets[i] : offsets[i + 1]].tobytes()))) for i in indices]
         for view in range(views):
             rgb = torch.stack([_view(picture, i, view, meta) for picture, i in zip(pictures, indices)])
             latents[indices.start : indices.stop, view] = encoder(rgb).float().cpu().numpy()

@@ -88,7 +88,7 @@ class StepLog:
         atomic.write_text(path, "".join(kept))
         self.file = open(path, "a", encoding="utf-8")  # noqa: SIM115
 
-    def write(self, step: int, **values) -> None:
+    def write(self, step: int, **values: float | None) -> None:
         self.file.write(json.dumps({"step": step, **values}) + "\n")
         self.file.flush()
 

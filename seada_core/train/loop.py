@@ -8,12 +8,13 @@ import time
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs, DistributedType
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
@@ -57,7 +58,7 @@ def _errors_in_one_line(fit: Callable) -> Callable:
     """A process that died and a full disk are reported as errors of the run, not as faults of the program."""
 
     @wraps(fit)
-    def wrapped(stage: Stage, config: TrainConfig, cache: Cache, folder: Path, *args, **options) -> None:
+    def wrapped(stage: Stage, config: TrainConfig, cache: Cache, folder: Path, *args: Any, **options: Any) -> None:
         try:
             with disk.writing(folder, lambda: saving.last_good(folder)):
                 fit(stage, config, cache, folder, *args, **options)
@@ -125,7 +126,7 @@ def fit(
         freeze_in_bf16(stage)
     fsdp = accelerator.distributed_type == DistributedType.FSDP
     layout = torch.contiguous_format if fsdp else torch.channels_last  # FSDP shards contiguous weights only
-    nn.Module.to(stage, accelerator.device, memory_format=layout)
+    stage.to(accelerator.device).to(memory_format=layout)
     if config.gradient_checkpointing:
         checkpoint_activations(stage)
     frozen = {saving.plain(name) for name, p in stage.named_parameters() if not p.requires_grad}
@@ -221,7 +222,7 @@ def fit(
         trained += config.batch
         done = step + 1
         last = done == config.steps
-        if main:
+        if losses is not None and curves is not None:  # the main process
             marked = {} if finite else {"left_out": True}
             losses.write(step, **{n: v if math.isfinite(v) else None for n, v in terms.items()}, **marked)
             speed = trained / (time.monotonic() - started)
@@ -235,11 +236,11 @@ def fit(
         if done % config.checkpoint_every == 0 or last:
             leave_parts(saving.save(accelerator, folder, done, describe(config, preset)))
     accelerator.wait_for_everyone()
-    if main:
-        for opened in filter(None, (curves, losses, validations)):
-            opened.close()
-        if skipped:
-            print(f"{skipped} of {config.steps - first} steps were skipped: not finite", file=sys.stderr)
+    for log in (curves, losses, validations):
+        if log is not None:
+            log.close()
+    if main and skipped:
+        print(f"{skipped} of {config.steps - first} steps were skipped: not finite", file=sys.stderr)
 
 
 def _not_finite(name: str, step: int, count: int, loss: float, norm: float, folder: Path) -> str:
@@ -250,7 +251,7 @@ def _not_finite(name: str, step: int, count: int, loss: float, norm: float, fold
     )
 
 
-def _prepare_deepspeed(accelerator, micro: int, config: TrainConfig) -> None:
+def _prepare_deepspeed(accelerator: Accelerator, micro: int, config: TrainConfig) -> None:
     """DeepSpeed clips and counts micro-batches itself, so it has to know of them."""
     settings = accelerator.state.deepspeed_plugin.deepspeed_config
     if settings["zero_optimization"]["stage"] > 2:

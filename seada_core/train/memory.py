@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from functools import partial
 
 import torch
@@ -27,16 +27,14 @@ class MemoryOptionError(ValueError):
     """An option that saves memory cannot be had here; the message says why."""
 
 
-def build_optimizer(
-    parameters: Iterable[nn.Parameter] | list[ParameterGroup], config: TrainConfig
-) -> torch.optim.Optimizer:
+def build_optimizer(groups: Sequence[ParameterGroup], config: TrainConfig) -> torch.optim.Optimizer:
     """The recipe's optimiser. `adamw8bit` keeps both moments in 8 bits (Dettmers et al. 2022): 2 bytes a weight, not 8.
     `sgd` keeps none: for trying a stage out where memory is short, not for training.
 
     Raises:
         MemoryOptionError: an unknown optimiser, or bitsandbytes is not installed or does not work on the device.
     """
-    parameters = list(parameters)
+    parameters = [dict(group) for group in groups]
     if config.optimizer == "adamw":
         return torch.optim.AdamW(parameters, config.lr, config.betas, weight_decay=config.weight_decay)
     if config.optimizer == "sgd":
@@ -49,7 +47,7 @@ def build_optimizer(
         raise MemoryOptionError(
             "--optimizer adamw8bit needs bitsandbytes: pip install bitsandbytes, or use --optimizer adamw"
         ) from None
-    device = parameters[0].device
+    device = groups[0]["params"][0].device
     try:  # a step on a few numbers of the same device
         trial = nn.Parameter(torch.zeros(4096, device=device))
         trial.grad = torch.ones_like(trial)

@@ -20,7 +20,7 @@ class PerceptualLoss(nn.Module):
     and Lite2 is kept for measuring, so that no loss has seen it.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.classifier = EfficientNetLite(1)
 

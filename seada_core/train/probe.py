@@ -23,6 +23,8 @@ class ChromaProbe(nn.Module):
     see other colours in a latent than the decoder paints.
     """
 
+    deviation: Tensor
+
     def __init__(self, codec: VQDecoder):
         super().__init__()
         self.codec = codec
@@ -63,6 +65,7 @@ class ChromaProbe(nn.Module):
         ridge = 1e-6 * products.diagonal().mean() * torch.eye(len(products), dtype=x.dtype)
         weights = torch.linalg.solve(products + ridge, x.mT @ y)
         self.deviation.copy_(deviation[:, None, None])
-        self.linear.weight.copy_(weights.mT[..., None, None])
-        self.linear.bias.copy_(y_mean / deviation - x_mean @ weights)
+        self.linear.load_state_dict(
+            {"weight": weights.mT[..., None, None], "bias": y_mean / deviation - x_mean @ weights}
+        )
         return float(1 - (x @ weights - y).square().sum() / y.square().sum())

@@ -6,6 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
+from accelerate import Accelerator
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
@@ -22,7 +23,7 @@ def plain(name: str) -> str:
     return name.removeprefix("module.").replace("_checkpoint_wrapped_module.", "")
 
 
-def keep_only_what_is_trained(accelerator, stage: Stage, frozen: set[str]) -> None:
+def keep_only_what_is_trained(accelerator: Accelerator, stage: Stage, frozen: set[str]) -> None:
     """Leave frozen weights out of checkpoints: they are in their part files. FSDP and DeepSpeed write their own."""
 
     def before_saving(models: list, weights: list, folder: str) -> None:
@@ -43,7 +44,7 @@ def keep_only_what_is_trained(accelerator, stage: Stage, frozen: set[str]) -> No
     accelerator.register_load_state_pre_hook(before_loading)
 
 
-def save(accelerator, folder: Path, step: int, description: dict) -> Path:
+def save(accelerator: Accelerator, folder: Path, step: int, description: dict) -> Path:
     """Write `checkpoint-<step>` aside and rename it; the newest two are kept.
 
     Raises:
@@ -74,7 +75,7 @@ def save(accelerator, folder: Path, step: int, description: dict) -> Path:
     return target
 
 
-def load(accelerator, checkpoint: Path) -> None:
+def load(accelerator: Accelerator, checkpoint: Path) -> None:
     """Raises TrainingError where a checkpoint cannot be read; says what there is besides."""
     try:
         accelerator.load_state(str(checkpoint))

@@ -32,6 +32,8 @@ class CachedSemanticEncoder(nn.Module):
     Embeddings are kept in float16 and mapped, not read.
     """
 
+    place: Tensor
+
     def __init__(self, folder: Path, encoder: SemanticEncoder):
         super().__init__()
         self.tokenizer = encoder.tokenizer
@@ -61,17 +63,17 @@ def cache_texts(encoder: SemanticEncoder, caches: Iterable[Cache | None], parent
     Raises:
         DataError: the disk has no room for them.
     """
-    texts = {"", *GENERIC}
+    found = {"", *GENERIC}
     for cache in caches:
         for record in () if cache is None else cache.records:
-            texts.update(record.get("captions") or ())
-            texts.update(record.get("color_captions") or ())
+            found.update(record.get("captions") or ())
+            found.update(record.get("color_captions") or ())
     fingerprint = hashlib.blake2b(digest_size=6)
     for tensor in encoder.state_dict().values():
-        fingerprint.update(tensor.detach().float().cpu().contiguous().numpy())
-    texts = sorted(texts, key=lambda text: int(_keys([text])[0]))
+        fingerprint.update(tensor.detach().float().cpu().contiguous().numpy().data)
+    texts = sorted(found, key=lambda text: int(_keys([text])[0]))
     keys = _keys(texts)
-    fingerprint.update(keys)
+    fingerprint.update(keys.data)
     folder = parent / f"texts-{fingerprint.hexdigest()}"
     if folder.is_dir():
         return folder

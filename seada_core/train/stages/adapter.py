@@ -7,7 +7,7 @@ import copy
 import torch
 from torch import Tensor
 
-from ...models.semantic_adapter import representation_loss
+from ...models.semantic_adapter import SemanticAdapter, representation_loss
 from ..batches import Batch
 from ..draws import Draws
 from .diffusion import DiffusionStage, add_noise, sample_timesteps
@@ -20,6 +20,8 @@ class AdapterStage(DiffusionStage):
 
     Parts: unet, semantic_encoder, controlnet_rca, semantic_adapter.
     """
+
+    semantic_adapter: SemanticAdapter
 
     def __init__(self, setup: StageSetup):
         super().__init__(setup)

@@ -56,10 +56,10 @@ def start_from_taesd(decoder: Decoder, weights: dict[str, Tensor]) -> int:
             copied += 1
     if copied < 2:  # the last layer's bias fits always
         raise DataError(f"TAESD's decoder has 64 channels, this one {decoder.stem.out_channels} at 1/8: nothing fits")
-    with torch.no_grad():  # blocks beyond TAESD's change nothing at first
-        for index in ("2", "3"):
-            for block in decoder.levels[int(index)][3:]:
-                block.conv3.weight.zero_()
+    for name, tensor in state.items():  # blocks beyond TAESD's change nothing at first
+        match name.split("."):
+            case ["levels", "2" | "3", block, "conv3", "weight"] if int(block) >= 3:
+                tensor.zero_()
     return copied
 
 
@@ -89,8 +89,8 @@ def reconstruction(chroma: Tensor, target: Tensor) -> tuple[Tensor, Tensor, dict
     """
     difference = ycbcr_to_rgb(torch.cat([torch.zeros_like(chroma[:, :1]), chroma - target], 1))
     mse = difference.square().mean((1, 2, 3))
-    cast = sum(F.avg_pool2d(difference, size, ceil_mode=True).abs().mean() for size in (8, 32))
-    return difference, mse, {"l1": difference.abs().mean(), "cast": cast, "log_mse": (mse + 1e-4).log().mean()}
+    small, large = (F.avg_pool2d(difference, size, ceil_mode=True).abs().mean() for size in (8, 32))
+    return difference, mse, {"l1": difference.abs().mean(), "cast": small + large, "log_mse": (mse + 1e-4).log().mean()}
 
 
 def weighted(terms: dict[str, Tensor]) -> Tensor:

@@ -10,8 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ...models.controlnet_rca import recognize
-from ...models.efficientnet import EfficientNetLite
+from ...models.controlnet_rca import ControlNetRCA, recognize
+from ...models.efficientnet import EfficientNetLite0
 from ..batches import Batch
 from ..discriminator import ProjectedDiscriminator, discriminator_loss, generator_loss
 from ..perceptual import LEVELS, PerceptualLoss
@@ -29,16 +29,17 @@ class DecideStage(DiffusionStage):
     Parts: unet, semantic_encoder, semantic_adapter, controlnet_rca.
     """
 
+    controlnet_rca: ControlNetRCA
+    perceptual: PerceptualLoss  # the entry's `judges_colors`: the discriminator looks through its classifier
+
     def __init__(self, setup: StageSetup):
         super().__init__(setup)
-        if self.perceptual is None:  # the discriminator sees through its classifier
-            self.perceptual = PerceptualLoss.with_package_weights()
         self.discriminator = ProjectedDiscriminator([self.perceptual.classifier.widths[level] for level in LEVELS])
         if self.classifier is not None:
             self.classifier.learn()
 
     @property
-    def classifier(self) -> EfficientNetLite | None:
+    def classifier(self) -> EfficientNetLite0 | None:
         """The mapper's classifier, if it learns."""
         return getattr(self.controlnet_rca.mapper, "classifier", None) if self.config.learn_classifier else None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from diffusers import DDIMScheduler
 from torch import Tensor, nn
 
 from ...color.merging import merge_chroma
@@ -16,18 +17,19 @@ from ..batches import Batch
 from ..draws import Draws
 from ..lora import train_lora_alone
 from ..perceptual import PerceptualLoss
+from ..probe import ChromaProbe
 from .registry import StageSetup
 from .stage import Stage
 
 GENERIC = ("colored photo", "high-quality photo", "a colorful photo")
 
 
-def add_noise(scheduler, z: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+def add_noise(scheduler: DDIMScheduler, z: Tensor, noise: Tensor, t: Tensor) -> Tensor:
     """z_t = sqrt(alpha_bar_t) z + sqrt(1 - alpha_bar_t) noise, in float32."""
     return scheduler.add_noise(z.float(), noise.float(), t)
 
 
-def target(scheduler, z: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+def target(scheduler: DDIMScheduler, z: Tensor, noise: Tensor, t: Tensor) -> Tensor:
     """What the UNet is to predict: the noise, or v = sqrt(alpha_bar_t) noise - sqrt(1 - alpha_bar_t) z."""
     if scheduler.config.prediction_type == "v_prediction":
         return scheduler.get_velocity(z.float(), noise.float(), t)
@@ -49,7 +51,7 @@ def _shifted(u: Tensor, config: TrainConfig, train_steps: int) -> Tensor:
     return (s * u / (1 + (s - 1) * u) * train_steps).long().clamp(max=train_steps - 1)
 
 
-def predict_x0(scheduler, z_t: Tensor, output: Tensor, t: Tensor) -> Tensor:
+def predict_x0(scheduler: DDIMScheduler, z_t: Tensor, output: Tensor, t: Tensor) -> Tensor:
     """The clean latent that an output (noise or v) at z_t stands for; Eq. 3 of EDN for noise."""
     alpha_bar = scheduler.alphas_cumprod.to(z_t.device)[t][:, None, None, None]
     if scheduler.config.prediction_type == "v_prediction":
@@ -92,7 +94,7 @@ class DiffusionStage(Stage):
         entry, parts, config = setup.entry, setup.parts, setup.config
         self.name, self.config, self.probe = entry.name, config, setup.probe
         self.perceptual: PerceptualLoss | None = None
-        if config.perceptual_weight:
+        if config.perceptual_weight or entry.judges_colors:
             self.perceptual = PerceptualLoss.with_package_weights()
         self.condition: Tensor | None = None  # c_f of the last step
         self.scheduler = build_scheduler(setup.preset.diffusion)
@@ -106,8 +108,9 @@ class DiffusionStage(Stage):
             train_lora_alone(self.unet)
         # until stage II residuals alone connect the controller; a preset without them has nothing but RCA to learn by
         control = self.controlnet_rca
-        self.bypass_rca = entry.residuals_only and control is not None and control.zero_convs is not None
-        if self.bypass_rca:
+        self.bypass_rca = False
+        if entry.residuals_only and control is not None and control.zero_convs is not None:
+            self.bypass_rca = True
             control.rca.requires_grad_(False)
 
     def denoising_parts(self) -> dict[str, nn.Module]:
@@ -149,15 +152,15 @@ class DiffusionStage(Stage):
         terms = {"diffusion": (output - target(self.scheduler, z, noise, t)).pow(2).mean()}
         terms["loss"] = terms["diffusion"]
         if self.config.chroma_weight or self.perceptual is not None:
-            gray, wanted = luminance(rgb), self.probe.wanted(rgb)
-            shown = self.probe(predict_x0(self.scheduler, z_t, output, t), gray)
+            probe = self.required_probe()
+            gray, wanted = luminance(rgb), probe.wanted(rgb)
+            shown = probe(predict_x0(self.scheduler, z_t, output, t), gray)
             terms["chroma"] = (shown - wanted).float().pow(2).mean()
             terms["loss"] = terms["loss"] + self.config.chroma_weight * terms["chroma"]
-        if self.perceptual is not None:
-            deviation = self.probe.deviation
-            more, weighted = self.color_terms(shown * deviation, wanted * deviation, gray, t)
-            terms |= more
-            terms["loss"] = terms["loss"] + weighted
+            if self.perceptual is not None:
+                more, weighted = self.color_terms(shown * probe.deviation, wanted * probe.deviation, gray, t)
+                terms |= more
+                terms["loss"] = terms["loss"] + weighted
         if self.config.condition_weight and self.condition is not None:
             c_f, latent = self.condition.float(), z.shape[1]
             terms["condition"] = (c_f[:, :latent] - z).pow(2).mean()
@@ -168,6 +171,12 @@ class DiffusionStage(Stage):
                 drawn = drawn + terms["condition_chroma"]
             terms["loss"] = terms["loss"] + self.config.condition_weight * drawn
         return terms
+
+    def required_probe(self) -> ChromaProbe:
+        """The chroma probe. Raises ValueError where the recipe weighs colours and the stage was built without one."""
+        if self.probe is None:
+            raise ValueError(f"stage {self.name} weighs its loss by colours: build it with a chroma probe")
+        return self.probe
 
     def is_noisy(self, t: Tensor) -> Tensor:
         """Which of the timesteps (B,) are in the noisiest third, or the last: where colours are decided."""
@@ -184,7 +193,7 @@ class DiffusionStage(Stage):
         sum of these terms, which is added to the loss."""
         noisy = self.is_noisy(t)
         distance = shown.sum() * 0
-        if noisy.any():
+        if self.perceptual is not None and noisy.any():
             distance = self.perceptual.distance(*self.perceptual.look(shown[noisy], wanted[noisy], gray[noisy])).sum()
         perceptual = self.mean_of_noisy(distance, t)
         return {"perceptual": perceptual}, self.config.perceptual_weight * perceptual
@@ -207,11 +216,12 @@ class DiffusionStage(Stage):
 
         recognized: the condition's cached maps.
         """
-        if self.controlnet_rca is None:
+        control = self.controlnet_rca
+        if control is None:
             return denoise(self.unet, z_t, t, context, hooks=hooks)
-        features = self.controlnet_rca.encode(z_t, t, context, condition, recognized=recognized)
+        features = control.encode(z_t, t, context, condition, recognized=recognized)
         if not self.bypass_rca:
-            hooks = [lambda i, h: self.controlnet_rca.attend(i, h, features), *hooks]
+            hooks = [lambda i, h: control.attend(i, h, features), *hooks]
         self.condition = features.condition
         return denoise(self.unet, z_t, t, context, features.residuals, hooks)
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -13,7 +11,7 @@ from ...presets import TrainConfig
 from ..batches import Batch
 from ..draws import Draws
 from .diffusion import pick_texts
-from .registry import StageSetup
+from .registry import Parts, StageSetup
 from .stage import Stage
 
 # How a scaled SD1.5 latent moves with the mean (Cb, Cr) of its 8x8 pixels: least squares over TAESD latents of 48
@@ -65,7 +63,7 @@ class TokensStage(Stage):
         parts: vq_decoder, semantic_encoder, semantic_adapter, token_diffusion; only the last is trained.
     """
 
-    def __init__(self, parts: Mapping[str, nn.Module], config: TrainConfig):
+    def __init__(self, parts: Parts, config: TrainConfig):
         super().__init__()
         self.config = config
         self.codec = parts["vq_decoder"].requires_grad_(False)
