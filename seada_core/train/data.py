@@ -27,7 +27,7 @@ Log = Callable[[str], None]
 
 
 class Records:
-    """The lines of a JSON-lines file, parsed when they are asked for: a million captions take no memory."""
+    """The lines of a JSON-lines file, parsed on access, so that millions of captions take no memory."""
 
     def __init__(self, path: Path):
         self.lines = np.memmap(path, np.uint8, "r")
@@ -45,7 +45,7 @@ class Records:
 
 
 class Joined(Sequence):
-    """Arrays (or other sequences) as one along their first axis; nothing is copied but what is asked for."""
+    """Arrays (or other sequences) as one along their first axis; only the requested items are copied."""
 
     def __init__(self, parts: Sequence):
         self.parts = parts
@@ -120,7 +120,7 @@ class Cache:
         return Image.open(io.BytesIO(encoded.tobytes()))
 
     def view(self, index: int, view: int) -> Tensor:
-        """A picture (3, H, W) in [0, 1]: as it is (0), or what else the cache holds a latent of (1)."""
+        """A picture (3, H, W) in [0, 1]: view 0 is unchanged, view 1 mirrored (and aged, see `film_share`)."""
         if self.shares:
             share, place = self._locate(index)
             return share.view(place, view)
@@ -147,10 +147,10 @@ def share_name(number: int) -> str:
 
 
 def check_captions(cache: Cache, missing: str, log: Log = print) -> None:
-    """Say how many pictures have no caption, or refuse them where `missing` is "error".
+    """Report how many pictures have no caption, or refuse them where `missing` is "error".
 
     Raises:
-        DataError: there are such pictures, and there may not be.
+        DataError: there are such pictures, and `missing` is "error".
     """
     without, count = cache.report["without_captions"], len(cache)
     if without and missing == "error":
@@ -177,12 +177,12 @@ def build_cache(
 
     With `mirror` the mirrored picture's latent is kept too: a mirrored latent is not the latent of the mirrored picture
     (for TAESD the difference is as large as the latent's own variance), so without it pictures are never mirrored.
-    `film_share` is the share of pictures whose last view (the mirrored one where there is one) is as an old film would
-    have taken it, see `aging.expose`.
+    `film_share` is the share of pictures whose last view (the mirrored one where there is one) looks like an old print,
+    see `aging.expose`.
 
     Does nothing when `folder` already holds the cache of this source and resolution. Pictures that cannot be read are
     reported and skipped; more than one in ten stops with an error, before any latent is computed. Written aside and
-    renamed, so that a cache that exists is whole. `share` (k, n) reads the k-th of n shares of the source.
+    renamed, so that an existing cache is complete. `share` (k, n) reads the k-th of n shares of the source.
 
     Raises:
         DataError: no pictures, too many broken ones, captions are missing where `missing_captions` is "error", or
@@ -256,10 +256,10 @@ def _encode_all(folder: Path, meta: dict, encoder: Encoder, batch: int = 32) -> 
 def cache_recognized(
     cache: Cache, recognize: Callable[[Tensor], list[Tensor]], batch: int = 32, mine: slice = slice(None)
 ) -> Cache:
-    """Keep the maps that a classifier sees in each grey photo (and in its mirror image) beside the latents.
+    """Store a classifier's maps of each grey photo (and of its mirror image) beside the latents.
 
     recognize: grey pictures (B, 3, H, W) in [0, 1] to two maps (B, C, h, w); see `RecognizingMapper.recognize`.
-    Does nothing where they are there. Written aside and renamed. `mine`: which shares of a cache in shares to do.
+    Does nothing if they exist. Written aside and renamed. `mine`: which shares of a cache in shares to do.
     """
     if cache.recognized:
         return cache
@@ -283,7 +283,7 @@ def cache_recognized(
                     ]
                 for array, m in zip(arrays, maps):
                     array[indices.start : indices.stop, view] = m.float().cpu().numpy()
-        for name, array in zip(names, arrays):  # in order: where the last is there, `Cache` takes all
+        for name, array in zip(names, arrays):  # in order: `Cache` uses them once the last one exists
             array.flush()
             atomic.rename(atomic.part_path(name), name)
     except BaseException:

@@ -1,4 +1,4 @@
-"""What the trainer writes: errors of full disks in plain words, room taken in advance, logs with a line per step."""
+"""Writing to disk: one-line errors for full disks, arrays allocated in advance, logs with a line per step."""
 
 from __future__ import annotations
 

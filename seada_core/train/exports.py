@@ -1,4 +1,4 @@
-"""Part files of a training run: where a stage's parts come from, and where they are left."""
+"""Part files of a training run: where a stage's parts are found, and where they are written."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .stages.stage import Stage
 
 
 def learns(module: nn.Module) -> bool:
-    """Whether anything of a module is trained."""
+    """Whether any parameter of a module is trained."""
     return any(p.requires_grad for p in module.parameters())
 
 

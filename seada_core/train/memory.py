@@ -1,4 +1,4 @@
-"""What makes a stage fit: activation checkpointing, frozen weights in bfloat16, optimisers with little state."""
+"""Saving memory: activation checkpointing, frozen weights in bfloat16, optimisers with little state."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from .stages.stage import ParameterGroup, Stage
 
 
 class MemoryOptionError(ValueError):
-    """An option that saves memory cannot be had here; the message says why."""
+    """An option that saves memory is not available here; the message says why."""
 
 
 def build_optimizer(groups: Sequence[ParameterGroup], config: TrainConfig) -> torch.optim.Optimizer:
     """The recipe's optimiser. `adamw8bit` keeps both moments in 8 bits (Dettmers et al. 2022): 2 bytes a weight, not 8.
-    `sgd` keeps none: for trying a stage out where memory is short, not for training.
+    `sgd` has no state: for trying a stage where memory is short, not for training.
 
     Raises:
         MemoryOptionError: an unknown optimiser, or bitsandbytes is not installed or does not work on the device.
@@ -63,8 +63,8 @@ def build_optimizer(groups: Sequence[ParameterGroup], config: TrainConfig) -> to
 
 
 def checkpoint_activations(stage: Stage) -> int:
-    """Let the blocks of UNet, conditional encoder, RCA, text encoder, decoder and token diffusion remember their inputs
-    alone and run again for the backward pass (Chen et al. 2016). Returns how many blocks.
+    """Let the blocks of UNet, conditional encoder, RCA, text encoder, decoder and token diffusion keep their inputs
+    alone and recompute the rest in the backward pass (Chen et al. 2016). Returns how many blocks.
 
     Names in state dicts stay as they are.
     """
@@ -80,7 +80,7 @@ def checkpoint_activations(stage: Stage) -> int:
 def freeze_in_bf16(stage: Stage) -> list[str]:
     """Keep the big parts that a stage does not train in bfloat16, half of their memory. Returns their names.
 
-    Of a UNet with a LoRA, all but that. The codec stays in float32: its codes lie closer than bfloat16's steps.
+    Of a UNet with a LoRA, everything except the LoRA. The codec stays in float32: bfloat16 cannot tell its codes apart.
     """
     names = ("unet", "semantic_encoder", "color_encoder", "semantic_adapter", "controlnet_rca")
     cast = []
@@ -90,7 +90,7 @@ def freeze_in_bf16(stage: Stage) -> list[str]:
             if part is None:
                 continue
             if not any(p.requires_grad for p in part.parameters()):
-                nn.Module.to(part, torch.bfloat16)  # diffusers' own `to` warns of a cast that is meant
+                nn.Module.to(part, torch.bfloat16)  # diffusers' own `to` warns of this cast, which is intended
                 cast.append(name)
             elif getattr(part, "peft_config", None):
                 for parameter in part.parameters():

@@ -1,4 +1,4 @@
-"""What a stage starts from: the caches of its pictures, and its parts from files, from other weights, or new."""
+"""What a stage starts from: the caches of its pictures, and its parts, loaded or new."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from .stages.registry import Parts, StageEntry, maker
 def open_cache(options: TrainOptions, source: str, resolution: int, kind: str, state: PartialState) -> Cache:
     """The cache of a source, which all processes build together if it does not exist yet.
 
-    kind: "cache" for what is trained on, "validation" for what is not.
+    kind: "cache" for the training pictures, "validation" for the others.
 
     Raises:
         DataError: there is no cache and no encoder, the source cannot be used, or the folder is not shared.
@@ -56,7 +56,7 @@ def _build_cache(
         raise DataError(f"{folder} holds no cached latents yet: give --encoder to make them")
     rank, processes = state.process_index, state.num_processes
     shares = options.shares or processes
-    film = options.film if kind == "cache" else 0.0  # validation stays as it is
+    film = options.film if kind == "cache" else 0.0  # never in validation
     if shares > 1:
         build_shares(
             source, folder, resolution, lambda: load_encoder(encoder_path, state.device), options.mirror,
@@ -101,7 +101,7 @@ def with_recognized(cache: Cache, parts: Parts, config: TrainConfig, state: Part
 
 @dataclass(frozen=True)
 class OtherWeights:
-    """Weights of other makes that new parts start from, known to fit the preset and not read yet."""
+    """Third-party weights that new parts start from; they fit the preset and are not read yet."""
 
     base: Base | None = None
     control: StockWeights | None = None
@@ -187,7 +187,7 @@ def _new_tokenizer(part: str, preset: Preset, cache: Cache) -> Tokenizer | None:
 
 
 def decoder_of_probe(stage: StageEntry, folders: list[Path]) -> Path:
-    """The file of the decoder that says which colour a latent shows.
+    """The file of the decoder that the chroma probe is made of.
 
     Raises:
         CheckpointError: there is none.
@@ -195,7 +195,7 @@ def decoder_of_probe(stage: StageEntry, folders: list[Path]) -> Path:
     file = exports.find("vq_decoder", folders)
     if file is None:
         raise CheckpointError(
-            f"stage {stage.name} weighs its loss by the colours that vq_decoder.safetensors paints, and there is none "
+            f"stage {stage.name} weighs its loss by the colours of vq_decoder.safetensors, and there is none "
             f"in {' or '.join(map(str, folders))}: train stage codec first, give --init, or --chroma-weight 0"
         )
     return file

@@ -53,7 +53,7 @@ def is_done(stage: StageEntry, options: TrainOptions) -> bool:
 
 
 def check(stage: StageEntry, options: TrainOptions) -> None:
-    """Refuse what can be known to be wrong with a stage before anything is read or computed.
+    """Check a stage before anything is read or computed.
 
     Raises:
         TrainingError, CheckpointError
@@ -77,7 +77,7 @@ def check(stage: StageEntry, options: TrainOptions) -> None:
 
 
 def train(stage: StageEntry, options: TrainOptions) -> None:
-    """Cache what a stage needs, build its parts, train, and leave its part files in OUT/parts."""
+    """Cache a stage's pictures, build its parts, train, and write its part files to OUT/parts."""
     config, preset = options.config(stage), options.preset
     if is_done(stage, options):
         return

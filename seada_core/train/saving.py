@@ -24,7 +24,7 @@ def plain(name: str) -> str:
 
 
 def keep_only_what_is_trained(accelerator: Accelerator, stage: Stage, frozen: set[str]) -> None:
-    """Leave frozen weights out of checkpoints: they are in their part files. FSDP and DeepSpeed write their own."""
+    """Exclude frozen weights from checkpoints: the part files have them. FSDP and DeepSpeed write their own."""
 
     def before_saving(models: list, weights: list, folder: str) -> None:
         for state in weights:
@@ -48,7 +48,7 @@ def save(accelerator: Accelerator, folder: Path, step: int, description: dict) -
     """Write `checkpoint-<step>` aside and rename it; the newest two are kept.
 
     Raises:
-        OSError: it could not be written; nothing of it is left, and the one before is as it was.
+        OSError: it could not be written; nothing of it remains, and the previous one is intact.
     """
     target = folder / f"checkpoint-{step}"
     part = target.with_suffix(".part")
@@ -76,7 +76,7 @@ def save(accelerator: Accelerator, folder: Path, step: int, description: dict) -
 
 
 def load(accelerator: Accelerator, checkpoint: Path) -> None:
-    """Raises TrainingError where a checkpoint cannot be read; says what there is besides."""
+    """Restore a checkpoint. Raises TrainingError if it cannot be read; the message names an older one, if any."""
     try:
         accelerator.load_state(str(checkpoint))
     except (SafetensorError, OSError, EOFError, RuntimeError, ValueError, KeyError, IndexError) as error:
@@ -91,17 +91,17 @@ def load(accelerator: Accelerator, checkpoint: Path) -> None:
 
 
 def clean(folder: Path) -> None:
-    """Delete what a kill left half written or half deleted."""
+    """Delete checkpoints that a killed run left half written or half deleted."""
     for part in folder.glob("checkpoint-*.part"):
         shutil.rmtree(part, ignore_errors=True)
 
 
 def last_good(folder: Path) -> str:
-    """A sentence on what there is to go on from."""
+    """A sentence that names the newest checkpoint, if there is one."""
     kept = latest_checkpoint(folder)
-    return f"The last good state is {kept.name}: go on from it with --resume" if kept else "Nothing was kept yet"
+    return f"The last good state is {kept.name}: go on from it with --resume" if kept else "No checkpoint was saved yet"
 
 
 def is_finished(folder: Path, steps: int) -> bool:
-    """Whether a run of so many steps came to its end, its part files included."""
+    """Whether a run of `steps` steps has finished and its part files are written."""
     return (folder / f"checkpoint-{steps}" / EXPORTED).is_file()

@@ -14,7 +14,7 @@ from ..draws import Draws
 from .registry import StageSetup
 from .stage import Stage
 
-MAX_TOKENS = 16  # one caption in ten is longer and loses its tail: text is most of a step's cost
+MAX_TOKENS = 16  # one caption in ten is longer and is truncated: text is most of a step's cost
 
 
 class CaptionerStage(Stage):

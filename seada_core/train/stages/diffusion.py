@@ -106,7 +106,7 @@ class DiffusionStage(Stage):
             module.requires_grad_(name in trained)
         if getattr(self.unet, "peft_config", None):
             train_lora_alone(self.unet)
-        # until stage II residuals alone connect the controller; a preset without them has nothing but RCA to learn by
+        # until stage II residuals alone connect the controller; a preset without residuals trains it through RCA
         control = self.controlnet_rca
         self.bypass_rca = False
         if entry.residuals_only and control is not None and control.zero_convs is not None:
@@ -114,7 +114,7 @@ class DiffusionStage(Stage):
             control.rca.requires_grad_(False)
 
     def denoising_parts(self) -> dict[str, nn.Module]:
-        """The parts that predict the noise, those of them that the stage has."""
+        """The parts that predict the noise, as far as the stage has them."""
         names = ("unet", "semantic_encoder", "semantic_adapter", "controlnet_rca")
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
@@ -139,15 +139,15 @@ class DiffusionStage(Stage):
     def errors(
         self, output: Tensor, z: Tensor, noise: Tensor, z_t: Tensor, t: Tensor, rgb: Tensor
     ) -> dict[str, Tensor]:
-        """`diffusion`, the mean squared error of Eq. 4; `chroma`, that of the colour that x0 shows; `perceptual`, how
-        much of it a classifier sees in the noisiest third of the timesteps, where colours are decided; `loss`, the
-        first plus `chroma_weight`, `perceptual_weight` and `condition_weight` times the others.
+        """`diffusion`, the mean squared error of Eq. 4; `chroma`, that of the colour that x0 shows; `perceptual`, its
+        distance in a classifier's features in the noisiest third of the timesteps, where colours are decided; `loss`,
+        the first plus `chroma_weight`, `perceptual_weight` and `condition_weight` times the others.
 
         `condition` draws the first channels of c_f, "the latent space vector" of SeAda, towards z_0: the grey photo
-        tells a latent's luminance, and where the estimate of luminance is off, the decoder reads it as a false colour.
-        Where c_f has room, `condition_chroma` draws the next two towards the colour itself, in the probe's units.
-        Luminance is put back from the photo, so only colour counts in the end; in a latent it is a small share of the
-        variance, and a small model would learn it last.
+        determines a latent's luminance, and where that estimate is off, the decoder turns the error into false colours.
+        Where c_f has more channels, `condition_chroma` draws the next two towards the colour itself, in the probe's
+        units. The picture gets its luminance from the photo, so only colour matters; but colour is a small share of a
+        latent's variance, and a small model would learn it last.
         """
         terms = {"diffusion": (output - target(self.scheduler, z, noise, t)).pow(2).mean()}
         terms["loss"] = terms["diffusion"]
@@ -226,7 +226,7 @@ class DiffusionStage(Stage):
         return denoise(self.unet, z_t, t, context, features.residuals, hooks)
 
     def preview(self, batch: Batch) -> dict[str, Tensor]:
-        """The grey photos in the colours that x0 shows to the probe after one step from pure noise; and the truth."""
+        """The grey photos in the probe's colours of x0 after one step from pure noise; and the true pictures."""
         if self.probe is None:
             return {}
         rgb, z_t = batch.rgb, Draws(batch.seeds).normal(batch.latent)

@@ -1,4 +1,4 @@
-"""The stages of training: what each one needs, makes and learns, and how it is built.
+"""The stages of training: what each one needs, makes and trains, and how it is built.
 
 A new stage is a module of this folder with a function `build`, an entry in `STAGES`, and a recipe in each preset's
 `training`. Importing this is quick (no torch), so that the command line can list the stages.
@@ -102,7 +102,7 @@ class StageSetup:
     Attributes:
         parts: all that the entry needs and makes.
         config: the stage's recipe.
-        probe: reads chroma off a latent; needed where `entry.needs_probe(config)`.
+        probe: predicts chroma from a latent; needed where `entry.needs_probe(config)`.
     """
 
     entry: StageEntry
