@@ -84,7 +84,7 @@ def drop_channels(maps: Sequence[Tensor], share: float, draws: Draws) -> list[Te
 
 
 class DiffusionStage(Stage):
-    """The diffusion loss on a controlled UNet, of the parts that the stage's entry says are trained.
+    """The diffusion loss on a controlled UNet; trains the parts that the stage's entry lists.
 
     Parts: unet, semantic_encoder; from `control` on controlnet_rca; from `stage1` on semantic_adapter.
     """
