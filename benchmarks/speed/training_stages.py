@@ -61,7 +61,7 @@ def batch(count: int, size: int, device: str) -> Batch:
 def measure(stage: Stage, config: TrainConfig, size: int, steps: int, device: str) -> tuple[float, float]:
     """(pictures a second, peak memory in GB)."""
     trained = [p for p in stage.parameters() if p.requires_grad]
-    optimizer = build_optimizer(trained, config)
+    optimizer = build_optimizer([{"params": trained}], config)
     averages = Averages(trained, config.ema)
     data = batch(config.batch, size, device)
     micro = config.micro_batch or config.batch

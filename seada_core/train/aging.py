@@ -1,4 +1,4 @@
-"""Photos as an old film would have taken them: colours stay, their luminance is what film, lens and time made of it."""
+"""Simulated old prints: a photo keeps its chroma, and its luminance is degraded as by old film, lens and age."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ REFERENCE = 128  # px of the shorter side that blur and grain are given for
 def expose(rgb: Tensor, rng: np.random.Generator) -> Tensor:
     """A photo (3, H, W) in [0, 1] with its own chroma and the luminance of an old print of it, (3, H, W) in [0, 1].
 
-    Each of these by chance: a film that hardly sees red, a lens that is not sharp, another contrast, faded blacks and
-    whites or clipped ones, grain. Luminance and chroma stay one picture, so that latents, grey condition and what the
-    decoder is shown agree: a copy of the grey condition alone would ask for colours of a luminance that is not shown.
+    Each of these at random: a film that is hardly sensitive to red, an unsharp lens, another contrast, faded or clipped
+    blacks and whites, grain. The result is one picture, so that its latent, the grey condition and the decoder's grey
+    input agree; degrading the grey condition alone would train for colours over another luminance.
     """
     gray = luminance(rgb)
     if rng.random() < 0.5:

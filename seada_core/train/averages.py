@@ -1,4 +1,4 @@
-"""Exponential moving averages of what is trained: the weights that validation sees and that are exported."""
+"""Exponential moving averages of the trained parameters: the weights that are validated and exported."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import torch
 from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 
 class Averages(EMAModel):
@@ -14,6 +15,8 @@ class Averages(EMAModel):
 
     A decay of 0 keeps none: `step` and `with averaged(...)` then do nothing.
     """
+
+    shadow_params: list[Tensor]
 
     def __init__(self, parameters: Iterable[nn.Parameter], decay: float):
         parameters = list(parameters) if decay else []
@@ -26,30 +29,28 @@ class Averages(EMAModel):
         return {**state, "shadow_params": [_whole(average) for average in self.shadow_params]}
 
     def load_state_dict(self, state_dict: dict) -> None:
-        mine = self.shadow_params
-        if len(mine) != len(state_dict["shadow_params"]):
-            raise ValueError(f"{len(state_dict['shadow_params'])} averages for {len(mine)} parameters")
+        averages = self.shadow_params
+        if len(averages) != len(state_dict["shadow_params"]):
+            raise ValueError(f"{len(state_dict['shadow_params'])} averages for {len(averages)} parameters")
         super().load_state_dict(state_dict)
-        self.shadow_params = mine
-        for average, value in zip(mine, state_dict["shadow_params"]):
+        self.shadow_params = averages
+        for average, value in zip(averages, state_dict["shadow_params"]):
             average.copy_(_like(average, value))
 
 
 def _whole(tensor: Tensor) -> Tensor:
-    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def _like(tensor: Tensor, value: Tensor) -> Tensor:
-    """A whole `value` on the device of `tensor`, and sharded as that is."""
-    if not hasattr(tensor, "device_mesh"):
+    """A whole `value` on the device of `tensor`, and sharded like it."""
+    if not isinstance(tensor, DTensor):
         return value.to(tensor.device)
-    from torch.distributed.tensor import distribute_tensor
-
     return distribute_tensor(value.to(tensor.device), tensor.device_mesh, tensor.placements)
 
 
 class averaged:
-    """`with averaged(averages, parameters):` the parameters hold their moving averages, and these the parameters."""
+    """`with averaged(averages, parameters):` parameters and moving averages are swapped."""
 
     def __init__(self, averages: Averages, parameters: Iterable[nn.Parameter]):
         self.pairs = list(zip(averages.shadow_params, parameters))
@@ -61,8 +62,8 @@ class averaged:
             parameter.copy_(average)
             average.copy_(kept)
 
-    def __enter__(self):
+    def __enter__(self) -> None:
         self._swap()
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         self._swap()

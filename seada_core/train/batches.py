@@ -17,14 +17,14 @@ from .sources import DataError
 
 @dataclass
 class Batch:
-    """Some pictures of a step, and what belongs to them.
+    """Some pictures of a step with their latents, captions and seeds.
 
     Attributes:
         rgb: (B, 3, H, W) float in [0, 1].
         latent: (B, 4, H/8, W/8), the scaled latents of `rgb`.
         captions, color_captions: B grey and B colour descriptions.
         places: each picture's place in the run.
-        seeds: a seed for each picture, of whatever is random about it.
+        seeds: a seed per picture for its random numbers.
         uniform: (B,) in [0, 1), stratified over the pictures of a step on all processes.
         recognized: a classifier's maps of the grey pictures, each (B, C, h, w), where the cache holds them.
     """
@@ -51,11 +51,11 @@ class Batch:
         return self._each(lambda value: move(value) if isinstance(value, Tensor) else value)
 
     def pin_memory(self) -> Batch:
-        """The batch in page-locked memory, from which copies to a GPU need not be waited for; torch's loader asks."""
+        """The batch in page-locked memory, for asynchronous copies to a GPU; called by torch's DataLoader."""
         return self._each(lambda value: value.pin_memory() if isinstance(value, Tensor) else value)
 
     def rows(self, start: int, stop: int) -> Batch:
-        """Pictures `start` to `stop`."""
+        """The pictures from `start` up to `stop`, which is excluded."""
         return self._each(lambda value: value[start:stop])
 
     def in_halves(self) -> Batch:
@@ -72,7 +72,7 @@ class Batch:
 
 
 class Batches(Dataset):
-    """Batch number `step`, as a function of the step and the seed alone: a resumed run sees what it would have seen.
+    """Batch number `step`, as a function of the step and the seed alone: a resumed run gets the same batches.
 
     Every epoch is a new permutation, of which a step takes the next `batch` places, and each of `processes` an equal
     share of those. All that is random about a picture (crop, mirror, caption, and the `seeds` and `uniform` that stages
@@ -123,7 +123,7 @@ class Batches(Dataset):
             latents.append(torch.from_numpy(latent.astype(np.float32)))
         captions, color_captions = zip(*(_captions(self.cache.records[i], rng) for i, rng in zip(indices, rngs)))
         recognized = None
-        if self.cache.recognized and not spare:  # the classifier saw whole pictures, not crops
+        if self.cache.recognized and not spare:  # the maps are those of whole pictures, not of crops
             recognized = [
                 torch.from_numpy(array[indices, mirror.astype(int)].astype(np.float32))
                 for array in self.cache.recognized

@@ -35,10 +35,10 @@ def build_shares(
     log: Callable[[str], None] = print,
     missing_captions: str = "empty",
 ) -> None:
-    """Build shares `mine` (all by default) of `shares` of a cache; those that are whole already are left as they are.
+    """Build shares `mine` (all by default) of `shares` of a cache; complete ones are kept.
 
-    A share is a folder `share-00003` of its own, see `build_cache`; `join_shares` makes them one cache. `load` gives
-    the latent encoder, and is called only where there is something to do.
+    A share is a folder `share-00003` of its own, see `build_cache`; `join_shares` makes them one cache. `load` returns
+    the latent encoder, and is called only if a share has to be built.
     """
     encoder = None
     for k in range(shares) if mine is None else mine:
@@ -70,7 +70,7 @@ def join_shares(folder: Path, shares: int, log: Callable[[str], None] = print) -
 
 @dataclass(frozen=True)
 class CacheOptions:
-    """What `python -m seada_core.train.cache` is asked for; the help texts describe the fields."""
+    """Options of `python -m seada_core.train.cache`; the help texts describe the fields."""
 
     data: str = setting(MISSING, "folder of pictures or webdataset shards, as for training")
     out: Path = setting(  # noqa: RUF009

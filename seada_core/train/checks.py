@@ -1,24 +1,25 @@
-"""What can be known to be wrong before anything is computed."""
+"""Checks of a run before anything is computed."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 from accelerate import PartialState
 from accelerate.utils import parse_flag_from_env
 
 from ..presets import Preset, TrainConfig, setting_of, to_dict
 
-# what a resumed run may change: how long it goes on, how often it reports, and how it fits into memory
+# what a resumed run may change: how long it trains, how often it reports, and how it fits into memory
 FREE = (
     "steps", "decay", "checkpoint_every", "validate_every", "micro_batch", "gradient_checkpointing", "cache_text"
 )  # fmt: skip
 
 
 class TrainingError(RuntimeError):
-    """Training cannot go on; the message says why, and what was kept."""
+    """Training cannot go on; the message says why, and which checkpoint remains."""
 
 
 def process_state() -> PartialState:
@@ -41,7 +42,7 @@ def micro_batches(config: TrainConfig, processes: int, multiple: int = 1) -> tup
     micro = min(config.micro_batch or share, share)
     if micro < 1 or share % micro:
         raise TrainingError(
-            f"each of {processes} processes takes {share} pictures a step, no multiple of --micro-batch {micro}"
+            f"each of {processes} processes takes {share} pictures a step, not a multiple of --micro-batch {micro}"
         )
     if micro % multiple:
         raise TrainingError(f"this stage takes its pictures {multiple} by {multiple}, so not {micro} at once")
@@ -83,7 +84,7 @@ def check_recipe(config: TrainConfig, processes: int, device: str, multiple: int
 
 
 def describe(config: TrainConfig, preset: Preset | None) -> dict:
-    """What a checkpoint says of its run: the recipe's fields, and `sizes`, the preset's."""
+    """What a checkpoint records of its run: the recipe's fields, and `sizes`, the preset's."""
     sizes = {} if preset is None else to_dict(preset)
     for name in ("name", "training", "recipe", "sampling"):  # none of these changes what is trained
         sizes.pop(name, None)
@@ -91,7 +92,7 @@ def describe(config: TrainConfig, preset: Preset | None) -> dict:
 
 
 def check_same_run(checkpoint: Path, config: TrainConfig, preset: Preset | None) -> None:
-    """A resumed run goes on with the recipe and the sizes that it began with, but for `FREE` and `_more_careful`.
+    """A resumed run has the recipe and the sizes that it began with, except for `FREE` and `_more_careful`.
 
     Raises:
         TrainingError: names each field that changed, with both values.
@@ -119,8 +120,8 @@ def check_same_run(checkpoint: Path, config: TrainConfig, preset: Preset | None)
         )
 
 
-def _more_careful(name: str, then, now) -> bool:
-    """Whether a changed field is the way out of a loss that is not finite: a lower rate or norm, or full precision."""
+def _more_careful(name: str, then: Any, now: Any) -> bool:
+    """Whether a change is a remedy for a loss that is not finite: a lower rate or norm, or full precision."""
     if name in ("lr", "clip"):
         return 0 < now < then
     return (name, now) in (("precision", "no"), ("frozen", "fp32"))

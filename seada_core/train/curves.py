@@ -16,7 +16,7 @@ MISSING = "curves need TensorBoard: pip install tensorboard; without it previews
 
 
 class Curves:
-    """What a run of a stage shows while it trains; the losses themselves are in `losses.jsonl` in any case.
+    """Curves and previews of a stage while it trains; `losses.jsonl` has the losses in any case.
 
     Args:
         folder: of the stage; receives TensorBoard's event files or, without TensorBoard, `previews/NAME-STEP.png`, and

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,8 +26,8 @@ Encoder = Callable[[Tensor], Tensor]  # (B, 3, H, W) in [0, 1] -> scaled latents
 Log = Callable[[str], None]
 
 
-class Records(Sequence):
-    """The lines of a JSON-lines file, parsed when they are asked for: a million captions take no memory."""
+class Records:
+    """The lines of a JSON-lines file, parsed on access, so that millions of captions take no memory."""
 
     def __init__(self, path: Path):
         self.lines = np.memmap(path, np.uint8, "r")
@@ -39,9 +40,12 @@ class Records(Sequence):
         start = self.ends[index - 1] + 1 if index else 0
         return json.loads(self.lines[start : self.ends[index]].tobytes())
 
+    def __iter__(self) -> Iterator[dict]:
+        return (self[index] for index in range(len(self)))
+
 
 class Joined(Sequence):
-    """Arrays (or other sequences) as one along their first axis; nothing is copied but what is asked for."""
+    """Arrays (or other sequences) as one along their first axis; only the requested items are copied."""
 
     def __init__(self, parts: Sequence):
         self.parts = parts
@@ -50,16 +54,21 @@ class Joined(Sequence):
     def __len__(self) -> int:
         return int(self.starts[-1])
 
-    def __getitem__(self, key):
+    def __getitem__(self, key: Any) -> Any:
         """`[i]`, `[i, ...]`, or with lists of equal length `[rows, columns]`."""
         index, *rest = key if isinstance(key, tuple) else (key,)
         if not isinstance(index, int | np.integer):
-            return np.stack([self[(i, *others)] for i, *others in zip(index, *rest)])
+            return np.stack([self[where] for where in zip(index, *rest)])
+        k, place = self.locate(int(index))
+        within = (place, *rest)
+        return self.parts[k][within if rest else place]
+
+    def locate(self, index: int) -> tuple[int, int]:
+        """The number of the part that holds an index, and the index within that part."""
         if not 0 <= index < len(self):
             raise IndexError(index)
         k = int(np.searchsorted(self.starts, index, side="right")) - 1
-        place = int(index - self.starts[k])
-        return self.parts[k][(place, *rest)] if rest else self.parts[k][place]
+        return k, index - int(self.starts[k])
 
 
 @dataclass
@@ -72,9 +81,13 @@ class Cache:
 
     folder: Path
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         self.meta = json.loads((self.folder / "cache.json").read_text())
         self.shares = [Cache(self.folder / share_name(k)) for k in range(self.meta.pop("shares", 0))]
+        self.records: Records | Joined
+        self.latents: np.ndarray | Joined
+        self.recognized: list[np.ndarray] | list[Joined]
+        self._pictures = Joined(self.shares)
         if self.shares:
             self.records = Joined([share.records for share in self.shares])
             self.latents = Joined([share.latents for share in self.shares])
@@ -89,15 +102,15 @@ class Cache:
         self.recognized = [np.load(path, mmap_mode="r") for path in maps] if maps[-1].is_file() else []
         self.records = Records(self.folder / "records.jsonl")
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[type[Cache], tuple[Path]]:
         return Cache, (self.folder,)  # a worker maps the files itself
 
     def __len__(self) -> int:
         return len(self.records)
 
     def _locate(self, index: int) -> tuple[Cache, int]:
-        k = int(np.searchsorted(self.records.starts, index, side="right")) - 1
-        return self.shares[k], index - int(self.records.starts[k])
+        k, place = self._pictures.locate(index)
+        return self.shares[k], place
 
     def picture(self, index: int) -> Image.Image:
         if self.shares:
@@ -107,7 +120,7 @@ class Cache:
         return Image.open(io.BytesIO(encoded.tobytes()))
 
     def view(self, index: int, view: int) -> Tensor:
-        """A picture (3, H, W) in [0, 1]: as it is (0), or what else the cache holds a latent of (1)."""
+        """A picture (3, H, W) in [0, 1]: view 0 is unchanged, view 1 mirrored (and aged, see `film_share`)."""
         if self.shares:
             share, place = self._locate(index)
             return share.view(place, view)
@@ -134,10 +147,10 @@ def share_name(number: int) -> str:
 
 
 def check_captions(cache: Cache, missing: str, log: Log = print) -> None:
-    """Say how many pictures have no caption, or refuse them where `missing` is "error".
+    """Report how many pictures have no caption, or refuse them where `missing` is "error".
 
     Raises:
-        DataError: there are such pictures, and there may not be.
+        DataError: there are such pictures, and `missing` is "error".
     """
     without, count = cache.report["without_captions"], len(cache)
     if without and missing == "error":
@@ -164,12 +177,12 @@ def build_cache(
 
     With `mirror` the mirrored picture's latent is kept too: a mirrored latent is not the latent of the mirrored picture
     (for TAESD the difference is as large as the latent's own variance), so without it pictures are never mirrored.
-    `film_share` is the share of pictures whose last view (the mirrored one where there is one) is as an old film would
-    have taken it, see `aging.expose`.
+    `film_share` is the share of pictures whose last view (the mirrored one where there is one) looks like an old print,
+    see `aging.expose`.
 
     Does nothing when `folder` already holds the cache of this source and resolution. Pictures that cannot be read are
     reported and skipped; more than one in ten stops with an error, before any latent is computed. Written aside and
-    renamed, so that a cache that exists is whole. `share` (k, n) reads the k-th of n shares of the source.
+    renamed, so that an existing cache is complete. `share` (k, n) reads the k-th of n shares of the source.
 
     Raises:
         DataError: no pictures, too many broken ones, captions are missing where `missing_captions` is "error", or
@@ -225,14 +238,14 @@ def square(encoded: bytes, resolution: int) -> Image.Image:
 
 
 @torch.inference_mode()
-def _encode_all(folder: Path, meta: dict, encoder: Encoder, batch: int = 32):
+def _encode_all(folder: Path, meta: dict, encoder: Encoder, batch: int = 32) -> None:
     offsets = np.load(folder / "offsets.npy")
     encoded = np.memmap(folder / "pictures.bin", np.uint8, "r")
     count, views, side = len(offsets) - 1, 1 + meta["mirror"], meta["resolution"] // 8
     latents = create_array(folder / "latents.npy", np.float16, (count, views, 4, side, side))
     for start in tqdm(range(0, count, batch), desc="latents", unit_scale=batch, unit="pic"):
         indices = range(start, min(start + batch, count))
-        pictures = [_to_tensor(Image.open(io.BytesIO(encoded[offsets[i] : offsets[i + 1]]))) for i in indices]
+        pictures = [_to_tensor(Image.open(io.BytesIO(encoded[offsets[i] : offsets[i + 1]].tobytes()))) for i in indices]
         for view in range(views):
             rgb = torch.stack([_view(picture, i, view, meta) for picture, i in zip(pictures, indices)])
             latents[indices.start : indices.stop, view] = encoder(rgb).float().cpu().numpy()
@@ -243,10 +256,10 @@ def _encode_all(folder: Path, meta: dict, encoder: Encoder, batch: int = 32):
 def cache_recognized(
     cache: Cache, recognize: Callable[[Tensor], list[Tensor]], batch: int = 32, mine: slice = slice(None)
 ) -> Cache:
-    """Keep the maps that a classifier sees in each grey photo (and in its mirror image) beside the latents.
+    """Store a classifier's maps of each grey photo (and of its mirror image) beside the latents.
 
     recognize: grey pictures (B, 3, H, W) in [0, 1] to two maps (B, C, h, w); see `RecognizingMapper.recognize`.
-    Does nothing where they are there. Written aside and renamed. `mine`: which shares of a cache in shares to do.
+    Does nothing if they exist. Written aside and renamed. `mine`: which shares of a cache in shares to do.
     """
     if cache.recognized:
         return cache
@@ -270,7 +283,7 @@ def cache_recognized(
                     ]
                 for array, m in zip(arrays, maps):
                     array[indices.start : indices.stop, view] = m.float().cpu().numpy()
-        for name, array in zip(names, arrays):  # in order: where the last is there, `Cache` takes all
+        for name, array in zip(names, arrays):  # in order: `Cache` uses them once the last one exists
             array.flush()
             atomic.rename(atomic.part_path(name), name)
     except BaseException:

@@ -15,7 +15,7 @@ WIDTH = 96  # channels of each head
 class ProjectedDiscriminator(nn.Module):
     """One small network per level, with spectral normalisation (Sauer et al. 2021, without their random projections).
 
-    The classifier is frozen and not part of this module: where a level says nothing about colour, neither can a head.
+    The classifier is frozen and not part of this module.
 
     Args:
         channels: of each level.

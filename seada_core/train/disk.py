@@ -1,4 +1,4 @@
-"""What the trainer writes: errors of full disks in plain words, room taken in advance, logs with a line per step."""
+"""Writing to disk: one-line errors for full disks, arrays allocated in advance, logs with a line per step."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ class DiskError(OSError):
 
 @contextlib.contextmanager
 def writing(what: Path | str, kept: Callable[[], str] = str) -> Iterator[None]:
-    """A disk that fills up while `what` is written is a `DiskError`, which ends with what `kept` says is there.
+    """Turn the errors of a full disk while `what` is written into a `DiskError`; its message ends with `kept()`.
 
-    safetensors and torch have errors of their own for it, which say no more than that something was not written.
+    safetensors and torch raise errors of their own, which do not mention the disk.
     """
     try:
         yield
@@ -43,10 +43,10 @@ def writing(what: Path | str, kept: Callable[[], str] = str) -> Iterator[None]:
 
 
 def create_array(path: Path, dtype: type, shape: tuple[int, ...]) -> np.memmap:
-    """A new .npy file, mapped, whose room on the disk is taken: writing into a mapped file that finds none is SIGBUS.
+    """A new memory-mapped .npy file with its disk space allocated: without that, a full disk would raise SIGBUS.
 
     Raises:
-        OSError: there is no room.
+        OSError: the disk has too little space.
     """
     array = np.lib.format.open_memmap(path, "w+", dtype, shape)
     if hasattr(os, "posix_fallocate"):
@@ -54,13 +54,13 @@ def create_array(path: Path, dtype: type, shape: tuple[int, ...]) -> np.memmap:
             try:
                 os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
             except OSError as error:
-                if error.errno in FULL:  # others: a file system that cannot say
+                if error.errno in FULL:  # other errors: the file system cannot allocate
                     raise
     return array
 
 
 def discard(folder: Path) -> None:
-    """Delete a folder; from the first moment on it does not have its name any more."""
+    """Delete a folder, renamed first, so that no half-deleted folder has its name."""
     part = folder.with_name(folder.name + ".part")
     if folder.suffix != ".part":
         shutil.rmtree(part, ignore_errors=True)
@@ -70,7 +70,7 @@ def discard(folder: Path) -> None:
 
 
 class StepLog:
-    """A file with a JSON line a step, each with its `step`, which a resumed run goes on with.
+    """A file with a JSON line per step, each with its `step`; a resumed run appends to it.
 
     Lines of steps past `last`, which the run repeats, and one that a kill cut short are dropped first.
     """
@@ -88,7 +88,7 @@ class StepLog:
         atomic.write_text(path, "".join(kept))
         self.file = open(path, "a", encoding="utf-8")  # noqa: SIM115
 
-    def write(self, step: int, **values) -> None:
+    def write(self, step: int, **values: float | None) -> None:
         self.file.write(json.dumps({"step": step, **values}) + "\n")
         self.file.flush()
 

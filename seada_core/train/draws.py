@@ -11,8 +11,8 @@ from torch import Tensor
 class Draws:
     """Random numbers for the pictures of a batch, each picture's from a generator of its own, on the CPU.
 
-    What is drawn for a picture depends on its seed alone: two processes, or four micro-batches, see the noise that one
-    process with the whole batch would see.
+    A picture's numbers depend on its seed alone: two processes, or four micro-batches, draw the same noise as one
+    process with the whole batch.
     """
 
     def __init__(self, seeds: Sequence[int]):

@@ -20,7 +20,7 @@ def load_encoder(path: str, device: torch.device | str = "cpu") -> Encoder:
     """SD1.5's latent encoder: TAESD's own encoder file or diffusers folder, or a VAE as `load_vae` takes it.
 
     Raises:
-        DataError: the file or folder is missing or is something else.
+        DataError: the file or folder does not exist or holds another model.
     """
     file = Path(path)
     if not file.exists():
@@ -42,7 +42,7 @@ def load_encoder(path: str, device: torch.device | str = "cpu") -> Encoder:
 
 
 def _half(device: torch.device | str, encoder: Encoder) -> Encoder:
-    """Run in bfloat16 autocast: twice as fast, and 1e-4 of the latents' variance away."""
+    """Run in bfloat16 autocast: twice as fast, with an error of 1e-4 of the latents' variance."""
 
     def encode(rgb: Tensor) -> Tensor:
         with torch.autocast(torch.device(device).type, torch.bfloat16):

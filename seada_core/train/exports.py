@@ -1,11 +1,10 @@
-"""Part files of a training run: where a stage's parts come from, and where they are left."""
+"""Part files of a training run: where a stage's parts are found, and where they are written."""
 
 from __future__ import annotations
 
 import os
 import shutil
 from pathlib import Path
-from types import SimpleNamespace
 
 from safetensors.torch import save_file
 from torch import nn
@@ -18,7 +17,7 @@ from .stages.stage import Stage
 
 
 def learns(module: nn.Module) -> bool:
-    """Whether anything of a module is trained."""
+    """Whether any parameter of a module is trained."""
     return any(p.requires_grad for p in module.parameters())
 
 
@@ -77,5 +76,4 @@ def export(
             save_file(lora, temporary, {"format": "pt", "ss_network_module": "networks.lora"})
         # onto the weights of the file: those here may be in bf16
         state = merge(part_files.read_part(lora_folder / "unet.safetensors", "unet")[2], lora)[0]
-    whole = SimpleNamespace(state_dict=lambda: state, tokenizer=getattr(module, "tokenizer", None))
-    part_files.save_part(out / f"{part}.safetensors", part, preset, whole)
+    part_files.write_part(out / f"{part}.safetensors", part, preset, getattr(module, "tokenizer", None), state)

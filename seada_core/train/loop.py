@@ -1,4 +1,4 @@
-"""The training loop: accelerate, EMA, atomic checkpoints, exact resume, curves. It knows nothing of the stages."""
+"""The training loop: accelerate, EMA, atomic checkpoints, exact resume, curves; independent of the stages."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ import time
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs, DistributedType
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
@@ -49,15 +50,15 @@ def learning_rate(config: TrainConfig, step: int) -> float:
 
 
 def step_seed(seed: int, step: int) -> int:
-    """Torch's seed for one step, on every process: what no picture's own seed decides follows from it."""
+    """Torch's seed for one step, on every process: all random numbers that do not follow from a picture's own seed."""
     return (seed * 1_000_003 + step * 4099) % 2**63
 
 
 def _errors_in_one_line(fit: Callable) -> Callable:
-    """A process that died and a full disk are reported as errors of the run, not as faults of the program."""
+    """A process that died and a full disk are reported as errors of the run, not as bugs."""
 
     @wraps(fit)
-    def wrapped(stage: Stage, config: TrainConfig, cache: Cache, folder: Path, *args, **options) -> None:
+    def wrapped(stage: Stage, config: TrainConfig, cache: Cache, folder: Path, *args: Any, **options: Any) -> None:
         try:
             with disk.writing(folder, lambda: saving.last_good(folder)):
                 fit(stage, config, cache, folder, *args, **options)
@@ -87,13 +88,13 @@ def fit(
     """Train `stage` for `config.steps` steps, on as many processes as accelerate was started with.
 
     `folder` receives `losses.jsonl` (a line per step), `validation.jsonl`, curves and previews (see `Curves`), and
-    `checkpoint-<step>` folders, of which the newest two are kept. A checkpoint is written aside and renamed: whatever
-    exists is whole. It holds what is trained and how, not what is frozen, and resumes on any number of processes.
+    `checkpoint-<step>` folders, of which the newest two are kept. A checkpoint is written aside and renamed, so an
+    existing one is complete. It holds what is trained, not what is frozen, and resumes on any number of processes.
     `export` is called at every checkpoint with the averaged (EMA) weights in place, on the main process; its argument
     is the stage's state dict where the modules hold only shards of it, else None. `preset` is recorded, so that a run
     does not resume with other sizes.
 
-    A step whose loss or gradient is not finite is skipped: weights, buffers, optimiser and averages stay as they are,
+    A step whose loss or gradient is not finite is skipped: weights, buffers, optimiser and averages do not change,
     a line on standard error says so, and `losses.jsonl` marks it (`left_out`).
 
     Raises:
@@ -125,7 +126,7 @@ def fit(
         freeze_in_bf16(stage)
     fsdp = accelerator.distributed_type == DistributedType.FSDP
     layout = torch.contiguous_format if fsdp else torch.channels_last  # FSDP shards contiguous weights only
-    nn.Module.to(stage, accelerator.device, memory_format=layout)
+    stage.to(accelerator.device).to(memory_format=layout)
     if config.gradient_checkpointing:
         checkpoint_activations(stage)
     frozen = {saving.plain(name) for name, p in stage.named_parameters() if not p.requires_grad}
@@ -136,7 +137,7 @@ def fit(
     if accelerator.distributed_type == DistributedType.DEEPSPEED:
         _prepare_deepspeed(accelerator, micro, config)
     model, optimizer = accelerator.prepare(stage, optimizer)
-    trainable = [p for p in stage.parameters() if p.requires_grad]  # FSDP puts others in their place
+    trainable = [p for p in stage.parameters() if p.requires_grad]  # after `prepare`: FSDP replaces the parameters
     averages = Averages(trainable, config.ema)
     accelerator.register_for_checkpointing(averages)
     saving.keep_only_what_is_trained(accelerator, stage, frozen)
@@ -154,7 +155,7 @@ def fit(
     batches = Batches(
         cache, config.batch, config.crop, config.seed, accelerator.process_index, accelerator.num_processes
     )
-    # a worker does its own decoding; the loader's order is the order of the steps, so position is just a step number
+    # a worker does its own decoding; the loader's order is the order of the steps, so a position is a step number
     loader = DataLoader(
         batches,
         batch_size=None,
@@ -198,13 +199,13 @@ def fit(
                 for name, value in values.items():
                     sums[name] = sums.get(name, 0.0) + value.detach().float() / times
                 if accelerator.sync_gradients:
-                    # each group by itself: a discriminator's gradient is no reason to shorten the model's
+                    # each group by itself: a discriminator's large gradient must not shorten the model's
                     norms = [accelerator.clip_grad_norm_(g["params"], config.clip) for g in optimizer.param_groups]
                     norm = float(norms[0] or 0.0)
                     means = accelerator.reduce(torch.stack(list(sums.values())), "mean").tolist()
                     terms = dict(zip(sums, means))
                     finite = math.isfinite(terms["loss"]) and math.isfinite(norm)
-                if finite or accelerator.scaler is not None:  # which skips the step itself, and has to know of it
+                if finite or accelerator.scaler is not None:  # a scaler (fp16) skips the step itself
                     optimizer.step()
                 optimizer.zero_grad()
         in_a_row = 0 if finite else in_a_row + 1
@@ -221,7 +222,7 @@ def fit(
         trained += config.batch
         done = step + 1
         last = done == config.steps
-        if main:
+        if losses is not None and curves is not None:  # the main process
             marked = {} if finite else {"left_out": True}
             losses.write(step, **{n: v if math.isfinite(v) else None for n, v in terms.items()}, **marked)
             speed = trained / (time.monotonic() - started)
@@ -235,11 +236,11 @@ def fit(
         if done % config.checkpoint_every == 0 or last:
             leave_parts(saving.save(accelerator, folder, done, describe(config, preset)))
     accelerator.wait_for_everyone()
-    if main:
-        for opened in filter(None, (curves, losses, validations)):
-            opened.close()
-        if skipped:
-            print(f"{skipped} of {config.steps - first} steps were skipped: not finite", file=sys.stderr)
+    for log in (curves, losses, validations):
+        if log is not None:
+            log.close()
+    if main and skipped:
+        print(f"{skipped} of {config.steps - first} steps were skipped: not finite", file=sys.stderr)
 
 
 def _not_finite(name: str, step: int, count: int, loss: float, norm: float, folder: Path) -> str:
@@ -250,8 +251,8 @@ def _not_finite(name: str, step: int, count: int, loss: float, norm: float, fold
     )
 
 
-def _prepare_deepspeed(accelerator, micro: int, config: TrainConfig) -> None:
-    """DeepSpeed clips and counts micro-batches itself, so it has to know of them."""
+def _prepare_deepspeed(accelerator: Accelerator, micro: int, config: TrainConfig) -> None:
+    """DeepSpeed clips and counts micro-batches itself, so its settings need both."""
     settings = accelerator.state.deepspeed_plugin.deepspeed_config
     if settings["zero_optimization"]["stage"] > 2:
         raise TrainingError("DeepSpeed's ZeRO stage 3 is not supported: use stage 1 or 2, or FSDP")
@@ -271,7 +272,7 @@ def validate(
 ) -> dict[str, float]:
     """Mean loss terms over a few fixed validation batches, to `validation.jsonl`, and preview pictures.
 
-    All processes do the same; `curves` and `log` are None on all but one.
+    All processes compute the same; `curves` and `log` are None on all but the main process.
     """
     size = min(config.micro_batch or config.batch, len(cache))
     size = max(size - size % stage.multiple, 1)

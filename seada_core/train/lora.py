@@ -1,4 +1,4 @@
-"""LoRA on the attention of the UNet's decoder (Hu et al. 2021): little to train, little to keep, easy to take back.
+"""LoRA on the attention of the UNet's decoder (Hu et al. 2021): few weights to train and store, easy to remove.
 
 `python -m seada_core.train.lora UNET LORA OUT` merges a LoRA file into a UNet's part file.
 """
@@ -53,7 +53,7 @@ def add_lora(unet: UNet2DConditionModel, rank: int, file: Path | None = None) ->
 
 
 def train_lora_alone(unet: UNet2DConditionModel) -> None:
-    """Freeze all of a UNet but its LoRA, if it has one."""
+    """Freeze all of a UNet except its LoRA, if it has one."""
     for name, parameter in unet.named_parameters():
         parameter.requires_grad_(".lora_" in name)
 
@@ -77,9 +77,9 @@ def lora_tensors(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def merge(tensors: dict[str, Tensor], lora: dict[str, Tensor], strength: float = 1.0) -> tuple[dict, list[str]]:
-    """A UNet's tensors (diffusers' names) with a LoRA (kohya's names) added; and the LoRA's layers that have no place.
+    """A UNet's tensors (diffusers' names) with a LoRA (kohya's names) added; and the LoRA's layers that match none.
 
-    W + strength alpha / rank B A. Layers of other models, such as a text encoder's, have no place.
+    W + strength alpha / rank B A. Layers of other models, such as a text encoder's, are among the latter.
     """
     layers = {name.rpartition(".lora_down.")[0] for name in lora if ".lora_down." in name}
     result = dict(tensors)

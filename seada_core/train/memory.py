@@ -1,8 +1,8 @@
-"""What makes a stage fit: activation checkpointing, frozen weights in bfloat16, optimisers with little state."""
+"""Saving memory: activation checkpointing, frozen weights in bfloat16, optimisers with little state."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from functools import partial
 
 import torch
@@ -24,19 +24,17 @@ from .stages.stage import ParameterGroup, Stage
 
 
 class MemoryOptionError(ValueError):
-    """An option that saves memory cannot be had here; the message says why."""
+    """An option that saves memory is not available here; the message says why."""
 
 
-def build_optimizer(
-    parameters: Iterable[nn.Parameter] | list[ParameterGroup], config: TrainConfig
-) -> torch.optim.Optimizer:
+def build_optimizer(groups: Sequence[ParameterGroup], config: TrainConfig) -> torch.optim.Optimizer:
     """The recipe's optimiser. `adamw8bit` keeps both moments in 8 bits (Dettmers et al. 2022): 2 bytes a weight, not 8.
-    `sgd` keeps none: for trying a stage out where memory is short, not for training.
+    `sgd` has no state: for trying a stage where memory is short, not for training.
 
     Raises:
         MemoryOptionError: an unknown optimiser, or bitsandbytes is not installed or does not work on the device.
     """
-    parameters = list(parameters)
+    parameters = [dict(group) for group in groups]
     if config.optimizer == "adamw":
         return torch.optim.AdamW(parameters, config.lr, config.betas, weight_decay=config.weight_decay)
     if config.optimizer == "sgd":
@@ -49,7 +47,7 @@ def build_optimizer(
         raise MemoryOptionError(
             "--optimizer adamw8bit needs bitsandbytes: pip install bitsandbytes, or use --optimizer adamw"
         ) from None
-    device = parameters[0].device
+    device = groups[0]["params"][0].device
     try:  # a step on a few numbers of the same device
         trial = nn.Parameter(torch.zeros(4096, device=device))
         trial.grad = torch.ones_like(trial)
@@ -65,8 +63,8 @@ def build_optimizer(
 
 
 def checkpoint_activations(stage: Stage) -> int:
-    """Let the blocks of UNet, conditional encoder, RCA, text encoder, decoder and token diffusion remember their inputs
-    alone and run again for the backward pass (Chen et al. 2016). Returns how many blocks.
+    """Let the blocks of UNet, conditional encoder, RCA, text encoder, decoder and token diffusion keep their inputs
+    alone and recompute the rest in the backward pass (Chen et al. 2016). Returns how many blocks.
 
     Names in state dicts stay as they are.
     """
@@ -82,7 +80,7 @@ def checkpoint_activations(stage: Stage) -> int:
 def freeze_in_bf16(stage: Stage) -> list[str]:
     """Keep the big parts that a stage does not train in bfloat16, half of their memory. Returns their names.
 
-    Of a UNet with a LoRA, all but that. The codec stays in float32: its codes lie closer than bfloat16's steps.
+    Of a UNet with a LoRA, everything except the LoRA. The codec stays in float32: bfloat16 cannot tell its codes apart.
     """
     names = ("unet", "semantic_encoder", "color_encoder", "semantic_adapter", "controlnet_rca")
     cast = []
@@ -92,7 +90,7 @@ def freeze_in_bf16(stage: Stage) -> list[str]:
             if part is None:
                 continue
             if not any(p.requires_grad for p in part.parameters()):
-                nn.Module.to(part, torch.bfloat16)  # diffusers' own `to` warns of a cast that is meant
+                nn.Module.to(part, torch.bfloat16)  # diffusers' own `to` warns of this cast, which is intended
                 cast.append(name)
             elif getattr(part, "peft_config", None):
                 for parameter in part.parameters():

@@ -1,4 +1,4 @@
-"""What one run of the trainer is asked for."""
+"""Options of one run of the trainer."""
 
 from __future__ import annotations
 
@@ -78,6 +78,6 @@ class TrainOptions:
         return dataclasses.replace(self.preset.training[stage.name], **self.recipe)
 
     def folders(self, stage: StageEntry) -> list[Path]:
-        """Where a stage looks for part files, in order: a UNet that gets a LoRA is the one without it."""
+        """Where a stage looks for part files, in order: with `--lora`, the UNet without the LoRA comes first."""
         lora = [self.lora_folder] if stage.uses_lora(self.config(stage)) else []
         return [*lora, self.parts_folder, *([self.init] if self.init else [])]

@@ -1,4 +1,4 @@
-"""How alike two colourings of a grey photo look to a classifier: the perceptual term of the diffusion loss."""
+"""The perceptual term of the diffusion loss: the distance of two colourings in a classifier's features."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ class PerceptualLoss(nn.Module):
     """LPIPS' distance without its learned weights (Zhang et al. 2018, Eq. 1) between two colourings of one grey photo.
 
     Both chroma maps are as coarse as a latent and are laid over the photo's own luminance, so that only colour is
-    compared. The classifier is EfficientNet-Lite1, frozen and not part of the model: the mapper looks through Lite0,
-    and Lite2 is kept for measuring, so that no loss has seen it.
+    compared. The classifier is EfficientNet-Lite1, frozen and not part of the model: the mapper uses Lite0, and
+    Lite2 is reserved for evaluation, so that no loss uses it.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.classifier = EfficientNetLite(1)
 

@@ -1,19 +1,21 @@
-"""What a stage starts from: the caches of its pictures, and its parts from files, from other weights, or new."""
+"""What a stage starts from: the caches of its pictures, and its parts, loaded or new."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from accelerate import PartialState
-from torch import Tensor, nn
+from diffusers import UNet2DConditionModel
+from torch import Tensor
 
 from ..files.weight_headers import CheckpointError
-from ..models.controlnet_rca import ControlNetRCA, recognize
+from ..models.controlnet_rca import ControlNetRCA, RecognizingMapper, recognize
 from ..models.efficientnet import EfficientNetLite0
 from ..models.tokenizer import Tokenizer
-from ..presets import Preset, TrainConfig
+from ..presets import CaptionerConfig, Preset, TextConfig, TrainConfig
 from ..weights import part_files, stable_diffusion
 from ..weights.stable_diffusion import Base
 from ..weights.stock_controlnet import StockWeights, start_from
@@ -24,7 +26,7 @@ from .encoder import load_encoder
 from .options import TrainOptions
 from .sources import DataError
 from .stages.codec import load_taesd
-from .stages.registry import StageEntry, maker
+from .stages.registry import Parts, StageEntry, maker
 
 # caches
 
@@ -32,7 +34,7 @@ from .stages.registry import StageEntry, maker
 def open_cache(options: TrainOptions, source: str, resolution: int, kind: str, state: PartialState) -> Cache:
     """The cache of a source, which all processes build together if it does not exist yet.
 
-    kind: "cache" for what is trained on, "validation" for what is not.
+    kind: "cache" for the training pictures, "validation" for the others.
 
     Raises:
         DataError: there is no cache and no encoder, the source cannot be used, or the folder is not shared.
@@ -49,14 +51,15 @@ def open_cache(options: TrainOptions, source: str, resolution: int, kind: str, s
 def _build_cache(
     options: TrainOptions, source: str, folder: Path, resolution: int, kind: str, state: PartialState
 ) -> None:
-    if options.encoder is None:
+    encoder_path = options.encoder
+    if encoder_path is None:
         raise DataError(f"{folder} holds no cached latents yet: give --encoder to make them")
     rank, processes = state.process_index, state.num_processes
     shares = options.shares or processes
-    film = options.film if kind == "cache" else 0.0  # validation stays as it is
+    film = options.film if kind == "cache" else 0.0  # never in validation
     if shares > 1:
         build_shares(
-            source, folder, resolution, lambda: load_encoder(options.encoder, state.device), options.mirror,
+            source, folder, resolution, lambda: load_encoder(encoder_path, state.device), options.mirror,
             film, shares, range(rank, shares, processes), missing_captions=options.missing_captions,
         )  # fmt: skip
     state.wait_for_everyone()
@@ -64,23 +67,22 @@ def _build_cache(
         join_shares(folder, shares)
     elif state.is_main_process:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        encoder = load_encoder(options.encoder, state.device)
+        encoder = load_encoder(encoder_path, state.device)
         build_cache(
             source, folder, resolution, encoder, options.mirror, film, missing_captions=options.missing_captions
         )
 
 
-def with_recognized(
-    cache: Cache | None, parts: dict[str, nn.Module], config: TrainConfig, state: PartialState
-) -> Cache | None:
+def with_recognized(cache: Cache, parts: Parts, config: TrainConfig, state: PartialState) -> Cache:
     """The cache with the maps of the parts' classifier, if the parts have one and are trained on whole pictures."""
-    needed = any(parts[name].config.recognition for name in ("controlnet_rca", "captioner") if name in parts)
-    if cache is None or cache.recognized or not needed or config.crop != config.resolution:
+    users = (parts.get("controlnet_rca"), parts.get("captioner"))
+    needed = any(part is not None and part.config.recognition for part in users)
+    if cache.recognized or not needed or config.crop != config.resolution:
         return cache
     device = state.device.type
     classifier = EfficientNetLite0()
     classifier.load_package_weights()
-    classifier.to(state.device, memory_format=torch.channels_last)
+    classifier.to(state.device).to(memory_format=torch.channels_last)
 
     def maps_of(gray: Tensor) -> list[Tensor]:
         with torch.autocast(device, torch.bfloat16):
@@ -99,7 +101,7 @@ def with_recognized(
 
 @dataclass(frozen=True)
 class OtherWeights:
-    """Weights of other makes that new parts start from, known to fit the preset and not read yet."""
+    """Third-party weights that new parts start from; they fit the preset and are not read yet."""
 
     base: Base | None = None
     control: StockWeights | None = None
@@ -130,7 +132,7 @@ def prepare_parts(
     folders: list[Path],
     others: OtherWeights = OtherWeights(),
     decoder: str | None = None,
-) -> dict[str, nn.Module]:
+) -> Parts:
     """A stage's parts: from the first folder that has their file, else from `others.base`, else new ones if the stage
     makes them. A new controller starts from `others.control`, a new codec from TAESD's `decoder`, if given.
 
@@ -138,7 +140,7 @@ def prepare_parts(
         CheckpointError: a part that an earlier stage makes does not exist.
         DataError: `decoder` is not TAESD's.
     """
-    parts: dict[str, nn.Module] = {}
+    parts: dict[str, Any] = {}
     for part in (*stage.needs, *stage.makes):
         file = exports.find(part, folders)
         if file is not None:
@@ -159,13 +161,13 @@ def prepare_parts(
                 parts[part].model.visual.classifier.load_package_weights()
             if part == "vq_decoder" and decoder is not None:
                 load_taesd(parts[part].decoder, decoder)
-    return parts
+    return cast(Parts, parts)
 
 
-def _new_controller(unet: nn.Module, preset: Preset, start: StockWeights | None) -> ControlNetRCA:
+def _new_controller(unet: UNet2DConditionModel, preset: Preset, start: StockWeights | None) -> ControlNetRCA:
     """E_con starts as a copy of the UNet's encoder, and the rest from a stock ControlNet if there is one."""
     control = ControlNetRCA(unet, preset.control)
-    if preset.control.recognition:
+    if isinstance(control.mapper, RecognizingMapper):
         control.mapper.classifier.load_package_weights()
     if start is not None:
         for note in start_from(control, start.load()[0]):
@@ -175,7 +177,8 @@ def _new_controller(unet: nn.Module, preset: Preset, start: StockWeights | None)
 
 def _new_tokenizer(part: str, preset: Preset, cache: Cache) -> Tokenizer | None:
     """A tokenizer of the tokens that the cache's captions use, where a part's vocabulary is smaller than CLIP's."""
-    size = {"semantic_encoder": preset.text, "captioner": preset.captioner}.get(part)
+    sizes: dict[str, TextConfig | CaptionerConfig] = {"semantic_encoder": preset.text, "captioner": preset.captioner}
+    size = sizes.get(part)
     if size is None or size.vocab_size >= 49408:
         return None
     kinds = ("captions", "color_captions")
@@ -184,7 +187,7 @@ def _new_tokenizer(part: str, preset: Preset, cache: Cache) -> Tokenizer | None:
 
 
 def decoder_of_probe(stage: StageEntry, folders: list[Path]) -> Path:
-    """The file of the decoder that says which colour a latent shows.
+    """The file of the decoder that the chroma probe is made of.
 
     Raises:
         CheckpointError: there is none.
@@ -192,7 +195,7 @@ def decoder_of_probe(stage: StageEntry, folders: list[Path]) -> Path:
     file = exports.find("vq_decoder", folders)
     if file is None:
         raise CheckpointError(
-            f"stage {stage.name} weighs its loss by the colours that vq_decoder.safetensors paints, and there is none "
+            f"stage {stage.name} weighs its loss by the colours of vq_decoder.safetensors, and there is none "
             f"in {' or '.join(map(str, folders))}: train stage codec first, give --init, or --chroma-weight 0"
         )
     return file

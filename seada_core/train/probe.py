@@ -16,12 +16,14 @@ LEVEL = 2  # a quarter of the picture's size: the decoder's finer levels take mo
 
 class ChromaProbe(nn.Module):
     """Scaled latent (B, 4, h, w) and grey photo (B, 1, 8h, 8w) to the mean (Cb, Cr) of each 8x8 pixels, in units of
-    their standard deviation over the training photos: the decoder's two coarse levels, and a linear map of what they
-    say. Frozen.
+    their standard deviation over the training photos: the decoder's two coarse levels, and a linear map of their
+    features. Frozen.
 
-    Chroma is not linear in the latent (a linear map explains less than 40 % of it), and a few convolutions of its own
-    see other colours in a latent than the decoder paints.
+    Chroma is not linear in the latent (a linear map explains less than 40 % of it), and a separate small network
+    finds other colours in a latent than the decoder does.
     """
+
+    deviation: Tensor
 
     def __init__(self, codec: VQDecoder):
         super().__init__()
@@ -34,7 +36,7 @@ class ChromaProbe(nn.Module):
         return self.linear(self._hidden(z, gray))
 
     def wanted(self, rgb: Tensor) -> Tensor:
-        """What the probe should say of a photo (B, 3, 8h, 8w)."""
+        """The true chroma of a photo (B, 3, 8h, 8w), in the probe's units."""
         return F.avg_pool2d(rgb_to_ycbcr(rgb)[:, 1:], 8) / self.deviation
 
     def _hidden(self, z: Tensor, gray: Tensor) -> Tensor:
@@ -63,6 +65,7 @@ class ChromaProbe(nn.Module):
         ridge = 1e-6 * products.diagonal().mean() * torch.eye(len(products), dtype=x.dtype)
         weights = torch.linalg.solve(products + ridge, x.mT @ y)
         self.deviation.copy_(deviation[:, None, None])
-        self.linear.weight.copy_(weights.mT[..., None, None])
-        self.linear.bias.copy_(y_mean / deviation - x_mean @ weights)
+        self.linear.load_state_dict(
+            {"weight": weights.mT[..., None, None], "bias": y_mean / deviation - x_mean @ weights}
+        )
         return float(1 - (x @ weights - y).square().sum() / y.square().sum())

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import sys
+from pathlib import Path
+from typing import cast
 
 import torch
 from accelerate import PartialState
@@ -11,6 +13,7 @@ from torch import Tensor
 
 from ..command_line import FAILED, FINE
 from ..files.weight_headers import CheckpointError
+from ..models.vq_decoder import VQDecoder
 from ..presets import TrainConfig
 from ..weights.part_files import load_part
 from . import exports
@@ -23,7 +26,7 @@ from .prepare import decoder_of_probe, open_cache, other_weights, prepare_parts,
 from .probe import ChromaProbe
 from .saving import is_finished
 from .sources import DataError
-from .stages.registry import StageEntry
+from .stages.registry import Parts, StageEntry
 from .stages.stage import Stage
 from .texts import cache_texts, text_is_frozen, use_cached_texts
 
@@ -50,7 +53,7 @@ def is_done(stage: StageEntry, options: TrainOptions) -> bool:
 
 
 def check(stage: StageEntry, options: TrainOptions) -> None:
-    """Refuse what can be known to be wrong with a stage before anything is read or computed.
+    """Check a stage before anything is read or computed.
 
     Raises:
         TrainingError, CheckpointError
@@ -74,7 +77,7 @@ def check(stage: StageEntry, options: TrainOptions) -> None:
 
 
 def train(stage: StageEntry, options: TrainOptions) -> None:
-    """Cache what a stage needs, build its parts, train, and leave its part files in OUT/parts."""
+    """Cache a stage's pictures, build its parts, train, and write its part files to OUT/parts."""
     config, preset = options.config(stage), options.preset
     if is_done(stage, options):
         return
@@ -87,10 +90,12 @@ def train(stage: StageEntry, options: TrainOptions) -> None:
     check_captions(cache, options.missing_captions, print if state.is_main_process else lambda _: None)
     torch.manual_seed(config.seed)  # new parts start alike in every run and process
     parts = prepare_parts(stage, preset, cache, folders, other_weights(options), options.decoder)
-    cache, validation = (with_recognized(c, parts, config, state) for c in (cache, validation))
+    cache = with_recognized(cache, parts, config, state)
+    if validation is not None:
+        validation = with_recognized(validation, parts, config, state)
     if stage.uses_lora(config):
         _add_lora(parts, options, stage, config, state)
-    probe = _fitted_probe(stage, config, folders, cache, state) if stage.needs_probe(config) else None
+    probe = _fitted_probe(stage, folders, cache, state) if stage.needs_probe(config) else None
     module = stage.build(parts, preset, config, probe)
     out = options.parts_folder
     exported = {part: found for part, found in module.parts().items() if exports.learns(found)}
@@ -101,7 +106,7 @@ def train(stage: StageEntry, options: TrainOptions) -> None:
     state.wait_for_everyone()
     if config.cache_text:
         _cache_texts(module, parts, (cache, validation), options, state)
-    parts.clear()
+    del parts  # a text encoder whose captions are cached is not kept in memory
 
     def export(tensors: dict[str, Tensor] | None) -> None:
         for part, found in exported.items():
@@ -110,7 +115,7 @@ def train(stage: StageEntry, options: TrainOptions) -> None:
     fit(module, config, cache, options.out / stage.name, validation, options.resume, export, options.workers, preset)
 
 
-def _add_lora(parts: dict, options: TrainOptions, stage: StageEntry, config: TrainConfig, state: PartialState) -> None:
+def _add_lora(parts: Parts, options: TrainOptions, stage: StageEntry, config: TrainConfig, state: PartialState) -> None:
     folder = options.lora_folder
     if state.is_main_process and not (folder / "unet.safetensors").is_file():  # as it was without
         exports.leave(folder, "unet", parts["unet"], options.preset, options.folders(stage))
@@ -119,15 +124,16 @@ def _add_lora(parts: dict, options: TrainOptions, stage: StageEntry, config: Tra
     add_lora(parts["unet"], config.lora, file if file.is_file() else None)
 
 
-def _fitted_probe(stage: StageEntry, config: TrainConfig, folders: list, cache: Cache, state: PartialState):
-    probe = ChromaProbe(load_part(decoder_of_probe(stage, folders), "vq_decoder")[0])
+def _fitted_probe(stage: StageEntry, folders: list[Path], cache: Cache, state: PartialState) -> ChromaProbe:
+    decoder, _ = load_part(decoder_of_probe(stage, folders), "vq_decoder")
+    probe = ChromaProbe(cast(VQDecoder, decoder))
     explained = probe.fit(cache)
     if state.is_main_process:
         print(f"chroma probe: explains {explained:.3f} of the latents' chroma")
     return probe
 
 
-def _cache_texts(module: Stage, parts: dict, caches: tuple, options: TrainOptions, state: PartialState) -> None:
+def _cache_texts(module: Stage, parts: Parts, caches: tuple, options: TrainOptions, state: PartialState) -> None:
     if text_is_frozen(module):
         with state.main_process_first():
             texts = cache_texts(parts["semantic_encoder"].to(state.device), caches, options.out)

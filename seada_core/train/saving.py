@@ -6,6 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
+from accelerate import Accelerator
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
@@ -22,8 +23,8 @@ def plain(name: str) -> str:
     return name.removeprefix("module.").replace("_checkpoint_wrapped_module.", "")
 
 
-def keep_only_what_is_trained(accelerator, stage: Stage, frozen: set[str]) -> None:
-    """Leave frozen weights out of checkpoints: they are in their part files. FSDP and DeepSpeed write their own."""
+def keep_only_what_is_trained(accelerator: Accelerator, stage: Stage, frozen: set[str]) -> None:
+    """Exclude frozen weights from checkpoints: the part files have them. FSDP and DeepSpeed write their own."""
 
     def before_saving(models: list, weights: list, folder: str) -> None:
         for state in weights:
@@ -43,11 +44,11 @@ def keep_only_what_is_trained(accelerator, stage: Stage, frozen: set[str]) -> No
     accelerator.register_load_state_pre_hook(before_loading)
 
 
-def save(accelerator, folder: Path, step: int, description: dict) -> Path:
+def save(accelerator: Accelerator, folder: Path, step: int, description: dict) -> Path:
     """Write `checkpoint-<step>` aside and rename it; the newest two are kept.
 
     Raises:
-        OSError: it could not be written; nothing of it is left, and the one before is as it was.
+        OSError: it could not be written; nothing of it remains, and the previous one is intact.
     """
     target = folder / f"checkpoint-{step}"
     part = target.with_suffix(".part")
@@ -74,8 +75,8 @@ def save(accelerator, folder: Path, step: int, description: dict) -> Path:
     return target
 
 
-def load(accelerator, checkpoint: Path) -> None:
-    """Raises TrainingError where a checkpoint cannot be read; says what there is besides."""
+def load(accelerator: Accelerator, checkpoint: Path) -> None:
+    """Restore a checkpoint. Raises TrainingError if it cannot be read; the message names an older one, if any."""
     try:
         accelerator.load_state(str(checkpoint))
     except (SafetensorError, OSError, EOFError, RuntimeError, ValueError, KeyError, IndexError) as error:
@@ -90,17 +91,17 @@ def load(accelerator, checkpoint: Path) -> None:
 
 
 def clean(folder: Path) -> None:
-    """Delete what a kill left half written or half deleted."""
+    """Delete checkpoints that a killed run left half written or half deleted."""
     for part in folder.glob("checkpoint-*.part"):
         shutil.rmtree(part, ignore_errors=True)
 
 
 def last_good(folder: Path) -> str:
-    """A sentence on what there is to go on from."""
+    """A sentence that names the newest checkpoint, if there is one."""
     kept = latest_checkpoint(folder)
-    return f"The last good state is {kept.name}: go on from it with --resume" if kept else "Nothing was kept yet"
+    return f"The last good state is {kept.name}: go on from it with --resume" if kept else "No checkpoint was saved yet"
 
 
 def is_finished(folder: Path, steps: int) -> bool:
-    """Whether a run of so many steps came to its end, its part files included."""
+    """Whether a run of `steps` steps has finished and its part files are written."""
     return (folder / f"checkpoint-{steps}" / EXPORTED).is_file()

@@ -1,4 +1,4 @@
-"""Training pictures as they come: folders and webdataset shards, or a share of them; what is wrong is counted."""
+"""Reading training pictures: folders and webdataset shards, or a share of them; unreadable ones are counted."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..files import shards
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
 MOST_BROKEN = 0.1  # share of the pictures that may be unreadable
-FEW = 20  # so many are reported one by one, and only beyond them does the share count while reading
+FEW = 20  # unreadable pictures that are reported one by one; beyond them, reading stops once `MOST_BROKEN` is exceeded
 
 
 class DataError(ValueError):
@@ -21,7 +21,7 @@ class DataError(ValueError):
 
 @dataclass
 class Tally:
-    """How reading a source went; `log` gets a line for each of the first `FEW` pictures that are skipped."""
+    """Counts of a source's pictures; `log` gets a line for each of the first `FEW` pictures that are skipped."""
 
     source: str
     log: Callable[[str], None] = print
@@ -35,7 +35,7 @@ class Tally:
         self.without_captions += not any(record.get("captions") or ())
 
     def skip(self, key: str, error: Exception | str) -> None:
-        """Raises DataError where too many are broken to go on."""
+        """Count an unreadable picture. Raises DataError where there are too many."""
         self.left_out += 1
         if self.left_out <= FEW:
             self.log(f"skipped {key}: {error}")
@@ -47,10 +47,10 @@ class Tally:
         self.log(f"{shard} is cut short ({reason}): the rest of it is skipped")
 
     def finish(self) -> None:
-        """Sum up.
+        """Check the counts and report them.
 
         Raises:
-            DataError: nothing was read, or too much could not be.
+            DataError: nothing was read, or more than one picture in ten was unreadable.
         """
         if not self.read and not self.left_out:
             raise DataError(f"{self.source}: no pictures")

@@ -1,4 +1,4 @@
-"""Captions encoded once and kept on disk, where the text encoder is frozen: it then need not be in memory at all."""
+"""Captions of a frozen text encoder, encoded once and kept on disk, so that it need not be in memory."""
 
 from __future__ import annotations
 
@@ -27,10 +27,12 @@ def _keys(texts: Iterable[str]) -> np.ndarray:
 
 
 class CachedSemanticEncoder(nn.Module):
-    """A frozen `SemanticEncoder` that only knows the texts of its folder; see `cache_texts`.
+    """A frozen `SemanticEncoder` restricted to the texts of its folder; see `cache_texts`.
 
-    Embeddings are kept in float16 and mapped, not read.
+    Embeddings are stored in float16 and memory-mapped.
     """
+
+    place: Tensor
 
     def __init__(self, folder: Path, encoder: SemanticEncoder):
         super().__init__()
@@ -40,7 +42,7 @@ class CachedSemanticEncoder(nn.Module):
         self.register_buffer("place", torch.empty(0), persistent=False)  # moves with the stage
 
     def forward(self, texts: list[str]) -> tuple[Tensor, Tensor]:
-        """Captions to e (B, L, d) in float32 and the mask (B, L), as `SemanticEncoder` gives them."""
+        """Captions to e (B, L, d) in float32 and the mask (B, L), as `SemanticEncoder` returns them."""
         keys = _keys(texts)
         rows = np.searchsorted(self.keys, keys).clip(max=len(self.keys) - 1)
         unknown = np.flatnonzero(self.keys[rows] != keys)
@@ -53,25 +55,25 @@ class CachedSemanticEncoder(nn.Module):
 
 @torch.no_grad()
 def cache_texts(encoder: SemanticEncoder, caches: Iterable[Cache | None], parent: Path, batch: int = 256) -> Path:
-    """The folder with the embeddings of all captions of `caches`, made where it is not there yet.
+    """The folder with the embeddings of all captions of `caches`, made if it does not exist.
 
-    Its name has the encoder's fingerprint: another encoder makes another folder. A caption of SD1.5's encoder takes
+    Its name has the encoder's fingerprint: another encoder gets another folder. A caption of SD1.5's encoder takes
     118 kB.
 
     Raises:
-        DataError: the disk has no room for them.
+        DataError: the disk has too little space.
     """
-    texts = {"", *GENERIC}
+    found = {"", *GENERIC}
     for cache in caches:
         for record in () if cache is None else cache.records:
-            texts.update(record.get("captions") or ())
-            texts.update(record.get("color_captions") or ())
+            found.update(record.get("captions") or ())
+            found.update(record.get("color_captions") or ())
     fingerprint = hashlib.blake2b(digest_size=6)
     for tensor in encoder.state_dict().values():
-        fingerprint.update(tensor.detach().float().cpu().contiguous().numpy())
-    texts = sorted(texts, key=lambda text: int(_keys([text])[0]))
+        fingerprint.update(tensor.detach().float().cpu().contiguous().numpy().data)
+    texts = sorted(found, key=lambda text: int(_keys([text])[0]))
     keys = _keys(texts)
-    fingerprint.update(keys)
+    fingerprint.update(keys.data)
     folder = parent / f"texts-{fingerprint.hexdigest()}"
     if folder.is_dir():
         return folder
@@ -94,7 +96,7 @@ def cache_texts(encoder: SemanticEncoder, caches: Iterable[Cache | None], parent
 
 
 def use_cached_texts(stage: Stage, folder: Path) -> None:
-    """Put the cached embeddings in the place of every frozen text encoder of a stage."""
+    """Substitute the cached embeddings for every frozen text encoder of a stage."""
     for module in list(stage.modules()):
         encoder = module._modules.get("semantic_encoder")
         if isinstance(encoder, SemanticEncoder):
@@ -102,6 +104,6 @@ def use_cached_texts(stage: Stage, folder: Path) -> None:
 
 
 def text_is_frozen(stage: Stage) -> bool:
-    """Whether a stage has a text encoder and trains none."""
+    """Whether a stage has a text encoder and does not train it."""
     encoders = [module for module in stage.modules() if isinstance(module, SemanticEncoder)]
     return bool(encoders) and not any(p.requires_grad for encoder in encoders for p in encoder.parameters())

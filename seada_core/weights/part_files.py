@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import reprlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
@@ -64,9 +64,20 @@ def build(part: str, preset: Preset, tokenizer: Tokenizer | None = None) -> nn.M
 
 
 def save_part(path: Path, part: str, preset: Preset, module: nn.Module, dtype: torch.dtype = torch.float32) -> None:
+    """`write_part` of a module's tensors and its tokenizer, if it has one."""
+    write_part(path, part, preset, getattr(module, "tokenizer", None), module.state_dict(), dtype)
+
+
+def write_part(
+    path: Path,
+    part: str,
+    preset: Preset,
+    tokenizer: Tokenizer | None,
+    tensors: Mapping[str, Tensor],
+    dtype: torch.dtype = torch.float32,
+) -> None:
     """Write a part file, atomically. Floating tensors are stored as `dtype`, others as they are."""
     config = {section: presets.to_dict(getattr(preset, section)) for section in SECTIONS[part]}
-    tokenizer = getattr(module, "tokenizer", None)
     if tokenizer is not None:
         config["vocabulary"] = tokenizer.vocabulary
         config["length"] = tokenizer.length
@@ -77,12 +88,12 @@ def save_part(path: Path, part: str, preset: Preset, module: nn.Module, dtype: t
         "seada.version": VERSION,
         "seada.config": json.dumps(config),
     }
-    tensors = {
+    stored = {
         name: (tensor.to(dtype) if tensor.is_floating_point() else tensor).contiguous().cpu()
-        for name, tensor in module.state_dict().items()
+        for name, tensor in tensors.items()
     }
     with atomic.replacing(path) as temporary:
-        save_file(tensors, temporary, metadata)
+        save_file(stored, temporary, metadata)
 
 
 def _read_header(path: Path, part: str) -> Header:

@@ -16,7 +16,7 @@ def config(**changes):
     "changes, message",
     [
         ({"batch": 3}, "batch of 3 cannot be shared among 2 processes"),
-        ({"batch": 12, "micro_batch": 4}, "takes 6 pictures a step, no multiple of --micro-batch 4"),
+        ({"batch": 12, "micro_batch": 4}, "takes 6 pictures a step, not a multiple of --micro-batch 4"),
         ({"resolution": 100}, "--resolution must be a multiple of 8 px"),
         ({"crop": 72}, "--crop must be .* at most the resolution, 64 px, not 72"),
         ({"precision": "fp16"}, "fp16 needs a GPU"),

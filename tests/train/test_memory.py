@@ -112,7 +112,7 @@ def test_eight_bit_adamw_goes_where_adamw_goes():
     results = {}
     for name in ("adamw", "adamw8bit"):
         parameter = torch.nn.Parameter(start.clone())
-        optimizer = build_optimizer([parameter], config(optimizer=name, lr=1e-2))
+        optimizer = build_optimizer([{"params": [parameter]}], config(optimizer=name, lr=1e-2))
         for _ in range(20):
             optimizer.zero_grad()
             (parameter - target).square().sum().backward()
@@ -127,7 +127,7 @@ def test_eight_bit_adamw_goes_where_adamw_goes():
 def test_an_optimizer_that_cannot_be_had_says_so(monkeypatch):
     parameter = torch.nn.Parameter(torch.zeros(2))
     with pytest.raises(MemoryOptionError, match="unknown optimizer 'lion'"):
-        build_optimizer([parameter], config(optimizer="lion"))
+        build_optimizer([{"params": [parameter]}], config(optimizer="lion"))
     monkeypatch.setitem(sys.modules, "bitsandbytes.optim", None)
     with pytest.raises(MemoryOptionError, match="pip install bitsandbytes"):
-        build_optimizer([parameter], config(optimizer="adamw8bit"))
+        build_optimizer([{"params": [parameter]}], config(optimizer="adamw8bit"))

@@ -1,4 +1,4 @@
-"""Stage I: the semantic adapter and the text encoder learn to give grey captions what colour captions say (SeAda)."""
+"""Stage I: the semantic adapter and the text encoder learn to encode grey captions as colour captions (SeAda)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import copy
 import torch
 from torch import Tensor
 
-from ...models.semantic_adapter import representation_loss
+from ...models.semantic_adapter import SemanticAdapter, representation_loss
 from ..batches import Batch
 from ..draws import Draws
 from .diffusion import DiffusionStage, add_noise, sample_timesteps
@@ -16,10 +16,12 @@ from .registry import StageSetup
 
 class AdapterStage(DiffusionStage):
     """Part (a): diffusion on the colour photo as the condition. Part (b): the representation loss between grey captions
-    and the colour captions that a frozen copy of the text encoder reads. Eq. 6 is their sum.
+    and colour captions, which a frozen copy of the text encoder encodes. Eq. 6 is their sum.
 
     Parts: unet, semantic_encoder, controlnet_rca, semantic_adapter.
     """
+
+    semantic_adapter: SemanticAdapter
 
     def __init__(self, setup: StageSetup):
         super().__init__(setup)

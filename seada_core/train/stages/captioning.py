@@ -14,7 +14,7 @@ from ..draws import Draws
 from .registry import StageSetup
 from .stage import Stage
 
-MAX_TOKENS = 16  # one caption in ten is longer and loses its tail: text is most of a step's cost
+MAX_TOKENS = 16  # one caption in ten is longer and is truncated: text is most of a step's cost
 
 
 class CaptionerStage(Stage):
@@ -75,7 +75,7 @@ class CaptionerStage(Stage):
         scale = 0.65 + 0.35 * draws.uniform(1, device=gray.device)
         shift = (1 - scale) * (2 * draws.uniform(2, device=gray.device) - 1)
         theta = torch.cat([torch.diag_embed(scale.expand(-1, 2)), shift.unsqueeze(-1)], -1)
-        size = (batch, 1, self.captioner.image_size, self.captioner.image_size)
+        size = [batch, 1, self.captioner.image_size, self.captioner.image_size]
         crops = F.grid_sample(gray.float(), F.affine_grid(theta, size, align_corners=False), align_corners=False)
         gamma = torch.exp2(1.4 * draws.uniform(1, 1, 1, device=gray.device) - 0.7)
         return crops.clamp(1e-4, 1) ** gamma

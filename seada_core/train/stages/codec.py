@@ -38,7 +38,7 @@ def start_from_taesd(decoder: Decoder, weights: dict[str, Tensor]) -> int:
     EDN's decoder starts from the base model's. The last layer becomes that of TAESD's colours' chroma.
 
     Raises:
-        DataError: the weights are not TAESD's, or none fits.
+        DataError: the weights are not those of TAESD's decoder, or no layer has the same shape.
     """
     state, copied = decoder.state_dict(), 0
     for name, tensor in weights.items():
@@ -54,12 +54,12 @@ def start_from_taesd(decoder: Decoder, weights: dict[str, Tensor]) -> int:
         if target in state and state[target].shape == tensor.shape:
             state[target].copy_(tensor)
             copied += 1
-    if copied < 2:  # the last layer's bias fits always
+    if copied < 2:  # the last layer's bias always fits
         raise DataError(f"TAESD's decoder has 64 channels, this one {decoder.stem.out_channels} at 1/8: nothing fits")
-    with torch.no_grad():  # blocks beyond TAESD's change nothing at first
-        for index in ("2", "3"):
-            for block in decoder.levels[int(index)][3:]:
-                block.conv3.weight.zero_()
+    for name, tensor in state.items():  # blocks beyond TAESD's change nothing at first
+        match name.split("."):
+            case ["levels", "2" | "3", block, "conv3", "weight"] if int(block) >= 3:
+                tensor.zero_()
     return copied
 
 
@@ -67,7 +67,7 @@ def load_taesd(decoder: Decoder, path: str) -> None:
     """`start_from_taesd` from a safetensors file.
 
     Raises:
-        DataError: no such file, or something else.
+        DataError: the file cannot be read, or is not TAESD's decoder.
     """
     try:
         start_from_taesd(decoder, load_file(path))
@@ -89,8 +89,8 @@ def reconstruction(chroma: Tensor, target: Tensor) -> tuple[Tensor, Tensor, dict
     """
     difference = ycbcr_to_rgb(torch.cat([torch.zeros_like(chroma[:, :1]), chroma - target], 1))
     mse = difference.square().mean((1, 2, 3))
-    cast = sum(F.avg_pool2d(difference, size, ceil_mode=True).abs().mean() for size in (8, 32))
-    return difference, mse, {"l1": difference.abs().mean(), "cast": cast, "log_mse": (mse + 1e-4).log().mean()}
+    small, large = (F.avg_pool2d(difference, size, ceil_mode=True).abs().mean() for size in (8, 32))
+    return difference, mse, {"l1": difference.abs().mean(), "cast": small + large, "log_mse": (mse + 1e-4).log().mean()}
 
 
 def weighted(terms: dict[str, Tensor]) -> Tensor:
@@ -103,8 +103,8 @@ class CodecStage(Stage):
 
     Loss: L1 on RGB, before gamut pulling (its gradient vanishes where a colour is pulled), plus L1 of the error's means
     over 8 and 32 px (`cast`: broad false tints are half of the squared error, yet little of the plain L1), plus
-    `LOG_MSE_WEIGHT` times the mean of log(MSE + 1e-4) over the pictures (PSNR but for its unit: a colourful picture
-    counts as much as a dull one, and a colour in doubt comes out paler than with L1), plus 0.1 times
+    `LOG_MSE_WEIGHT` times the mean of log(MSE + 1e-4) over the pictures (PSNR up to its unit: a colourful picture
+    counts as much as a dull one, and uncertain colours become paler than with L1), plus 0.1 times
     `perceptual(rgb, target)` where given (EDN: LPIPS), plus L1 of `cell_chroma`, plus the codebook's terms. The
     codebook follows its vectors by exponential averages (van den Oord et al. 2017, appendix A.1); unused codes restart
     on vectors of the batch.
@@ -140,7 +140,7 @@ class CodecStage(Stage):
         chroma = self.codec.chroma(torch.cat([z_hat, z[half:]]), gray, features).float()
         difference, mse, losses = reconstruction(chroma, target[:, 1:])
         loss = weighted(losses)
-        # on features as they are: what guidance asks for has no say in what the decoder learns
+        # detached: the cell predictor serves guidance, and its loss must not change the grey encoder
         cells = self.codec.cell_chroma(z, [f.detach() for f in features]).float()
         losses["cells"] = (cells - F.avg_pool2d(target[:, 1:], 8)).abs().mean()
         loss = loss + losses["cells"]

@@ -1,8 +1,8 @@
-"""Stage decide: colours that are decided, by an adversarial term where sampling starts.
+"""Stage decide: an adversarial term at the first timesteps of sampling makes the model commit to colours.
 
-The squared error of an unsure model is least for the mean of all likely colours, which is sepia. A discriminator that
-sees the one-step colours laid over the photo's luminance makes the model choose one. The same term makes few steps of
-any model good (as in adversarial diffusion distillation, Sauer et al. 2023).
+The squared error of an uncertain model is least for the mean of all likely colours, which is sepia. A discriminator of
+the one-step colours over the photo's luminance makes the model choose one of them. The same term improves sampling with
+few steps in general (adversarial diffusion distillation, Sauer et al. 2023).
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ...models.controlnet_rca import recognize
-from ...models.efficientnet import EfficientNetLite
+from ...models.controlnet_rca import ControlNetRCA, recognize
+from ...models.efficientnet import EfficientNetLite0
 from ..batches import Batch
 from ..discriminator import ProjectedDiscriminator, discriminator_loss, generator_loss
 from ..perceptual import LEVELS, PerceptualLoss
@@ -29,16 +29,17 @@ class DecideStage(DiffusionStage):
     Parts: unet, semantic_encoder, semantic_adapter, controlnet_rca.
     """
 
+    controlnet_rca: ControlNetRCA
+    perceptual: PerceptualLoss  # the entry's `judges_colors`: the discriminator uses its classifier
+
     def __init__(self, setup: StageSetup):
         super().__init__(setup)
-        if self.perceptual is None:  # the discriminator sees through its classifier
-            self.perceptual = PerceptualLoss.with_package_weights()
         self.discriminator = ProjectedDiscriminator([self.perceptual.classifier.widths[level] for level in LEVELS])
         if self.classifier is not None:
             self.classifier.learn()
 
     @property
-    def classifier(self) -> EfficientNetLite | None:
+    def classifier(self) -> EfficientNetLite0 | None:
         """The mapper's classifier, if it learns."""
         return getattr(self.controlnet_rca.mapper, "classifier", None) if self.config.learn_classifier else None
 
@@ -75,14 +76,15 @@ class DecideStage(DiffusionStage):
             return dict.fromkeys(("perceptual", "adversarial", "discriminator"), nothing), nothing
         ours, true = self.perceptual.look(shown[noisy], wanted[noisy], gray[noisy])
         with torch.autocast(gray.device.type, enabled=False):
-            self.discriminator.requires_grad_(False)  # only the colours learn from how they are judged
-            judged = self.discriminator(ours)
+            self.discriminator.requires_grad_(False)  # this term trains the colours alone
+            logits = self.discriminator(ours)
             self.discriminator.requires_grad_(True)
-            told_apart = discriminator_loss(self.discriminator([x.detach() for x in ours]), self.discriminator(true))
+            detached = [x.detach() for x in ours]
+            discrimination = discriminator_loss(self.discriminator(detached), self.discriminator(true))
         terms = {
             "perceptual": self.mean_of_noisy(self.perceptual.distance(ours, true).sum(), t),
-            "adversarial": self.mean_of_noisy(generator_loss(judged).sum(), t),
-            "discriminator": told_apart,
+            "adversarial": self.mean_of_noisy(generator_loss(logits).sum(), t),
+            "discriminator": discrimination,
         }
         weighted = self.config.perceptual_weight * terms["perceptual"]
         weighted = weighted + self.config.adversarial_weight * terms["adversarial"] + terms["discriminator"]

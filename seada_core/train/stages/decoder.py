@@ -17,12 +17,12 @@ from .stage import Stage
 
 
 class DecoderStage(Stage):
-    """The decoder learns what the diffusion model's own latents look like; everything else stays as it is.
+    """The decoder is trained on the diffusion model's own latents; everything else is frozen.
 
-    A latent that a small model predicts is smoother than a true one, and where its luminance is off, a decoder that has
-    only seen true latents reads the error as a false colour. Half of a batch is decoded from x0 of one step from pure
-    noise, every other picture from its true latent, so that these are not forgotten; the loss is `CodecStage`'s.
-    Codebook and grey encoder are frozen, hence tokens keep their meaning.
+    A latent that a small model predicts is smoother than a true one, and where its luminance is off, a decoder that was
+    trained on true latents alone turns the error into a false colour. Half of a batch is decoded from x0 of one step
+    from pure noise, the other half from its true latents, so that the decoder stays good at those; the loss is
+    `CodecStage`'s. Codebook and grey encoder are frozen, so tokens keep their meaning.
 
     Parts: unet, semantic_encoder, semantic_adapter, controlnet_rca, vq_decoder.
     """
@@ -53,7 +53,7 @@ class DecoderStage(Stage):
         _, mse, losses = reconstruction(self.codec.chroma(z, target[:, :1]).float(), target[:, 1:])
         losses["loss"] = weighted(losses)
         gray_mse = reconstruction(torch.zeros_like(target[:half, 1:]), target[:half, 1:])[1]
-        losses["predicted"] = mse[:half].detach().mean() / gray_mse.mean()  # share of grey's error that is left
+        losses["predicted"] = mse[:half].detach().mean() / gray_mse.mean()  # share of the error of plain grey
         losses["psnr"] = -10 * mse[half:].detach().mean().log10()
         return losses
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from diffusers import DDIMScheduler
 from torch import Tensor, nn
 
 from ...color.merging import merge_chroma
@@ -16,18 +17,19 @@ from ..batches import Batch
 from ..draws import Draws
 from ..lora import train_lora_alone
 from ..perceptual import PerceptualLoss
+from ..probe import ChromaProbe
 from .registry import StageSetup
 from .stage import Stage
 
 GENERIC = ("colored photo", "high-quality photo", "a colorful photo")
 
 
-def add_noise(scheduler, z: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+def add_noise(scheduler: DDIMScheduler, z: Tensor, noise: Tensor, t: Tensor) -> Tensor:
     """z_t = sqrt(alpha_bar_t) z + sqrt(1 - alpha_bar_t) noise, in float32."""
     return scheduler.add_noise(z.float(), noise.float(), t)
 
 
-def target(scheduler, z: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+def target(scheduler: DDIMScheduler, z: Tensor, noise: Tensor, t: Tensor) -> Tensor:
     """What the UNet is to predict: the noise, or v = sqrt(alpha_bar_t) noise - sqrt(1 - alpha_bar_t) z."""
     if scheduler.config.prediction_type == "v_prediction":
         return scheduler.get_velocity(z.float(), noise.float(), t)
@@ -49,7 +51,7 @@ def _shifted(u: Tensor, config: TrainConfig, train_steps: int) -> Tensor:
     return (s * u / (1 + (s - 1) * u) * train_steps).long().clamp(max=train_steps - 1)
 
 
-def predict_x0(scheduler, z_t: Tensor, output: Tensor, t: Tensor) -> Tensor:
+def predict_x0(scheduler: DDIMScheduler, z_t: Tensor, output: Tensor, t: Tensor) -> Tensor:
     """The clean latent that an output (noise or v) at z_t stands for; Eq. 3 of EDN for noise."""
     alpha_bar = scheduler.alphas_cumprod.to(z_t.device)[t][:, None, None, None]
     if scheduler.config.prediction_type == "v_prediction":
@@ -82,7 +84,7 @@ def drop_channels(maps: Sequence[Tensor], share: float, draws: Draws) -> list[Te
 
 
 class DiffusionStage(Stage):
-    """The diffusion loss on a controlled UNet, of the parts that the stage's entry says are trained.
+    """The diffusion loss on a controlled UNet; trains the parts that the stage's entry lists.
 
     Parts: unet, semantic_encoder; from `control` on controlnet_rca; from `stage1` on semantic_adapter.
     """
@@ -92,7 +94,7 @@ class DiffusionStage(Stage):
         entry, parts, config = setup.entry, setup.parts, setup.config
         self.name, self.config, self.probe = entry.name, config, setup.probe
         self.perceptual: PerceptualLoss | None = None
-        if config.perceptual_weight:
+        if config.perceptual_weight or entry.judges_colors:
             self.perceptual = PerceptualLoss.with_package_weights()
         self.condition: Tensor | None = None  # c_f of the last step
         self.scheduler = build_scheduler(setup.preset.diffusion)
@@ -104,14 +106,15 @@ class DiffusionStage(Stage):
             module.requires_grad_(name in trained)
         if getattr(self.unet, "peft_config", None):
             train_lora_alone(self.unet)
-        # until stage II residuals alone connect the controller; a preset without them has nothing but RCA to learn by
+        # until stage II residuals alone connect the controller; a preset without residuals trains it through RCA
         control = self.controlnet_rca
-        self.bypass_rca = entry.residuals_only and control is not None and control.zero_convs is not None
-        if self.bypass_rca:
+        self.bypass_rca = False
+        if entry.residuals_only and control is not None and control.zero_convs is not None:
+            self.bypass_rca = True
             control.rca.requires_grad_(False)
 
     def denoising_parts(self) -> dict[str, nn.Module]:
-        """The parts that predict the noise, those of them that the stage has."""
+        """The parts that predict the noise, as far as the stage has them."""
         names = ("unet", "semantic_encoder", "semantic_adapter", "controlnet_rca")
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
@@ -136,28 +139,28 @@ class DiffusionStage(Stage):
     def errors(
         self, output: Tensor, z: Tensor, noise: Tensor, z_t: Tensor, t: Tensor, rgb: Tensor
     ) -> dict[str, Tensor]:
-        """`diffusion`, the mean squared error of Eq. 4; `chroma`, that of the colour that x0 shows; `perceptual`, how
-        much of it a classifier sees in the noisiest third of the timesteps, where colours are decided; `loss`, the
-        first plus `chroma_weight`, `perceptual_weight` and `condition_weight` times the others.
+        """`diffusion`, the mean squared error of Eq. 4; `chroma`, that of the colour that x0 shows; `perceptual`, its
+        distance in a classifier's features in the noisiest third of the timesteps, where colours are decided; `loss`,
+        the first plus `chroma_weight`, `perceptual_weight` and `condition_weight` times the others.
 
         `condition` draws the first channels of c_f, "the latent space vector" of SeAda, towards z_0: the grey photo
-        tells a latent's luminance, and where the estimate of luminance is off, the decoder reads it as a false colour.
-        Where c_f has room, `condition_chroma` draws the next two towards the colour itself, in the probe's units.
-        Luminance is put back from the photo, so only colour counts in the end; in a latent it is a small share of the
-        variance, and a small model would learn it last.
+        determines a latent's luminance, and where that estimate is off, the decoder turns the error into false colours.
+        Where c_f has more channels, `condition_chroma` draws the next two towards the colour itself, in the probe's
+        units. The picture gets its luminance from the photo, so only colour matters; but colour is a small share of a
+        latent's variance, and a small model would learn it last.
         """
         terms = {"diffusion": (output - target(self.scheduler, z, noise, t)).pow(2).mean()}
         terms["loss"] = terms["diffusion"]
         if self.config.chroma_weight or self.perceptual is not None:
-            gray, wanted = luminance(rgb), self.probe.wanted(rgb)
-            shown = self.probe(predict_x0(self.scheduler, z_t, output, t), gray)
+            probe = self.required_probe()
+            gray, wanted = luminance(rgb), probe.wanted(rgb)
+            shown = probe(predict_x0(self.scheduler, z_t, output, t), gray)
             terms["chroma"] = (shown - wanted).float().pow(2).mean()
             terms["loss"] = terms["loss"] + self.config.chroma_weight * terms["chroma"]
-        if self.perceptual is not None:
-            deviation = self.probe.deviation
-            more, weighted = self.color_terms(shown * deviation, wanted * deviation, gray, t)
-            terms |= more
-            terms["loss"] = terms["loss"] + weighted
+            if self.perceptual is not None:
+                more, weighted = self.color_terms(shown * probe.deviation, wanted * probe.deviation, gray, t)
+                terms |= more
+                terms["loss"] = terms["loss"] + weighted
         if self.config.condition_weight and self.condition is not None:
             c_f, latent = self.condition.float(), z.shape[1]
             terms["condition"] = (c_f[:, :latent] - z).pow(2).mean()
@@ -168,6 +171,12 @@ class DiffusionStage(Stage):
                 drawn = drawn + terms["condition_chroma"]
             terms["loss"] = terms["loss"] + self.config.condition_weight * drawn
         return terms
+
+    def required_probe(self) -> ChromaProbe:
+        """The chroma probe. Raises ValueError where the recipe weighs colours and the stage was built without one."""
+        if self.probe is None:
+            raise ValueError(f"stage {self.name} weighs its loss by colours: build it with a chroma probe")
+        return self.probe
 
     def is_noisy(self, t: Tensor) -> Tensor:
         """Which of the timesteps (B,) are in the noisiest third, or the last: where colours are decided."""
@@ -184,7 +193,7 @@ class DiffusionStage(Stage):
         sum of these terms, which is added to the loss."""
         noisy = self.is_noisy(t)
         distance = shown.sum() * 0
-        if noisy.any():
+        if self.perceptual is not None and noisy.any():
             distance = self.perceptual.distance(*self.perceptual.look(shown[noisy], wanted[noisy], gray[noisy])).sum()
         perceptual = self.mean_of_noisy(distance, t)
         return {"perceptual": perceptual}, self.config.perceptual_weight * perceptual
@@ -207,16 +216,17 @@ class DiffusionStage(Stage):
 
         recognized: the condition's cached maps.
         """
-        if self.controlnet_rca is None:
+        control = self.controlnet_rca
+        if control is None:
             return denoise(self.unet, z_t, t, context, hooks=hooks)
-        features = self.controlnet_rca.encode(z_t, t, context, condition, recognized=recognized)
+        features = control.encode(z_t, t, context, condition, recognized=recognized)
         if not self.bypass_rca:
-            hooks = [lambda i, h: self.controlnet_rca.attend(i, h, features), *hooks]
+            hooks = [lambda i, h: control.attend(i, h, features), *hooks]
         self.condition = features.condition
         return denoise(self.unet, z_t, t, context, features.residuals, hooks)
 
     def preview(self, batch: Batch) -> dict[str, Tensor]:
-        """The grey photos in the colours that x0 shows to the probe after one step from pure noise; and the truth."""
+        """The grey photos in the probe's colours of x0 after one step from pure noise; and the true pictures."""
         if self.probe is None:
             return {}
         rgb, z_t = batch.rgb, Draws(batch.seeds).normal(batch.latent)

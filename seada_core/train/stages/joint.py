@@ -18,8 +18,8 @@ CCD_WEIGHT, VQ_WEIGHT = 0.1, 0.6
 class JointStage(DiffusionStage):
     """Controller, adapter and token diffusion together; the codec stays frozen, since both others live in its space.
 
-    L_CCD is taken on the decoded x0 of Eq. 3 and weighted by alpha_bar_t: at high noise x0 says little. Token diffusion
-    is conditioned on the tokens of that same x0, the colour latent that the first step produces.
+    L_CCD is taken on the decoded x0 of Eq. 3 and weighted by alpha_bar_t: at high noise x0 is a poor estimate. Token
+    diffusion is conditioned on the tokens of that same x0, the colour latent that the first step produces.
 
     Parts: unet, semantic_encoder, semantic_adapter, controlnet_rca, vq_decoder, token_diffusion.
     """

@@ -1,4 +1,4 @@
-"""The stages of training: what each one needs, makes and learns, and how it is built.
+"""The stages of training: what each one needs, makes and trains, and how it is built.
 
 A new stage is a module of this folder with a function `build`, an entry in `STAGES`, and a recipe in each preset's
 `training`. Importing this is quick (no torch), so that the command line can list the stages.
@@ -9,14 +9,34 @@ from __future__ import annotations
 import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict, cast
 
 if TYPE_CHECKING:
+    from diffusers import UNet2DConditionModel
     from torch import nn
 
+    from ...models.captioners.coca import TinyCoCa
+    from ...models.ccd import HintEncoder
+    from ...models.controlnet_rca import ControlNetRCA
+    from ...models.semantic_adapter import SemanticAdapter, SemanticEncoder
+    from ...models.token_diffusion import TokenDiffusion
+    from ...models.vq_decoder import VQDecoder
     from ...presets import Preset, TrainConfig
     from ..probe import ChromaProbe
     from .stage import Stage
+
+
+class Parts(TypedDict, total=False):
+    """Modules by part name: all that a stage needs and makes."""
+
+    captioner: TinyCoCa
+    controlnet_rca: ControlNetRCA
+    hint_encoder: HintEncoder
+    semantic_adapter: SemanticAdapter
+    semantic_encoder: SemanticEncoder
+    token_diffusion: TokenDiffusion
+    unet: UNet2DConditionModel
+    vq_decoder: VQDecoder
 
 
 @dataclass(frozen=True)
@@ -62,11 +82,15 @@ class StageEntry:
         return self.lora and config.lora > 0
 
     def build(
-        self, parts: Mapping[str, nn.Module], preset: Preset, config: TrainConfig, probe: ChromaProbe | None = None
+        self,
+        parts: Parts | Mapping[str, nn.Module],
+        preset: Preset,
+        config: TrainConfig,
+        probe: ChromaProbe | None = None,
     ) -> Stage:
         """The stage with these parts, see `StageSetup`; what it trains is set to learn, and the rest is frozen."""
         module = importlib.import_module(f".{self.module}", __package__)
-        stage = module.build(StageSetup(self, parts, preset, config, probe))
+        stage = module.build(StageSetup(self, cast(Parts, parts), preset, config, probe))
         stage.name, stage.multiple = self.name, self.multiple
         return stage
 
@@ -76,13 +100,13 @@ class StageSetup:
     """What a stage is built from.
 
     Attributes:
-        parts: modules by part name: all that the entry needs and makes.
+        parts: all that the entry needs and makes.
         config: the stage's recipe.
-        probe: reads chroma off a latent; needed where `entry.needs_probe(config)`.
+        probe: predicts chroma from a latent; needed where `entry.needs_probe(config)`.
     """
 
     entry: StageEntry
-    parts: Mapping[str, nn.Module]
+    parts: Parts
     preset: Preset
     config: TrainConfig
     probe: ChromaProbe | None = None

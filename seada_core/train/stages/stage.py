@@ -1,4 +1,4 @@
-"""What a training stage is: the modules of its step, which of them learn, and the loss of one batch."""
+"""The interface of a training stage: its modules, which of them are trained, and the loss of a batch."""
 
 from __future__ import annotations
 
@@ -25,12 +25,13 @@ class ParameterGroup(_Parameters, total=False):
 class Stage(nn.Module):
     """One stage of training, driven by `loop.fit`.
 
-    Parameters with `requires_grad` are trained (and averaged by EMA); everything else is frozen. What is random about a
-    picture comes from `Draws(batch.seeds)` and `batch.uniform`, so that it is the same on any number of
-    processes; anything else from torch's global generator, which the loop seeds alike on all of them for every step.
+    Parameters with `requires_grad` are trained (and averaged by EMA); everything else is frozen. Random numbers for a
+    picture come from `Draws(batch.seeds)` and `batch.uniform`, so that they are the same on any number
+    of processes; all others come from torch's global generator, which the loop seeds alike on all processes for every
+    step.
     """
 
-    name: str  # this and the next as the stage's entry in the registry has them
+    name: str  # this and the next are set from the stage's entry in the registry
     multiple: int = 1  # a process takes its pictures in multiples of this many
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
@@ -38,7 +39,7 @@ class Stage(nn.Module):
         raise NotImplementedError
 
     def preview(self, batch: Batch) -> dict[str, Tensor]:
-        """Pictures (B, 3, H, W) in [0, 1] to look at, by name; called without gradients, EMA weights in place."""
+        """Preview pictures (B, 3, H, W) in [0, 1] by name; called without gradients, EMA weights in place."""
         return {}
 
     def changing_buffers(self) -> list[Tensor]:
@@ -46,7 +47,7 @@ class Stage(nn.Module):
         return []
 
     def parameter_groups(self) -> list[ParameterGroup]:
-        """What is trained, in groups for the optimiser."""
+        """The trained parameters, in groups for the optimiser."""
         return [{"params": [p for p in self.parameters() if p.requires_grad]}]
 
     def parts(self) -> dict[str, nn.Module]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -13,24 +11,24 @@ from ...presets import TrainConfig
 from ..batches import Batch
 from ..draws import Draws
 from .diffusion import pick_texts
-from .registry import StageSetup
+from .registry import Parts, StageSetup
 from .stage import Stage
 
 # How a scaled SD1.5 latent moves with the mean (Cb, Cr) of its 8x8 pixels: least squares over TAESD latents of 48
-# training photos and of the same photos with their chroma halved. It explains 23 to 56 % of each channel's move, enough
-# to do harm of the right kind.
+# training photos and of the same photos with their chroma halved. It explains 23 to 56 % of each channel's
+# variance, enough for a realistic corruption.
 CHROMA_TO_LATENT = ((-1.63, 1.06), (-2.86, -0.35), (-0.55, -5.48), (-4.89, -1.31))
 
 
 def corrupt(z: Tensor, rgb: Tensor, severity: Tensor, draws: Draws) -> Tensor:
-    """A latent such as the first diffusion step makes it: right in structure, unsure and uneven in colour.
+    """A latent like those of the first diffusion step: right in structure, uncertain and uneven in colour.
 
     In this order: chroma blurred over 5x5 latent cells by up to `severity`, scaled by 1 - severity to 1 + severity / 4
     (a diffusion model mutes colours more often than it exaggerates them), and shifted by a smooth random drift of up to
     0.06 `severity` (rms, of chroma's [-0.5, 0.5]); the latent blurred over 3x3 cells by up to half of `severity`;
     Gaussian noise of up to 0.25 `severity`. Chroma moves the latent linearly, see `CHROMA_TO_LATENT`.
 
-    z: (B, 4, h, w) of the true picture rgb (B, 3, H, W); severity: (B,) in [0, 1], at 0 z comes back.
+    z: (B, 4, h, w) of the true picture rgb (B, 3, H, W); severity: (B,) in [0, 1], 0 returns z unchanged.
     """
     batch, _, height, width = z.shape
     severity = severity.to(z)[:, None, None, None]
@@ -65,7 +63,7 @@ class TokensStage(Stage):
         parts: vq_decoder, semantic_encoder, semantic_adapter, token_diffusion; only the last is trained.
     """
 
-    def __init__(self, parts: Mapping[str, nn.Module], config: TrainConfig):
+    def __init__(self, parts: Parts, config: TrainConfig):
         super().__init__()
         self.config = config
         self.codec = parts["vq_decoder"].requires_grad_(False)
@@ -84,7 +82,7 @@ class TokensStage(Stage):
         """x0 (B, N), z_tokens (B, N), grey features (B, C, h, w) and context (B, L, d) of a batch."""
         z, rgb = batch.latent, batch.rgb
         gray = luminance(rgb)
-        with torch.autocast(z.device.type, enabled=False):  # as when tokens are made for use: codes lie close
+        with torch.autocast(z.device.type, enabled=False):  # in float32, as at inference: codes lie close together
             z = z.float()
             x0 = self.codec.encode_tokens(z, gray)
             z_tokens = self.codec.encode_tokens(corrupt(z, rgb, draws.uniform(device=z.device), draws), gray)
@@ -99,7 +97,7 @@ class TokensStage(Stage):
         return {**terms, "z_accuracy": (z_tokens == x0).float().mean()}
 
     def preview(self, batch: Batch) -> dict[str, Tensor]:
-        """Decoded: the corrupted latent's tokens, what 20 steps of diffusion make of them, and the true tokens."""
+        """Decoded: the corrupted latent's tokens, the same refined by 20 steps of diffusion, and the true tokens."""
         x0, z_tokens, features, context = self.pair(batch, Draws(batch.seeds))
         generators = [torch.Generator().manual_seed(i) for i in range(len(x0))]
         steps = min(20, self.token_diffusion.config.steps)
