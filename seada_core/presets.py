@@ -324,7 +324,7 @@ MINI = Preset(
     diffusion=DiffusionConfig(prediction="v_prediction", zero_terminal_snr=True),
     tokens=TokenConfig(width=96, layers=4, heads=4),
     captioner=CaptionerConfig(image_size=192, recognition=True),
-    sampling=SamplingConfig(steps=1, guidance=1.0, size=144, saturation=1.4),
+    sampling=SamplingConfig(steps=1, guidance=1.0, size=192, saturation=1.3),
     training={
         "captioner": replace(_MINI, steps=1500, batch=96, lr=1.5e-3, warmup=60, decay=0.9, ema=0.98, weight_decay=0.05),
         "codec": replace(

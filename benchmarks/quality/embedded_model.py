@@ -101,7 +101,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--resume", action="store_true", help="go on with what is there")
     options = parser.parse_args(arguments)
     for shard in options.data:
-        colors.main(["--data", str(shard), "--model", options.model, "--calibrate"])
+        colors.main(["--data", str(shard), "--model", options.model])
     reports = {}
     for name, command in evaluations(options).items():
         print(f"\n# {name}")
