@@ -214,7 +214,7 @@ def test_weights_of_another_data_type_are_refused(tmp_path):
 
     whole = {name: tensor.to(torch.int32) for name, tensor in load_file(path).items()}
     save_file(whole, path, header["__metadata__"])
-    with pytest.raises(CheckpointError, match=r"as I32, which is no torch\.float32"):
+    with pytest.raises(CheckpointError, match=r"as I32, which is not torch\.float32"):
         part_files.load_part(path, "semantic_adapter")
 
 
