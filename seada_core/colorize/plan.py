@@ -192,7 +192,7 @@ def _check_out(inputs: Sequence[Path], out: Path, into: bool, recursive: bool) -
         if out.resolve() == given.resolve():
             raise CommandError(f"{out} is the folder of the photos; choose another -o for the results", 2)
         if recursive and given.resolve() in out.resolve().parents:
-            problem = f"{out} lies in {given}, where --recursive would take results for photos"
+            problem = f"{out} is in {given}, where --recursive would take results for photos"
             raise CommandError(f"{problem}; choose a folder outside it", 2)
 
 

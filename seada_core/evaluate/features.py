@@ -126,7 +126,7 @@ def _state(key: str) -> dict[str, Tensor]:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged pickles raise nearly anything
-        raise WeightsError(f"{path} is no weights file: {str(error).splitlines()[0]}") from None
+        raise WeightsError(f"{path} is not a weights file: {str(error).splitlines()[0]}") from None
 
 
 def _fits(module: nn.Module, state: dict[str, Tensor], key: str, strict: bool = True) -> None:
@@ -223,8 +223,8 @@ def _lite0_imagenet_norm_input(rgb: Tensor) -> Tensor:
 
 
 def _field_input(x: Tensor) -> Tensor:
-    """As the shared FID code of CT2, ColorFormer and DDColor: halved and shifted as if for [-1, 1], then the reverse of
-    ImageNet's normalisation applied to what never was normalised so. Odd, and what their numbers rest on."""
+    """As the shared FID code of CT2, ColorFormer and DDColor: halved and shifted as if for [-1, 1], then
+    ImageNet's normalisation undone, though it was never applied. Odd, but their published numbers depend on it."""
     x = F.interpolate(x, size=(299, 299), mode="bilinear", align_corners=False) * 0.5 + 0.5
     mean, std = (x.new_tensor(v).view(3, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_STD))
     return x * (std / 0.5) + (mean - 0.5) / 0.5
@@ -310,7 +310,7 @@ def _lpips(net: str) -> nn.Module:
     state = _state(net)
     model = _LPIPS(
         net=cast(Literal["alex", "vgg"], net), pretrained=True, pnet_rand=True
-    )  # the linear heads come with torchmetrics
+    )  # torchmetrics has the linear heads
     # torchvision's `features` in slices that keep its layer numbers
     renamed = {}
     for name in model.net.state_dict():

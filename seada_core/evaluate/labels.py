@@ -36,8 +36,8 @@ def class_index(label: str | None) -> int | None:
 
 
 def class_indices(groups: Sequence[str | None]) -> list[int | None]:
-    """The class of each of a source's groups. Folder names as ImageNet has them (n01440764, ...) are ranked, so all 1000
-    must be there."""
+    """The class of each of a source's groups. Folder names as ImageNet has them (n01440764, ...) are ranked, so all
+    1000 must be there."""
     distinct = sorted({group for group in groups if group is not None})
     if distinct and all(re.fullmatch(r"n\d{8}", group) for group in distinct):
         ranks: dict[str | None, int]

@@ -37,8 +37,8 @@ def find(source: str | Path) -> list[Entry]:
     """Every picture of a folder (and of the folders in it) or of webdataset shards (`data-{000..007}.tar`, several
     joined by `::`, a folder of `.tar` files); none is read.
 
-    A key is the path below the folder, or the sample's key in its shard, without the suffix. A group is the `label` (json)
-    or `cls` of a shard's sample, or the name of the folder that holds the picture within `source`.
+    A key is the path below the folder, or the sample's key in its shard, without the suffix. A group is the `label`
+    (json) or `cls` of a shard's sample, or the name of the folder that holds the picture within `source`.
 
     Raises SourceError where there are none, or where two have the same key.
     """

@@ -79,7 +79,7 @@ def summarise(journal: Journal, columns: Columns, networks: Sequence[str]) -> di
     equal = {m: int(np.isnan(columns.get(m, "psnr")).sum()) for m in columns.methods if columns.has(m, "psnr")}
     for method, count in equal.items():
         if count:
-            notes.append(f"{method}: {count} pictures equal the truth; their infinite PSNR is left out of the mean")
+            notes.append(f"{method}: {count} pictures equal the truth; the mean skips their infinite PSNR")
     gray = [record["key"] for record in columns.excluded] or _gray_truths(columns)
     if columns.excluded:
         notes.append(f"{len(gray)} grey truths (colourfulness under {GRAY_TRUTH:g}) were excluded")

@@ -1,4 +1,4 @@
-"""Where caption embeddings lie before and after the semantic adapter (SeAda Figure 6):
+"""A map of caption embeddings before and after the semantic adapter (SeAda Figure 6):
 
 `python -m seada_core.evaluate.tsne --data SHARDS --out tsne.png`.
 """

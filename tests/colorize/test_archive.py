@@ -110,7 +110,7 @@ def test_folders_in_folders_keep_their_tree(run, tmp_path):
         "00.png",
         "deep/00.png",
     }
-    for out, says in ((folder / "out", "lies in"), (folder, "is the folder of the photos")):
+    for out, says in ((folder / "out", " is in "), (folder, "is the folder of the photos")):
         status, _, err = run(folder, "-r", "-o", out)
         assert (status, len(err)) == (2, 1)
         assert says in err[0]
@@ -284,7 +284,7 @@ def test_shards_that_cannot_be_used(run, tmp_path):
     says = {
         "twice.tar": "the key '1' is there twice",
         "two.tar": "sample '1' has 2 pictures (1.png, 1.jpg)",
-        "out.tar": "would lead out of the results' folder",
+        "out.tar": "is a path outside the results' folder",
         "none.tar": "sample '1' has no picture",
         "cut.tar": "cut.tar is not an uncompressed tar, or is damaged or cut short",
         "text.tar": "text.tar is not an uncompressed tar",
