@@ -197,7 +197,7 @@ def test_configurations_that_nest_or_cannot_be_built(tmp_path):
         ("[" * 100_000, "broken seada.config"),
         (good.replace('"heads": 2', '"heads": 3'), "of which no semantic_encoder can be built|does not fit"),
         (good.replace('"activation": "quick_gelu"', '"activation": "os.system"'), "can be built"),
-        (json.dumps({**json.loads(good), "vocabulary": [10**9]}), "no list of different tokens"),
+        (json.dumps({**json.loads(good), "vocabulary": [10**9]}), "not a list of different tokens"),
         (json.dumps({**json.loads(good), "length": 10**9}), "the texts' length is 1000000000"),
     ):
         header["__metadata__"]["seada.config"] = config
