@@ -1,18 +1,18 @@
-"""Colorizer: photo in, colour photo out. It joins the parts; no part knows of another."""
+"""Colorizer: photo in, colour photo out. It joins the parts, which do not import one another."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
 from .color.merging import merge_chroma, merge_tiled
-from .color.sizes import DECODE_SIZE, decode_size, diffusion_size, resize
+from .color.sizes import DECODE_SIZE, decode_size, diffusion_size, resize, size_of
 from .color.spaces import luminance, rgb_to_ycbcr
 from .files.hint_format import Hint, Stroke
 from .files.pictures import from_pil
@@ -24,6 +24,14 @@ from .options import ColorizeOptions
 from .weights import part_files
 from .weights.parts import Parts, PartStore
 from .weights.stable_diffusion import Base
+
+if TYPE_CHECKING:
+    from diffusers import UNet2DConditionModel
+
+    from .models.controlnet_rca import ControlNetRCA
+    from .models.semantic_adapter import SemanticAdapter, SemanticEncoder
+    from .models.token_diffusion import TokenDiffusion
+    from .models.vq_decoder import VQDecoder
 
 Callback = Callable[[int, int], None]  # steps done, steps in all; may raise to interrupt
 
@@ -66,7 +74,7 @@ class Colorizer:
         Args:
             model: "mini" (what None means without `base`) or a folder of part files.
             base: Stable Diffusion 1.5 as a diffusers folder, a single file or a hub name: UNet and text encoder, where
-                the folder has none of its own. A decoder and a captioner are lent by the embedded model.
+                the folder has none of its own. A missing decoder or captioner is the embedded model's.
             control: a stock ControlNet for grey photos, or a `controlnet_rca` part file, in place of the model's own.
             captioner: a CoCa file, or a CoCa, BLIP, BLIP-2 or ClipCap folder, in place of the model's own.
             download: fetch a hub name that is not in the local cache. Nothing else is ever downloaded.
@@ -74,7 +82,7 @@ class Colorizer:
             CheckpointError: the folder or a part that is always needed is missing or broken.
         """
         if base is not None and model == "mini":
-            raise CheckpointError("the embedded model is whole: leave out the base, or give a folder of parts for it")
+            raise CheckpointError("the embedded model needs no base: give no base, or a folder of parts to go with it")
         folder = part_files.model_folder(model or "mini") if model or base is None else None
         parts = Parts(
             folder,
@@ -89,17 +97,34 @@ class Colorizer:
 
     @property
     def device(self) -> torch.device:
-        """Where it computes."""
+        """The device that it computes on."""
         return self.parts.device
 
     @property
     def dtype(self) -> torch.dtype:
-        """What the UNet and the parts around it compute in."""
+        """The dtype that the UNet and the parts around it compute in."""
         return self.parts.dtype
 
     def has(self, part: str) -> bool:
         """Whether the model comes with a part."""
         return self.parts.has(part)
+
+    @overload
+    def part(self, part: Literal["unet"]) -> UNet2DConditionModel: ...
+    @overload
+    def part(self, part: Literal["semantic_encoder"]) -> SemanticEncoder: ...
+    @overload
+    def part(self, part: Literal["semantic_adapter"]) -> SemanticAdapter: ...
+    @overload
+    def part(self, part: Literal["controlnet_rca"]) -> ControlNetRCA: ...  # or a StockControlNet, with its methods
+    @overload
+    def part(self, part: Literal["hint_encoder"]) -> ccd.HintEncoder: ...
+    @overload
+    def part(self, part: Literal["vq_decoder"]) -> VQDecoder: ...
+    @overload
+    def part(self, part: Literal["token_diffusion"]) -> TokenDiffusion: ...
+    @overload
+    def part(self, part: str) -> nn.Module: ...
 
     def part(self, part: str) -> nn.Module:
         """A part of the model, loaded at first use.
@@ -110,16 +135,25 @@ class Colorizer:
         return self.parts.get(part)
 
     def offload(self) -> None:
-        """From now on only the parts at work are on the device, the others in the CPU's memory."""
+        """From now on keep only the parts in use on the device, and the others in the CPU's memory."""
         self.parts.offload()
 
     def compile(self) -> None:
         """Compile sampling steps and decoder: the first picture of a size takes minutes longer, the rest are quicker.
 
         Raises:
-            ValueError: torch.compile has no compiler here; the message says what to install.
+            ValueError: torch.compile finds no compiler; the message says what to install.
         """
         self.predict = sampling.compile_parts(self.part("vq_decoder"), self.device)
+
+    @overload
+    def __call__(
+        self, image: Tensor, options: ColorizeOptions = ..., *, callback: Callback | None = ..., **fields: Any
+    ) -> Tensor: ...
+    @overload
+    def __call__(
+        self, image: Image.Image, options: ColorizeOptions = ..., *, callback: Callback | None = ..., **fields: Any
+    ) -> Image.Image: ...
 
     def __call__(
         self,
@@ -134,7 +168,7 @@ class Colorizer:
         Args:
             image: a PIL picture of any mode and size, or sRGB (or grey) in [0, 1], (B, 3 or 1, H, W) or (3 or 1, H, W).
                 Only its luminance is used.
-            options, fields: how; single fields of `ColorizeOptions` replace those of `options`.
+            options, fields: single fields of `ColorizeOptions` replace those of `options`.
             callback: called as callback(done, steps) after every step; may raise to interrupt.
         Returns:
             the same kind and size: PIL RGB, or (B, 3, H, W) or (3, H, W) in the input's dtype.
@@ -164,7 +198,7 @@ class Colorizer:
         options = replace(options, **fields).resolved(self.preset)
         if not torch.isfinite(gray).all():
             raise ValueError("the photo has values that are not finite: expected 0 to 1")
-        photo_size = tuple(gray.shape[-2:])
+        photo_size = size_of(gray)
         small = decoded = resize(gray, diffusion_size(photo_size, options.size)).to(self.device)
 
         prompt = self.caption(small) if options.prompt is None else options.prompt
@@ -180,12 +214,12 @@ class Colorizer:
             decoded = resize(gray, decode_size(photo_size, max(DECODE_SIZE, options.size))).to(self.device)
             if len(options.hints):
                 hints = self._hint_map(options.hints, decoded, photo_size)
-                here = resize_hint_map(hints, small.shape[-2:])
+                here = resize_hint_map(hints, size_of(small))
                 if "modulation" in options.hint_methods and self.has("hint_encoder"):
                     hooks.append(self._modulation(small, here))
                 if "guidance" in options.hint_methods:
                     spread = spread_hints(small, here)
-            # these come in at the end alone: a UNet that meets them on the way takes them for the photo's mood
+            # applied only at the end: a UNet guided by them tints the whole photo
             if options.soft_hints is not None:
                 soft_hints = self._hint_map(options.soft_hints, decoded, photo_size, dense=True)
         correct = self.ccd_guidance(small, spread, options)
@@ -195,7 +229,7 @@ class Colorizer:
         return self.finish(z, decoded, context, options, hints, soft_hints)
 
     def caption(self, gray: Tensor) -> list[str]:
-        """What the captioner says of grey photos (B, 1, H, W); empty texts for a model without one."""
+        """Captions of grey photos (B, 1, H, W); empty texts for a model without a captioner."""
         if not self.has("captioner"):
             return [""] * len(gray)
         return self.part("captioner")(gray.expand(-1, 3, -1, -1))
@@ -208,7 +242,7 @@ class Colorizer:
     def _hint_map(
         self, hints: Sequence[Hint | Stroke] | Tensor, gray: Tensor, photo_size: tuple[int, int], dense: bool = False
     ) -> Tensor:
-        size = tuple(gray.shape[-2:])
+        size = size_of(gray)
         if not isinstance(hints, Tensor):
             drawn = hint_map(hints, size, photo_size)
         elif hints.ndim == 4 and hints.shape[0] in (1, len(gray)) and hints.shape[1] == 3:
@@ -235,21 +269,21 @@ class Colorizer:
         Args:
             gray: the photos at the size that is diffused (B, 1, 8h, 8w).
             spread: hints that `spread_hints` propagated over them (B, 3, 8h, 8w), if any.
-            options: palette and palette_strength count.
+            options: palette and palette_strength are used.
         Returns:
-            None where there is nothing to be guided to.
+            None without hints and palette.
         """
         palette = None if options.palette_strength == 0 else options.palette
         if spread is None and not palette:
             return None
-        cells = tuple(side // 8 for side in gray.shape[-2:])
-        target = None if spread is None else resize_hint_map(spread, cells, dense=True)
-        colors, weights = None, {}
-        if palette and options.palette_strength is None:
+        height, width = size_of(gray)
+        target = None if spread is None else resize_hint_map(spread, (height // 8, width // 8), dense=True)
+        colors, weights, strength = None, {}, options.palette_strength
+        if palette and strength is None:
             colors = palette_chroma(palette).to(self.device)
-        elif palette:
+        if palette and strength is not None:
             colors = scheme_colors(palette).to(self.device)
-            weights = {"palette": ccd.SCHEME_WEIGHT * options.palette_strength}
+            weights = {"palette": ccd.SCHEME_WEIGHT * strength}
         return ccd.Guidance(
             self.part("vq_decoder"), gray, target, colors, weights, saturation=self.preset.sampling.saturation
         )
@@ -269,7 +303,7 @@ class Colorizer:
         Args:
             gray: condition (B, 1, 8h, 8w).
             context, uncond: (B, L, d); uncond None for no guidance.
-            options: steps, guidance, strength, seed, scheduler, shared_control and noise count.
+            options: steps, guidance, strength, seed, scheduler, shared_control and noise are used.
             hooks: besides RCA, see `backbone.denoise`.
             correct: changes each step's x0 estimate.
         """
@@ -305,16 +339,17 @@ class Colorizer:
     ) -> Tensor:
         """(Cb, Cr) of latents z (B, 4, h, w): by Eq. 5, or with `token_steps` after token diffusion (Eq. 6).
 
-        Decoded beside `gray` at the latents' own size, (B, 2, 8h, 8w): detail finer than the latents' is none of the
-        decoder's business, and misleads it. A grey photo whose latents these could be is taken as it is.
+        Decoded with `gray` at the latents' own size, (B, 2, 8h, 8w), since detail finer than the latents' misleads the
+        decoder. A grey photo that rounds up to that size is not resized.
 
         Args:
-            options: token_steps, temperature and seed count.
-            tile: decode in tiles of so many px, a multiple of 8, where memory is short.
+            options: token_steps, temperature and seed are used.
+            tile: decode in tiles of this many px, a multiple of 8, to save memory.
         """
         decoder, features = self.part("vq_decoder"), None
         if any(-(-side // 8) != cells for side, cells in zip(gray.shape[-2:], z.shape[-2:])):
-            gray = resize(gray, tuple(8 * cells for cells in z.shape[-2:]))
+            height, width = size_of(z)
+            gray = resize(gray, (8 * height, 8 * width))
         if options.token_steps:
             if not self.has("token_diffusion"):
                 raise ValueError(f"{self.folder} has no token_diffusion part: use token_steps=0, or train stage tokens")
@@ -342,8 +377,8 @@ class Colorizer:
     ) -> Tensor:
         """(Cb, Cr) of latents z at their own size (see `decode`), times `saturation`.
 
-        With hint maps (B, 3, H, W) of `gray`'s size, at that size: `soft_hints` count as much as their mask says, and
-        `hints` win where they are, see `apply_hints`.
+        With hint maps (B, 3, H, W) of `gray`'s size, at that size: `soft_hints` are blended in by their mask, then
+        `hints` are applied over them, see `apply_hints`.
         """
         options = options.resolved(self.preset)
         chroma = options.saturation * self.decode(z, gray, context, options, tile)

@@ -1,14 +1,15 @@
-"""Soft hints from words and from a reference picture: what a Colorizer's parts know, as colours of regions."""
+"""Soft hints from words and from a reference picture: colours of regions, found by the parts of a Colorizer."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
 
-from .color.sizes import diffusion_size, resize
+from .color.sizes import diffusion_size, resize, size_of
 from .color.spaces import rgb_to_ycbcr
 from .files.hint_format import parse_color
 from .hints import exemplar as reference_colors
@@ -19,9 +20,12 @@ from .models.classifier import classifier_of
 from .options import ColorizeOptions
 from .pipeline import Colorizer
 
-ATTENTION_STEPS = 4  # sampling steps in which attention is listened to
-WORD_WEIGHT = 0.95  # how much a word's colour counts where its thing surely is
-FINDERS = {  # who finds things, and through which parts
+if TYPE_CHECKING:
+    from .models.captioners.coca import CoCaCaptioner
+
+ATTENTION_STEPS = 4  # sampling steps whose attention is recorded
+WORD_WEIGHT = 0.95  # the mask of a word's colour where its thing certainly is
+FINDERS = {  # ways to find things, and the parts that each uses
     "recognition": ("captioner",),
     "attention": ("semantic_encoder", "semantic_adapter", "unet", "controlnet_rca"),
 }
@@ -34,13 +38,13 @@ def word_hints(
     """The coloured things of a prompt as soft hints for grey photos (B, 1, H, W) in [0, 1].
 
     Args:
-        source: who finds the things: "recognition" (the captioner's classifier), "attention" (the UNet's), "auto" (the
+        source: what finds the things: "recognition" (the captioner's classifier), "attention" (the UNet's), "auto" (the
             first of these that the model has), a folder with CLIPSeg, or a CLIPSeg in memory.
-        seed: of the noise in which the UNet's attention is listened to.
+        seed: of the noise on which the UNet's attention is recorded.
     Returns:
-        a soft hint map (B, 3, h, w) or None, the phrases behind it, and those whose things nobody knows.
+        a soft hint map (B, 3, h, w) or None, its phrases, and the phrases whose things were not found.
     Raises:
-        ValueError: the model has nobody of that kind to ask.
+        ValueError: the model lacks the parts that `source` uses.
     """
     phrases = color_phrases(prompt)
     if not phrases:
@@ -52,8 +56,8 @@ def word_hints(
     if not phrases:
         return None, [], missing
     masks = grounding.refine(gray.cpu(), scores[:, known].cpu())
-    masks = (2.2 * masks - 0.4).clamp(0, 1)  # what is likelier than not is it; of what is in doubt less
-    # where several things claim a pixel, the strongest has it
+    masks = (2.2 * masks - 0.4).clamp(0, 1)  # likely pixels count fully, doubtful ones less
+    # where things overlap, the likelier one gets the larger share of the pixel
     masks = masks * (masks / masks.sum(1, keepdim=True).clamp_min(1)) * WORD_WEIGHT
     result = None
     for phrase, mask in zip(phrases, masks.split(1, dim=1)):
@@ -66,20 +70,20 @@ def word_hints(
 def reference_hints(colorizer: Colorizer, gray: Tensor, reference: Tensor) -> Tensor:
     """The colours of a picture (1 or B, 3, any H, any W) in [0, 1] as soft hints (B, 3, h, w), see `reference`.
 
-    Raises ValueError where the model's captioner has no classifier to see what is alike.
+    Raises ValueError where the model's captioner has no classifier.
     """
     classifier = classifier_of(colorizer.part("captioner")) if colorizer.has("captioner") else None
     if classifier is None:
-        raise ValueError("this model's captioner has no classifier to see what is alike in two pictures; use mini")
+        raise ValueError("this model's captioner has no classifier to match two pictures by; use mini")
     return reference_colors.reference_hints(classifier, gray, reference)
 
 
 def finder(colorizer: Colorizer, source: str = "auto") -> str:
-    """Who finds things with a model, a name of `FINDERS`. Raises ValueError where the model lacks what it takes."""
-    sees = colorizer.has("captioner") and classifier_of(colorizer.part("captioner")) is not None
+    """The name in `FINDERS` of what finds things. Raises ValueError where the model lacks the parts for it."""
+    recognizes = colorizer.has("captioner") and classifier_of(colorizer.part("captioner")) is not None
     if source == "auto":
-        source = "recognition" if sees else "attention"
-    if source == "recognition" and not sees:
+        source = "recognition" if recognizes else "attention"
+    if source == "recognition" and not recognizes:
         raise ValueError("this model's captioner has no classifier to find things with; use attention or CLIPSeg")
     if source == "attention" and not (colorizer.has("unet") and colorizer.has("semantic_encoder")):
         raise ValueError(
@@ -92,27 +96,26 @@ def finder(colorizer: Colorizer, source: str = "auto") -> str:
 def find_regions(
     colorizer: Colorizer, gray: Tensor, prompt: str, things: Sequence[str], source: str | Path | ClipSeg, seed: int
 ) -> Tensor:
-    """Scores (B, N, h, w) in [0, 1] of where things are; see `word_hints` and `regions`."""
+    """Scores (B, N, h, w) in [0, 1] of where things are; see `word_hints`."""
     if source not in ("auto", *FINDERS):
         model, tokenizer = source if isinstance(source, tuple) else grounding.load_clipseg(source)
         return grounding.clipseg_regions(model.to(colorizer.device), tokenizer, gray.to(colorizer.device), things)
     if finder(colorizer, source) == "recognition":
-        return grounding.recognized_regions(colorizer.part("captioner"), gray.to(colorizer.device), things)
-    small = resize(gray, diffusion_size(tuple(gray.shape[-2:]), colorizer.preset.sampling.size)).to(colorizer.device)
-    tokenizer = colorizer.part("semantic_encoder").tokenizer
-    words = tokenizer.encode(prompt)
-    columns = [
-        _positions(words, tokenizer.encode(thing), tokenizer.length) if tokenizer.knows(thing) else []
-        for thing in things
-    ]
+        captioner = cast("CoCaCaptioner", colorizer.part("captioner"))  # the only kind with a classifier
+        return grounding.recognized_regions(captioner, gray.to(colorizer.device), things)
+    small = resize(gray, diffusion_size(size_of(gray), colorizer.preset.sampling.size)).to(colorizer.device)
+    clip = colorizer.part("semantic_encoder").tokenizer
+    words = clip.encode(prompt)
+    columns = [_positions(words, clip.encode(thing), clip.length) if clip.knows(thing) else [] for thing in things]
     context = colorizer.context([prompt] * len(gray))
-    with grounding.AttentionRegions(colorizer.part("unet"), columns) as heard:
+    with grounding.AttentionRegions(colorizer.part("unet"), columns) as attention:
         colorizer.sample(small, context, None, ColorizeOptions(steps=ATTENTION_STEPS, guidance=1.0, seed=seed))
-    return heard.scores(tuple(side // 8 for side in small.shape[-2:]))
+    height, width = size_of(small)
+    return attention.scores((height // 8, width // 8))
 
 
 def _positions(text: list[int], part: list[int], length: int) -> list[int]:
-    """Where a run of token ids lies in a text's, counted with the start token; none where it does not."""
+    """The positions of a run of token ids in a text's, counted with the start token; none where it is not in there."""
     for start in range(len(text) - len(part) + 1):
         if part and text[start : start + len(part)] == part:
             return [i for i in range(start + 1, start + 1 + len(part)) if i < length - 1]

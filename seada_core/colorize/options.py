@@ -1,4 +1,4 @@
-"""What a run of the command is asked for, beside `ColorizeOptions`. `arguments` makes these; Ray pickles them."""
+"""The options of a run of the command besides `ColorizeOptions`. `arguments` makes these; Ray pickles them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ModelOptions:
-    """Which model, and where; see `Colorizer.from_pretrained`."""
+    """Which model, and on which device; see `Colorizer.from_pretrained`."""
 
     model: str | None = None
     base: str | None = None
@@ -35,11 +35,11 @@ class WorkOptions:
     """What a worker needs to colour a picture; see `worker.Worker`.
 
     Args:
-        colorize: what holds for every picture. Its seed is the first of `variants` seeds.
-        schemes: palettes by name, of which each picture takes the one that suits it.
-        reference: colours for what looks alike, sRGB (1, 3, h, w) in [0, 1].
-        regions: who finds the coloured things of the prompt, see `steering.word_hints`.
-        words: whether the prompt's coloured things are looked for.
+        colorize: options of every picture. Its seed is the first of `variants` seeds.
+        schemes: palettes by name, of which each picture gets the one that suits it.
+        reference: a picture whose colours similar things get, sRGB (1, 3, h, w) in [0, 1].
+        regions: what finds the coloured things of the prompt, see `steering.word_hints`.
+        words: whether to look for the prompt's coloured things.
         batch: how many pictures of one size are coloured together.
         max_megapixels: the largest picture that is read; None for the default of `files.pictures`.
     """
@@ -58,6 +58,14 @@ class WorkOptions:
     def seeds(self) -> range:
         """The seeds of every picture."""
         return range(self.colorize.seed, self.colorize.seed + self.variants)
+
+    @property
+    def prompt(self) -> str | None:
+        """The text for every picture; None for each one's caption. Raises ValueError for several texts."""
+        prompt = self.colorize.prompt
+        if prompt is not None and not isinstance(prompt, str):
+            raise ValueError("expected one prompt for all pictures")
+        return prompt
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
-"""What a command line asks for: each picture's place, its result's place, and what is done already.
+"""What a command line asks for: where each picture is, where its result goes, and what is already done.
 
-Pictures lie in files, in folders, or in webdataset shards (see `shard_results`). Results are written aside and renamed:
-one that is there is done.
+Pictures are files, in folders, or in webdataset shards (see `shard_results`). Results are written to temporary files
+and renamed: a result that exists is complete.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -26,13 +26,12 @@ JOURNAL = "seada-failures.jsonl"
 
 @dataclass(frozen=True)
 class Job:
-    """One picture: where it is, where its result goes (None where that is not known), and why it cannot be done."""
+    """A picture to be coloured: where it is, and where its result goes."""
 
     source: Path
-    target: Path | None
-    error: str | None = None
+    target: Path
     member: str | None = None  # the name, where `source` is a shard
-    place: Place = (0, 0)  # and where in it the picture starts, and its length in bytes
+    place: Place = (0, 0)  # where the picture starts in the shard, and its length in bytes
     shard: int | None = None  # number of the shard in `Plan.shards`
 
     @property
@@ -40,7 +39,7 @@ class Job:
         return str(self.source) if self.member is None else f"{self.source}:{self.member}"
 
     def read(self, limit: int | None = None) -> Picture:
-        """The picture, see `pictures.read`. Raises PictureError for whatever is none."""
+        """The picture, see `pictures.read`. Raises PictureError where it is not one."""
         if self.member is None:
             return pictures.read(self.source, limit)
         try:
@@ -51,26 +50,34 @@ class Job:
         return pictures.read_bytes(encoded, self.name, limit)
 
 
+@dataclass(frozen=True)
+class Refused:
+    """An input that cannot be coloured, and why."""
+
+    source: Path
+    error: str
+
+
 @dataclass
 class Report:
-    """What became of a job."""
+    """The outcome of a job."""
 
     job: Job
-    prompt: str | None = None  # as it was given, else the caption
+    prompt: str | None = None  # as it was given, otherwise the caption
     scheme: str | None = None
     note: str | None = None
     seconds: float = 0.0
     error: str | None = None
-    broken: bool = False  # the error is not this picture's: nothing can be coloured any more
+    broken: bool = False  # the error is not specific to this picture: no further one can be coloured
 
 
 @dataclass
 class Plan:
-    """What is to be done, and what need not or cannot be."""
+    """What is to be done, what is already done, and what cannot be."""
 
     pictures: list[Job] = field(default_factory=list)
     shards: list[Shard] = field(default_factory=list)
-    refused: list[Job] = field(default_factory=list)
+    refused: list[Refused] = field(default_factory=list)
     done: int = 0
     folder: Path | None = None  # where all results go, if that is one folder
 
@@ -79,11 +86,11 @@ class Plan:
         return len(self.pictures) + sum(shard.todo for shard in self.shards)
 
     def jobs(self) -> Iterator[Job]:
-        """The pictures to be coloured; a shard's are looked up as its turn comes, and are never all in memory."""
+        """The pictures to be coloured; those of a shard are listed when its turn comes, and never all in memory."""
         yield from self.pictures
         for number, shard in enumerate(self.shards):
             for member, place, target in shard.jobs():
-                yield Job(shard.source, target, None, member, place, number)
+                yield Job(shard.source, target, member, place, number)
 
 
 def plan(
@@ -94,22 +101,22 @@ def plan(
     recursive: bool = False,
     unpack: bool = False,
 ) -> Plan:
-    """What is to be done, every picture once. Shards are looked through; nothing else is read, and nothing written.
+    """What is to be done, every picture once. Only shards are read, and nothing is written.
 
     Args:
         inputs: picture files, shards (`.tar`), or folders of them.
         output: the result's file, or a folder; None for NAME-color beside each input.
         seeds: with several, `target` is a contact sheet and each has a file of its own, see `variant`.
-        overwrite: do everything again. Otherwise a result that is there is done; or, where a single picture was asked
-            for, it is the reason to refuse it.
-        recursive: also in folders of folders, whose tree results keep.
-        unpack: shards' results become files in a folder each, not shards.
+        overwrite: do everything again. Otherwise a picture whose result exists is done; or, where it is the only input,
+            refused.
+        recursive: also look in subfolders; results keep their tree.
+        unpack: a shard's results become a folder of files, not a shard.
     Raises:
         CommandError: OUT does not fit the inputs.
     """
     out = None if output is None else Path(output)
     many = len(inputs) > 1 or inputs[0].is_dir() or _is_shard(inputs[0])
-    into = many or (out is not None and (out.is_dir() or output.endswith(("/", os.sep))))
+    into = many or (output is not None and (Path(output).is_dir() or output.endswith(("/", os.sep))))
     if len(inputs) == 1 and _is_shard(inputs[0]) and not unpack and out and _is_shard(out) and not out.is_dir():
         into = False  # -o names the shard itself
     if out is not None:
@@ -121,7 +128,7 @@ def plan(
         try:
             files = find([given], also=(".tar",), recursive=recursive)
         except PictureError as error:
-            result.refused.append(Job(given, None, str(error)))
+            result.refused.append(Refused(given, str(error)))
             continue
         for file in files:
             suffix = file.suffix if file.suffix.lower() in WRITABLE else ".png"
@@ -144,7 +151,7 @@ def plan(
             taken |= dict.fromkeys((path.resolve() for path in paths), file)
         there = [path for path in paths if path.exists()]
         if clash is not None:
-            result.refused.append(Job(file, target, clash))
+            result.refused.append(Refused(file, clash))
         elif _is_shard(file):
             _plan_shard(result, Shard(file, target, not unpack, overwrite), len(seeds))
         elif overwrite or not there:
@@ -152,21 +159,21 @@ def plan(
         elif many and there == paths:
             result.done += 1
         else:
-            error = f"{there[0]} exists; use --overwrite to replace it, or choose another -o"
-            result.refused.append(Job(file, target, error))
+            reason = f"{there[0]} exists; use --overwrite to replace it, or choose another -o"
+            result.refused.append(Refused(file, reason))
     return result
 
 
 def _plan_shard(result: Plan, shard: Shard, variants: int) -> None:
     if variants > 1:
-        raise CommandError(f"{shard.source} is a shard, whose pictures have one result each; leave --variants out", 2)
+        raise CommandError(f"{shard.source} is a shard, whose pictures have one result each; do not use --variants", 2)
     try:
         done, refused = shard.check()
         result.done += done
-        result.refused += [Job(shard.source, shard.target, error) for error in refused]
+        result.refused += [Refused(shard.source, error) for error in refused]
         result.shards.append(shard)
     except ShardError as error:
-        result.refused.append(Job(shard.source, shard.target, str(error)))
+        result.refused.append(Refused(shard.source, str(error)))
 
 
 def _is_shard(path: Path) -> bool:
@@ -185,12 +192,12 @@ def _check_out(inputs: Sequence[Path], out: Path, into: bool, recursive: bool) -
         if out.resolve() == given.resolve():
             raise CommandError(f"{out} is the folder of the photos; choose another -o for the results", 2)
         if recursive and given.resolve() in out.resolve().parents:
-            problem = f"{out} lies in {given}, where --recursive would take results for photos"
+            problem = f"{out} is in {given}, where --recursive would take results for photos"
             raise CommandError(f"{problem}; choose a folder outside it", 2)
 
 
-def _clash(path: Path, inputs: dict[Path, object], taken: dict[Path, Path]) -> str | None:
-    """Why a path can be nobody's result; None if it can."""
+def _clash(path: Path, inputs: Container[Path], taken: dict[Path, Path]) -> str | None:
+    """Why a path cannot be a result; None if it can."""
     resolved = path.resolve()
     if resolved in inputs:
         return f"{path} is an input, which a result would replace; choose another -o"
@@ -200,7 +207,7 @@ def _clash(path: Path, inputs: dict[Path, object], taken: dict[Path, Path]) -> s
 
 
 def variant(target: Path, seed: int) -> Path:
-    """Where one of several seeds' results goes."""
+    """Where the result of one of several seeds goes."""
     return target.with_name(f"{target.stem}-seed{seed}{target.suffix}")
 
 
@@ -212,7 +219,7 @@ def chunks(jobs: Iterable[Job], size: int) -> Iterator[list[Job]]:
 
 
 class Journal:
-    """The failures of a run, a JSON line each, in the results' folder once there is one; an earlier run's go."""
+    """The failures of a run, one per JSON line, in the results' folder once it exists; an earlier run's are removed."""
 
     def __init__(self, folder: Path | None):
         self.path = None if folder is None else folder / JOURNAL
@@ -230,7 +237,7 @@ class Journal:
         """Write what has not been written yet."""
         if self.path is None or not self._unwritten or not self.path.parent.is_dir():
             return
-        with contextlib.suppress(OSError):  # on a full disk the list at the end has to do
+        with contextlib.suppress(OSError):  # on a full disk there is still the list at the end
             with open(self.path, "a", encoding="utf-8") as file:
                 file.writelines(self._unwritten)
             self._unwritten = []

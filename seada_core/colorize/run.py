@@ -6,22 +6,22 @@ import contextlib
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from typing import TextIO
+from collections.abc import Callable, Generator, Iterator, Sequence
+from pathlib import Path
 
 from tqdm import tqdm
 
 from .options import RunOptions
-from .plan import Journal, Plan, Report, chunks, variant
+from .plan import Journal, Plan, Refused, Report, chunks, variant
 from .plan import plan as plan_run
 
-# the engines import torch, and do so once there is something to colour
+# the engines, which import torch, are imported once there is something to colour
 
-LISTED = 50  # failures listed at the end, where a journal has them all
+LISTED = 50  # failures listed at the end, if a journal has them all
 
 
 class Run:
-    """One run of the command: what was planned, and what became of it."""
+    """One run of the command: the plan, and what has been done of it."""
 
     def __init__(self, options: RunOptions):
         self.options, self.out = options, sys.stdout
@@ -38,13 +38,12 @@ class Run:
         """Colour what is to be coloured. Returns the exit status."""
         engine = _plain if self.options.engine == "plain" else _ray
         try:
-            for job in self.plan.refused:
-                error = job.error if str(job.source) in job.error else f"{job.source}: {job.error}"
-                self.take(Report(job, self.options.work.colorize.prompt, error=error))
+            for refused in self.plan.refused:
+                self.refuse(refused)
             for number, left in enumerate(self.left):
                 if left == 0:
                     self.pack(number)
-            # standard output is for reports: what Ray has to say of dying workers goes to standard error
+            # standard output is for reports: Ray's messages about workers that died go to standard error
             with (
                 contextlib.redirect_stdout(sys.stderr),
                 _bar(self.plan.todo) as bar,
@@ -53,12 +52,20 @@ class Run:
                 for report in reports:
                     self.take(report, bar)
                     if self.broken and not self.options.json:
-                        break  # the rest would only say so again
+                        break  # the others would have the same error
         finally:
             self.summary()
         return 1 if self.broken or self.journal.failures else 0
 
-    def take(self, report: Report, bar=None) -> None:
+    def refuse(self, refused: Refused) -> None:
+        """Count and print an input that cannot be coloured."""
+        name, error = str(refused.source), refused.error
+        error = error if name in error else f"{name}: {error}"
+        self.journal.add(name, error)
+        if self.options.json:
+            self.print(_json(name, self.options.work.prompt, self.seeds, error=error))
+
+    def take(self, report: Report, bar: tqdm) -> None:
         """Print a report, and count it."""
         if report.broken:
             self.broken = report.error
@@ -68,14 +75,22 @@ class Run:
             self.coloured += 1
         if report.note:
             print(f"note: {report.note}", file=sys.stderr)
-        _print(report, self.seeds, self.options.json, self.out)
-        if bar is not None:
-            bar.set_postfix(failed=len(self.journal.failures), refresh=False)
-            bar.update()
+        if self.options.json:
+            job, target = report.job, None if report.error else report.job.target
+            self.print(_json(job.name, report.prompt, self.seeds, target, report.scheme, report.seconds, report.error))
+        elif not report.error:
+            self.print(_line(report, self.seeds))
+        bar.set_postfix(failed=len(self.journal.failures), refresh=False)
+        bar.update()
         if report.job.shard is not None and not report.broken:
             self.left[report.job.shard] -= 1
             if self.left[report.job.shard] == 0:
                 self.pack(report.job.shard)
+
+    def print(self, line: str) -> None:
+        """Print a line on standard output without breaking the bars."""
+        with tqdm.external_write_mode(self.out):
+            print(line, file=self.out, flush=True)
 
     def pack(self, number: int) -> None:
         """Pack a shard whose pictures are done."""
@@ -86,7 +101,7 @@ class Run:
             self.broken = f"cannot write {shard.target}: {error.strerror}; its pictures stay in {shard.work}"
 
     def summary(self) -> None:
-        """Failures with their reasons, then what was done in all."""
+        """Print the failures with their reasons, then the totals."""
         self.journal.write()
         failures, journal = self.journal.failures, self.journal.path
         journal = journal if journal is not None and journal.is_file() else None
@@ -106,7 +121,7 @@ class Run:
             print(f"{self.coloured} coloured{there}{failed}{listed}{speed}", file=sys.stderr)
 
 
-def _plain(options: RunOptions, plan: Plan) -> Iterator[Report]:
+def _plain(options: RunOptions, plan: Plan) -> Generator[Report, None, None]:
     """One process, picture by picture or `--batch` at a time."""
     from .worker import Worker
 
@@ -117,13 +132,13 @@ def _plain(options: RunOptions, plan: Plan) -> Iterator[Report]:
             yield from worker(jobs, callback)
 
 
-def _ray(options: RunOptions, plan: Plan) -> Iterator[Report]:
+def _ray(options: RunOptions, plan: Plan) -> Generator[Report, None, None]:
     from . import ray_engine
 
     return ray_engine.run(options, plan.jobs())
 
 
-def _bar(total: int):
+def _bar(total: int) -> tqdm:
     """A bar of pictures on standard error, where that is a terminal and there are several."""
     hidden = total < 2 or not sys.stderr.isatty()
     return tqdm(total=total, unit="picture", smoothing=0.1, disable=hidden)
@@ -141,26 +156,32 @@ def _steps(name: str, variants: int, shown: bool) -> Iterator[Callable[[int, int
         yield callback
 
 
-def _print(report: Report, seeds: Sequence[int], as_json: bool, out: TextIO) -> None:
-    job, error = report.job, report.error
-    if as_json:
-        record = {
-            "input": job.name,
-            "output": None if error else str(job.target),
-            "seed": seeds[0],
-            "prompt": report.prompt,
-            "scheme": report.scheme,
-            "seconds": round(report.seconds, 3),
-            "error": error,
-        }
-        if len(seeds) > 1:
-            record["variants"] = [] if error else [str(variant(job.target, seed)) for seed in seeds]
-        line = json.dumps(record)
-    elif error:
-        return
-    else:
-        seed = f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {seeds[0]} to {seeds[-1]}"
-        colors = f", {report.scheme}" if report.scheme else ""
-        line = f'{job.name} -> {job.target} ({seed}, {report.seconds:.1f} s, "{report.prompt}"{colors})'
-    with tqdm.external_write_mode(out):
-        print(line, file=out, flush=True)
+def _json(
+    name: str,
+    prompt: str | None,
+    seeds: Sequence[int],
+    target: Path | None = None,
+    scheme: str | None = None,
+    seconds: float = 0.0,
+    error: str | None = None,
+) -> str:
+    """The JSON line of an input; `target` is None where it has no result."""
+    record: dict[str, object] = {
+        "input": name,
+        "output": None if target is None else str(target),
+        "seed": seeds[0],
+        "prompt": prompt,
+        "scheme": scheme,
+        "seconds": round(seconds, 3),
+        "error": error,
+    }
+    if len(seeds) > 1:
+        record["variants"] = [] if target is None else [str(variant(target, seed)) for seed in seeds]
+    return json.dumps(record)
+
+
+def _line(report: Report, seeds: Sequence[int]) -> str:
+    """The line of a picture that was coloured."""
+    seed = f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {seeds[0]} to {seeds[-1]}"
+    colors = f", {report.scheme}" if report.scheme else ""
+    return f'{report.job.name} -> {report.job.target} ({seed}, {report.seconds:.1f} s, "{report.prompt}"{colors})'

@@ -1,7 +1,7 @@
 """The results of a webdataset shard: a shard with the same keys, or a folder of pictures.
 
-Results gather in a folder beside the target, and are packed when none is left to do, in the shard's order; so an
-interrupted run continues where it was.
+Results are collected in a folder next to the target, and packed in the shard's order when all are done, so that an
+interrupted run can be continued.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ..files.shards import Place, ShardError, read_at
 
 @dataclass(frozen=True)
 class Sample:
-    """A shard's sample: its members, and its photo and the name of that one's result, or why it has none."""
+    """A shard's sample: its members, its photo and the name of the photo's result; or why it cannot have one."""
 
     members: dict[str, Place]
     photo: str = ""
@@ -42,13 +42,13 @@ class Shard:
 
     @property
     def work(self) -> Path:
-        """The folder where results lie until they are packed."""
+        """The folder of results that are not yet packed."""
         return atomic.part_path(self.target, ending="work") if self.packed else self.target
 
     def check(self) -> tuple[int, list[str]]:
-        """Look through the shard: sets `todo`, gives how many pictures are done, and what cannot be done and why.
+        """Read the shard's headers and set `todo`; returns how many pictures are done, and why others cannot be.
 
-        Raises ShardError where nothing of the shard can be done.
+        Raises ShardError where no picture of the shard can be coloured.
         """
         if self.target.exists() and self.target.is_dir() == self.packed:
             what = "a folder, and a shard's result is a file" if self.packed else "a file, and --unpack needs a folder"
@@ -74,7 +74,7 @@ class Shard:
         return done, refused
 
     def jobs(self) -> Iterator[tuple[str, Place, Path]]:
-        """(member, its place, result) of each picture that `check` found to be done."""
+        """(member, its place, result) of each picture that is still to be coloured."""
         finished = self._finished()
         if self.packed and self.overwrite:
             shutil.rmtree(self.work, ignore_errors=True)
@@ -84,7 +84,7 @@ class Shard:
                     yield sample.photo, sample.members[sample.photo], self.work / sample.result
 
     def samples(self) -> Iterator[Sample]:
-        """All samples in order. Raises ShardError where the shard ends badly, after what came before that."""
+        """All samples in order. Raises ShardError after the last readable one of a damaged shard."""
         keys: set[str] = set()
         for key, members in shards.samples(self.source):
             sample = _sample(key, members)
@@ -94,10 +94,10 @@ class Shard:
             yield sample
 
     def pack(self) -> None:
-        """Put all results into the target, beside what it holds already and the samples' other members, and remove
-        the folder they lay in. Does nothing for a shard whose results are files, or where there are none.
+        """Write all results into the target, with its present contents and the samples' other members, and remove the
+        folder `work`. Does nothing without results, or where results stay files.
 
-        Raises OSError, with all results still where they were.
+        Raises OSError, with all results still in `work`.
         """
         if not self.packed or not self.work.is_dir():
             return
@@ -128,7 +128,7 @@ class Shard:
                 _add(tar, name, read_at(source, place))
 
     def _finished(self) -> dict[str, Place]:
-        """The members of the target, where it is a shard that is kept."""
+        """The members of the target, if it is a shard that is not overwritten."""
         if not self.packed or self.overwrite or not self.target.is_file():
             return {}
         return {name: place for _, members in shards.samples(self.target) for name, place in members.items()}
@@ -146,7 +146,7 @@ def _sample(key: str, members: dict[str, Place]) -> Sample:
         return Sample(members, error=f"sample {key!r} has {found}; one is needed")
     path = PurePosixPath(photos[0])
     if path.is_absolute() or ".." in path.parts:
-        return Sample(members, error=f"{photos[0]!r} would lead out of the results' folder")
+        return Sample(members, error=f"{photos[0]!r} is a path outside the results' folder")
     result = path if path.suffix.lower() in WRITABLE else path.with_suffix(".png")
     return Sample(members, photos[0], str(result))
 
@@ -156,6 +156,6 @@ def _is_picture(name: str) -> bool:
 
 
 def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
-    info = tarfile.TarInfo(name)  # no time and no owner: the same results make the same shard
+    info = tarfile.TarInfo(name)  # no time and owner, so that the same results make the same shard
     info.size = len(content)
     tar.addfile(info, io.BytesIO(content))

@@ -1,4 +1,4 @@
-"""The command's work on a picture: read, find what steers it, colour, write."""
+"""The command's work on a picture: read it, find its hints, colour it, write the result."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import errno
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..color.merging import merge_tiled
-from ..color.sizes import diffusion_size, resize
+from ..color.sizes import diffusion_size, resize, size_of
 from ..errors import CommandError, one_line
 from ..files import pictures
 from ..files.pictures import Picture
@@ -30,37 +31,42 @@ from .contact_sheet import contact_sheet, thumbnail
 from .options import ModelOptions, WorkOptions
 from .plan import Job, Report, variant
 
-CAPTION_SIZE = 512  # longest side of what the captioner sees, px: far more than it looks at
-# of variants by a model of fewer steps: in one or two, seeds hardly differ; in three, from all of the noise and with
-# the saturation that makes up for one step's caution, surfaces get blotches
+CAPTION_SIZE = 512  # longest side of the picture given to the captioner, px: far more than its input
+# of variants, for a model with fewer steps: with one or two, seeds hardly differ; with three, the full noise and the
+# saturation that compensates for a single step give blotchy surfaces
 VARIED_STEPS, VARIED_NOISE, VARIED_SATURATION = 3, 0.6, 0.85
 
 
 @dataclass
 class _Ready:
-    """A picture that was read, and how it is coloured."""
+    """A picture that was read, and how it is to be coloured."""
 
     report: Report
     picture: Picture
     options: ColorizeOptions
+    prompt: str | None  # None for the caption
 
 
 class Worker:
-    """Colours pictures as the command's options say. The first good picture loads the model."""
+    """Colours pictures as the command's options say."""
 
     def __init__(self, options: WorkOptions):
         self.options = options
-        self.colorizer: Colorizer | None = None
         self.broken: str | None = None
+
+    @cached_property
+    def colorizer(self) -> Colorizer:
+        """The model, loaded at first use: a command line without one readable picture need not wait for it."""
+        return load_model(self.options.model)
 
     def __call__(self, jobs: Sequence[Job], callback: Callable[[int, int], None] | None = None) -> list[Report]:
         """Colour pictures and write the results; those of one size together, see `--batch`.
 
-        A picture's failure is its report's error. Once nothing can be coloured any more (a part of the model cannot be
-        used, the disk is full), every further report says so.
+        A picture's failure is its report's error. Once no picture can be coloured (a part of the model cannot be used,
+        the disk is full), every further report has that error.
         """
         seeds = self.options.seeds
-        reports = [Report(job, self.options.colorize.prompt) for job in jobs]
+        reports = [Report(job, self.options.prompt) for job in jobs]
         groups: dict[object, list[_Ready]] = {}
         for report in reports:
             with self._reporting(report):
@@ -74,7 +80,9 @@ class Worker:
                 with self._reporting(ready.report):
                     self._check()
                     target = ready.report.job.target
-                    prompt = colorize(self.colorizer, ready.picture, target, seeds, ready.options, callback)
+                    prompt = colorize(
+                        self.colorizer, ready.picture, ready.prompt, target, seeds, ready.options, callback
+                    )
                     if ready.report.prompt is None:
                         ready.report.prompt = prompt
         return reports
@@ -85,7 +93,7 @@ class Worker:
 
     @contextlib.contextmanager
     def _reporting(self, report: Report) -> Iterator[None]:
-        """Times what is done for a picture, and makes what is raised its error."""
+        """Adds the time that the block takes to a report, and turns what it raises into the report's error."""
         start, name = time.perf_counter(), report.job.name
         try:
             yield
@@ -96,15 +104,15 @@ class Worker:
             cause = error.__cause__ or error
             text = one_line(error)
             if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
-                self.broken = f"torch.compile failed: {text}; leave --compile out"
-            report.error = text if name in text else f"{name}: {text}"  # what is wrong with the file names it already
+                self.broken = f"torch.compile failed: {text}; run without --compile"
+            report.error = text if name in text else f"{name}: {text}"  # errors of files name them already
             if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
                 self.broken = f"{report.error}; what was coloured stays: make room, and run this again"
             report.error, report.broken = self.broken or report.error, self.broken is not None
         report.seconds += time.perf_counter() - start
 
     def _varied(self, options: ColorizeOptions) -> ColorizeOptions:
-        """For variants, where the command names no steps: enough of them that seeds differ."""
+        """Options for variants: without --steps, enough steps for seeds to differ."""
         own = self.colorizer.preset.sampling
         if self.options.variants == 1 or options.steps or own.steps >= VARIED_STEPS:
             return options
@@ -114,43 +122,41 @@ class Worker:
     def _prepare(self, report: Report) -> _Ready:
         most, schemes = self.options.max_megapixels, self.options.schemes
         picture = report.job.read(None if most is None else round(most * 1e6))
-        # a command line without one good picture need not wait for the model
-        self.colorizer = self.colorizer or load_model(self.options.model)
         options = self._varied(self.options.colorize)
         if schemes:
-            scheme = choose(self.colorizer, picture, schemes, options.prompt)
-            report.scheme = scheme and scheme.name
-            options = replace(options, palette=scheme and scheme.colors)
+            scheme = choose(self.colorizer, picture, schemes, self.options.prompt)
+            report.scheme = None if scheme is None else scheme.name
+            options = replace(options, palette=None if scheme is None else scheme.colors)
         regions, prompt, unknown = soft_hints(self.colorizer, picture, self.options)
         notes = [f"the model sees no {unknown} in it"] if unknown else []
         if picture.is_deep and not pictures.holds_16_bits(report.job.target):
             notes.append(f"{report.job.target.suffix} holds 8 of its 16 bits; write .png or .tif to keep all")
         if notes:
             report.note = f"{report.job.name}: {'; '.join(notes)}"
-        return _Ready(report, picture, replace(options, soft_hints=regions, prompt=prompt))
+        return _Ready(report, picture, replace(options, soft_hints=regions), prompt)
 
     def _size(self, ready: _Ready) -> tuple | None:
-        """What pictures must agree in to be coloured together: the diffused size and the palette. None for alone."""
+        """What pictures that are coloured together have in common: diffused size and palette. None: coloured alone."""
         options = ready.options
         if self.options.batch == 1 or self.options.variants > 1 or options.hints or options.soft_hints is not None:
             return None
-        size = diffusion_size(ready.picture.pixels.shape[:2], self._short_side())
+        height, width = ready.picture.pixels.shape[:2]
+        size = diffusion_size((height, width), self._short_side())
         return (*size, tuple(options.palette or ()))
 
     def _short_side(self) -> int:
         return self.options.colorize.size or self.colorizer.preset.sampling.size
 
     def _together(self, group: list[_Ready]) -> bool:
-        """Colour pictures of one diffused size at once. Whether that worked: alone, it is known which one failed."""
+        """Colour pictures of one diffused size at once; False if that fails, without telling which picture fails."""
         start, options = time.perf_counter(), group[0].options
         try:
             prompts = [
-                caption(self.colorizer, ready.picture.luminance) if prompt is None else prompt
+                caption(self.colorizer, ready.picture.luminance) if ready.prompt is None else ready.prompt
                 for ready in group
-                for prompt in [ready.options.prompt]
             ]
             grays = [_gray(ready.picture.luminance) for ready in group]
-            small = [resize(gray, diffusion_size(tuple(gray.shape[-2:]), self._short_side())) for gray in grays]
+            small = [resize(gray, diffusion_size(size_of(gray), self._short_side())) for gray in grays]
             chroma = self.colorizer.chroma(torch.cat(small), options, prompt=prompts)
         except (ValueError, OSError, MemoryError, RuntimeError):
             return False
@@ -167,9 +173,9 @@ class Worker:
 
 def load_model(options: ModelOptions) -> Colorizer:
     """The model on its device. Raises CommandError where either cannot be used."""
-    from diffusers.utils import logging  # takes seconds: a command line without one good picture need not wait
+    from diffusers.utils import logging  # takes seconds to import
 
-    logging.set_verbosity_error()  # its advice on loading is not for the command's users
+    logging.set_verbosity_error()  # its advice on loading is not meant for the command's users
     if options.device is not None:
         try:
             torch.empty(1, device=options.device)
@@ -186,7 +192,7 @@ def load_model(options: ModelOptions) -> Colorizer:
             download=options.download,
         )
         if options.offload and colorizer.device.type == "cpu":
-            raise CommandError("--offload saves a GPU's memory, and this runs on the CPU; leave it out")
+            raise CommandError("--offload saves a GPU's memory, but this runs on the CPU; run without it")
         if options.offload:
             colorizer.offload()
         if options.compile:
@@ -196,14 +202,23 @@ def load_model(options: ModelOptions) -> Colorizer:
     return colorizer
 
 
+@contextlib.contextmanager
+def _loading() -> Iterator[None]:
+    """Turns the error of a part that is loaded at first use into a CommandError."""
+    try:
+        yield
+    except CheckpointError as error:
+        raise CommandError(one_line(error)) from None
+
+
 @torch.inference_mode()
 def caption(colorizer: Colorizer, luminance: np.ndarray) -> str:
-    """What the model's captioner says of a photo given as `Picture.luminance`."""
+    """The model's caption of a photo given as `Picture.luminance`."""
     return colorizer.caption(_small(luminance).to(colorizer.device))[0]
 
 
 def _small(luminance: np.ndarray) -> Tensor:
-    """A photo, given as `Picture.luminance`, as captioners need it, (1, 1, h, w)."""
+    """`Picture.luminance` at a size for captioners, (1, 1, h, w)."""
     small = Image.fromarray(luminance)
     small.thumbnail((CAPTION_SIZE, CAPTION_SIZE))
     return _gray(np.asarray(small))
@@ -216,9 +231,9 @@ def _gray(luminance: np.ndarray) -> Tensor:
 
 
 def choose(colorizer: Colorizer, picture: Picture, schemes: Mapping[str, Scheme], prompt: str | None) -> Scheme | None:
-    """The only scheme; of several the nearest to the prompt or, where that is near none, to the photo.
+    """The only scheme; of several the one nearest to the prompt or, where none is near it, to the photo.
 
-    None where no scheme is near. Raises CommandError where the model has no captioner to see with.
+    None where no scheme is near. Raises CommandError where the model has no captioner to compare the photo with.
     """
     if len(schemes) == 1:
         return next(iter(schemes.values()))
@@ -227,33 +242,30 @@ def choose(colorizer: Colorizer, picture: Picture, schemes: Mapping[str, Scheme]
         problem = f"{colorizer.folder} has no captioner.safetensors, through which the palette for a photo is found"
         raise CommandError(f"{problem}; say with --prompt what the photo shows, or name a palette")
     if not found:
-        try:
+        with _loading():
             captioner = colorizer.part("captioner")
-        except CheckpointError as error:
-            raise CommandError(one_line(error)) from None
         photo = _small(picture.luminance).to(colorizer.device)
         found = retrieve(photo, schemes, captioner, count=1)
     return found[0][0] if found else None
 
 
 def soft_hints(colorizer: Colorizer, picture: Picture, options: WorkOptions) -> tuple[Tensor | None, str | None, str]:
-    """What the reference and the prompt's coloured things say of a photo, the prompt without what is said so, and the
-    things that the model does not see in the photo, in words.
+    """Soft hints from the reference and the prompt's coloured things, the prompt without the colours that are hints,
+    and the things that the model does not find in the photo, in words.
 
     Raises ValueError where the model has no part that finds them.
     """
-    prompt, seed = options.colorize.prompt, options.colorize.seed
-    words = bool(prompt) and options.words
-    if options.reference is None and not words:
+    prompt = options.prompt
+    if options.reference is None and not (prompt and options.words):
         return None, prompt, ""
     gray, result, unknown = _small(picture.luminance), None, ""
     if options.reference is not None:
         result = reference_hints(colorizer, gray, options.reference)
-    if words:
-        found, phrases, missing = word_hints(colorizer, gray, prompt, options.regions, seed)
+    if prompt and options.words:
+        found, phrases, missing = word_hints(colorizer, gray, prompt, options.regions, options.colorize.seed)
         unknown = " or ".join(phrase.thing for phrase in missing)
         if found is not None and result is not None:
-            found = over(found, resize_hint_map(result, found.shape[-2:], dense=True))
+            found = over(found, resize_hint_map(result, size_of(found), dense=True))
         result = result if found is None else found
         prompt = without_colors(prompt, phrases)
     return result, prompt, unknown
@@ -262,32 +274,31 @@ def soft_hints(colorizer: Colorizer, picture: Picture, options: WorkOptions) -> 
 def colorize(
     colorizer: Colorizer,
     picture: Picture,
+    prompt: str | None,
     target: Path,
     seeds: Sequence[int],
     options: ColorizeOptions,
     callback: Callable[[int, int], None] | None = None,
 ) -> str:
-    """Colour one photo and write it to `target`; returns the prompt or caption used.
+    """Colour one photo and write it to `target`; returns the prompt, or the caption where that is None.
 
     For several seeds `target` is a contact sheet and each result is written beside it as soon as it is done. Raises
     CommandError for a part of the model that cannot be used, ValueError for options that the model or the photo does
     not allow and for what cannot be written.
     """
-    luminance = Image.fromarray(picture.luminance)  # of 16-bit photos mode F: nothing is lost
-    prompt = options.prompt
+    luminance = Image.fromarray(picture.luminance)  # mode F for 16-bit photos: nothing is lost
     small = [("input", thumbnail(luminance))]
+    if prompt is None:
+        with _loading():
+            prompt = caption(colorizer, picture.luminance)
     for seed in seeds:
-        try:
-            if prompt is None:
-                prompt = caption(colorizer, picture.luminance)
-            options = replace(options, prompt=prompt, seed=seed)
+        options = replace(options, prompt=prompt, seed=seed)
+        with _loading():
             if picture.is_deep:
                 chroma = colorizer.chroma(_gray(picture.luminance), options, callback=callback)
                 rgb = _merged(chroma[0], picture, target)
             else:
                 rgb = np.asarray(colorizer(luminance, options, callback=callback))
-        except CheckpointError as error:  # parts are loaded at first use
-            raise CommandError(one_line(error)) from None
         write(picture, rgb, target if len(seeds) == 1 else variant(target, seed))
         if len(seeds) > 1:
             small.append((f"seed {seed}", thumbnail(pictures.to_pil(Picture(rgb)))))
@@ -297,12 +308,12 @@ def colorize(
 
 
 def _merged(chroma: Tensor, picture: Picture, target: Path) -> np.ndarray:
-    """A photo with (Cb, Cr) maps (2, h, w) as RGB (H, W, 3): uint16 where it has more than 8 bits and `target` too."""
+    """A photo with (Cb, Cr) maps (2, h, w) as RGB (H, W, 3): uint16 if both it and `target` have over 8 bits."""
     deep = picture.is_deep and pictures.holds_16_bits(target)
     return merge_tiled(chroma.float().cpu(), picture.luminance, dtype=np.uint16 if deep else np.uint8)
 
 
 def write(picture: Picture, rgb: np.ndarray, target: Path) -> None:
-    """Write a photo in colours, uint8 or uint16 (H, W, 3). Raises PictureError where that cannot be done."""
+    """Write a photo in colours, uint8 or uint16 (H, W, 3). Raises PictureError where that fails."""
     target.parent.mkdir(parents=True, exist_ok=True)
     pictures.write(picture.with_rgb(rgb), target)

@@ -6,12 +6,13 @@ from argparse import BooleanOptionalAction
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 from ..command_fields import add_fields, given_fields
 from ..command_line import Parser
 from .options import ConvertOptions
 
-SIZES = {  # fields of `ConvertOptions` that are sizes -> what they are the sizes of
+SIZES = {  # fields of `ConvertOptions` that are sizes -> whose sizes they are
     "unet": "The UNet of a single file, which does not name its sizes.",
     "text": "The text encoder of a single file.",
     "vae_sizes": "The VAE of a single file.",
@@ -21,7 +22,7 @@ DEFAULTS = ConvertOptions("")
 
 
 def build_parser() -> Parser:
-    """The parser; what it cannot take ends the process with status 2 and one line."""
+    """The parser; bad usage ends the process with status 2 and one line."""
     parser = Parser(
         prog="python -m seada_core.convert",
         usage="%(prog)s SOURCE [OUT] [options]",
@@ -61,7 +62,7 @@ def build_parser() -> Parser:
         default="float32",
         help="in which the weights are stored (default: float32)",
     )
-    flag = {"action": BooleanOptionalAction, "default": False}
+    flag: dict[str, Any] = {"action": BooleanOptionalAction, "default": False}
     add("--ema", **flag, help="take the averaged UNet of a single file that holds both")
     add(
         "--strict",

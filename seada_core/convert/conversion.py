@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
 
 from ..command_line import FAILED, FINE
 from ..errors import one_line
@@ -19,7 +18,7 @@ from ..files import atomic, weight_headers
 from ..files.weight_headers import CheckpointError
 from ..presets import SD15, Preset, UNetConfig
 from ..weights import part_files
-from ..weights.export import export_diffusers
+from ..weights.export import export_diffusers, save_model
 from ..weights.locations import find, read_json
 from ..weights.parts import Parts
 from ..weights.stable_diffusion import Base
@@ -32,7 +31,7 @@ if TYPE_CHECKING:
     from diffusers import AutoencoderKL
 
 SHOWN = 20  # names of a kind on a terminal
-NO_PART = "no part"  # of what a single file holds besides
+NO_PART = "no part"  # the report on what a single file holds besides parts
 
 
 def run(options: ConvertOptions) -> int:
@@ -78,7 +77,7 @@ def _lines(report: Report) -> Iterator[str]:
     if report.part != NO_PART:
         yield f"{report.part}: {report.loaded} tensors fit"
     for reason, count in report.ignored.items():
-        yield f"  {count} left out: {reason}"
+        yield f"  {count} skipped: {reason}"
     shapes = [f"{name} is {list(found)}, expected {list(wanted)}" for name, (found, wanted) in report.misshapen.items()]
     for what, names in (("misshapen", shapes), ("missing", report.missing), ("unexpected", report.unexpected)):
         for name in names[:SHOWN]:
@@ -155,19 +154,19 @@ class Conversion:
     def _controlnet_diffusers(self, out: Path | None) -> None:
         stock = self._stock(self.options.source, self.preset.unet)
         if out is not None:
-            _save(stock.load(self.options.strict)[0].net, out, self.dtype)
+            save_model(stock.load(self.options.strict)[0].net, out, self.dtype)
 
     def _vae_parts(self, out: Path | None) -> None:
-        self._vae(self.options.source, read=False)
+        self._check_vae(self.options.source)
         if out is not None:
             raise CheckpointError(
                 "no part file has a VAE: give it to the training's --encoder as it is, or convert it --to diffusers"
             )
 
     def _vae_diffusers(self, out: Path | None) -> None:
-        vae = self._vae(self.options.source, read=out is not None)
+        self._check_vae(self.options.source)
         if out is not None:
-            _save(vae, out, self.dtype)
+            save_model(self._load_vae(self.options.source), out, self.dtype)
 
     def _check_parts(self, folder: Path) -> None:
         for part in part_files.SECTIONS:
@@ -194,16 +193,19 @@ class Conversion:
         report.require(self.options.strict)
         return stock
 
-    def _vae(self, path: str, read: bool) -> AutoencoderKL | None:
+    def _check_vae(self, path: str) -> None:
         options = self.options
         weights, config = open_vae(path, options.vae_sizes, options.download)
         report = weights.report("vae", on_meta(lambda: build_vae(config)))
         self.result.reports.append(report)
         report.require(options.strict)
-        return load_vae(path, options.vae_sizes, options.strict, options.download)[0] if read else None
+
+    def _load_vae(self, path: str) -> AutoencoderKL:
+        options = self.options
+        return load_vae(path, options.vae_sizes, options.strict, options.download)[0]
 
     def _start(self, stock: StockWeights, preset: Preset, out: Path | None) -> None:
-        """A controller that starts from a stock ControlNet, as a part file."""
+        """Write a controller that starts from a stock ControlNet, as a part file."""
         if out is None:
             return
         control, not_taken = controller_from(stock.load(self.options.strict)[0], preset)
@@ -214,21 +216,20 @@ class Conversion:
         return find(self.options.control, self.options.download) if self.options.control else None
 
     def _export(self, parts: Parts, base: Base | None, out: Path | None) -> None:
+        if self.options.vae:
+            self._check_vae(self.options.vae)
+        if out is None:
+            return
         vae = None
         if self.options.vae:
-            vae = self._vae(self.options.vae, read=out is not None)
-        elif out is not None and base is not None and base.has("vae"):
+            vae = self._load_vae(self.options.vae)
+        elif base is not None and base.has("vae"):
             vae = base.load("vae", self.options.strict)[0]
-        if out is not None:
-            self.result.notes += export_diffusers(parts, out, vae, self.dtype)
-
-
-def _save(module: nn.Module, out: Path, dtype: torch.dtype) -> None:
-    nn.Module.to(module, dtype).save_pretrained(out, safe_serialization=True)
+        self.result.notes += export_diffusers(parts, out, vae, self.dtype)
 
 
 def identify(source: str, download: bool = False) -> tuple[str, str]:
-    """What a source is: base, controlnet, vae or parts; and in words.
+    """The kind of a source (base, controlnet, vae or parts), and its description.
 
     Raises:
         CheckpointError: nothing is there, or nothing that can be converted.
@@ -248,7 +249,7 @@ def identify(source: str, download: bool = False) -> tuple[str, str]:
         known = {"ControlNetModel": "controlnet", "AutoencoderKL": "vae"}
         if name not in known:
             raise CheckpointError(
-                f"{path} holds a {name or 'model'} alone; expected {' or '.join(known)}, or a whole one"
+                f"{path} holds only a {name or 'model'}; expected {' or '.join(known)}, or a whole model"
             )
         return known[name], f"a diffusers folder ({name})"
     if any((path / f"{part}.safetensors").is_file() for part in part_files.SECTIONS):
@@ -258,7 +259,7 @@ def identify(source: str, download: bool = False) -> tuple[str, str]:
 
 @contextmanager
 def new_folder(path: Path, overwrite: bool = False) -> Iterator[Path]:
-    """A folder to write to, which takes its name once all is written.
+    """A temporary folder to write to, which is renamed to `path` once everything is written.
 
     Raises:
         CheckpointError: something is there already.

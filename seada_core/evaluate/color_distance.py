@@ -1,7 +1,7 @@
-"""Which colours, not how fine: a Fréchet distance that coarse but true colours bring to 0.
+"""Whether colours are right, not how fine: a Fréchet distance that is 0 for coarse but true colours.
 
-The usual distance on a few hundred pictures asks how *fine* chroma is: a truth whose chroma was blurred loses half of
-what greying loses. Here the reference is the truth with chroma as coarse as a latent's, pictures are small, and
+The usual distance on a few hundred pictures measures how *fine* chroma is: blurring the truth's chroma costs half as
+much as greying it. Here the reference is the truth with chroma as coarse as a latent's, pictures are small, and
 features are few enough for the number of pictures.
 """
 
@@ -18,15 +18,15 @@ from ..color.spaces import luminance, rgb_to_ycbcr, ycbcr_to_rgb
 from ..models.efficientnet import EfficientNetLite
 from .metrics import GaussianStatistics, frechet_distance
 
-SIDE = 112  # short side of what the networks see, px
+SIDE = 112  # short side of the networks' input, px
 CELLS = 18  # chroma samples along the short side of the reference
-NETWORKS = (1, 2)  # EfficientNet-Lite sizes; the model looks through Lite0
+NETWORKS = (1, 2)  # EfficientNet-Lite sizes; the model itself uses Lite0
 GROUPS = (2, 4, 6)  # of each network: features after the third, fifth and seventh group, averaged over the picture
-DIRECTIONS = 48  # principal directions that are kept of each
+DIRECTIONS = 48  # principal directions kept of each
 
 
 def small(rgb: Tensor) -> Tensor:
-    """Pictures (B, 3, H, W) at the size that the networks see."""
+    """Pictures (B, 3, H, W) at the size of the networks' input."""
     height, width = rgb.shape[-2:]
     scale = SIDE / min(height, width)
     size = (max(SIDE, round(height * scale)), max(SIDE, round(width * scale)))
@@ -55,7 +55,7 @@ class Networks:
         for size in NETWORKS:
             classifier = EfficientNetLite(size)
             classifier.load_package_weights()
-            self.classifiers.append(classifier.to(device, memory_format=torch.channels_last).eval())
+            self.classifiers.append(classifier.to(device).to(memory_format=torch.channels_last).eval())
         self.device = torch.device(device)
 
     @torch.no_grad()
@@ -98,7 +98,7 @@ def distance(
     for _ in range(resamples):
         rows = torch.randint(count, (count,), generator=generator)
         drawn.append(torch.tensor([_share(*(m[rows] for m in maps)) for maps in projected]).mean())
-    # resamples are biased alike: an interval around the value of what they spread
+    # resamples are biased, so only their spread is used, around the value
     low, high = (
         (torch.stack(drawn) - torch.stack(drawn).mean()).quantile(torch.tensor([0.025, 0.975])) if drawn else (0, 0)
     )

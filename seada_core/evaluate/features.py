@@ -14,6 +14,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -125,7 +126,7 @@ def _state(key: str) -> dict[str, Tensor]:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged pickles raise nearly anything
-        raise WeightsError(f"{path} is no weights file: {str(error).splitlines()[0]}") from None
+        raise WeightsError(f"{path} is not a weights file: {str(error).splitlines()[0]}") from None
 
 
 def _fits(module: nn.Module, state: dict[str, Tensor], key: str, strict: bool = True) -> None:
@@ -140,7 +141,10 @@ def _fits(module: nn.Module, state: dict[str, Tensor], key: str, strict: bool = 
 
 
 class _Lite0(nn.Module):
-    """EfficientNet-Lite0 with its head, batch norms folded; the trunk is the one that `mini` looks through."""
+    """EfficientNet-Lite0 with its head, batch norms folded; `mini` uses the same trunk."""
+
+    head: Tensor
+    head_bias: Tensor
 
     def __init__(self):
         super().__init__()
@@ -219,8 +223,8 @@ def _lite0_imagenet_norm_input(rgb: Tensor) -> Tensor:
 
 
 def _field_input(x: Tensor) -> Tensor:
-    """As the shared FID code of CT2, ColorFormer and DDColor: halved and shifted as if for [-1, 1], then the reverse of
-    ImageNet's normalisation applied to what never was normalised so. Odd, and what their numbers rest on."""
+    """As the shared FID code of CT2, ColorFormer and DDColor: halved and shifted as if for [-1, 1], then
+    ImageNet's normalisation undone, though it was never applied. Odd, but their published numbers depend on it."""
     x = F.interpolate(x, size=(299, 299), mode="bilinear", align_corners=False) * 0.5 + 0.5
     mean, std = (x.new_tensor(v).view(3, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_STD))
     return x * (std / 0.5) + (mean - 0.5) / 0.5
@@ -261,7 +265,7 @@ _INPUTS: dict[str, Callable[[Tensor], Tensor]] = {
 @functools.lru_cache(maxsize=4)
 def _network(kind: str | None, device: torch.device) -> nn.Module:
     makers = {None: _Lite0, "inception-torchvision": _torchvision_inception, "inception-tf": _tf_inception}
-    return makers[kind]().eval().requires_grad_(False).to(device, memory_format=torch.channels_last)
+    return makers[kind]().eval().requires_grad_(False).to(device).to(memory_format=torch.channels_last)
 
 
 def width(name: str) -> int:
@@ -292,7 +296,7 @@ def features(rgb: Tensor, name: str = "efficientnet-lite0") -> Tensor:
 @torch.no_grad()
 def class_logits(pooled: Tensor) -> Tensor:
     """Logits of the 1000 ImageNet classes from EfficientNet-Lite0's pooled features, (B, 1280) to (B, 1000)."""
-    return _network(None, pooled.device).classes(pooled)
+    return _network(None, pooled.device).get_submodule("classes")(pooled)
 
 
 # --- perceptual distances ---------------------------------------------------------------------------------------------
@@ -304,7 +308,9 @@ def _lpips(net: str) -> nn.Module:
     except ImportError as error:
         raise ImportError(f"LPIPS is torchmetrics': {EXTRA}") from error
     state = _state(net)
-    model = _LPIPS(net=net, pretrained=True, pnet_rand=True)  # the linear heads come with torchmetrics
+    model = _LPIPS(
+        net=cast(Literal["alex", "vgg"], net), pretrained=True, pnet_rand=True
+    )  # torchmetrics has the linear heads
     # torchvision's `features` in slices that keep its layer numbers
     renamed = {}
     for name in model.net.state_dict():
@@ -328,7 +334,7 @@ def _shift_tolerant(net: str) -> nn.Module:
 def _distance(name: str, device: torch.device) -> nn.Module:
     net = name.rsplit("-", 1)[1]
     model = _shift_tolerant(net) if name.startswith("st-") else _lpips(net)
-    return model.eval().requires_grad_(False).to(device, memory_format=torch.channels_last)
+    return model.eval().requires_grad_(False).to(device).to(memory_format=torch.channels_last)
 
 
 @torch.no_grad()

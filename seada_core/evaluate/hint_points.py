@@ -1,4 +1,4 @@
-"""The hints of iColoriT's protocol (Yun et al. 2023): k places told the mean colour of the 2×2 px there, PSNR@k."""
+"""The hints of iColoriT's protocol (Yun et al. 2023): k places with the mean colour of the 2×2 px there, PSNR@k."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def draw(pictures: int, counts: Sequence[int], size: int) -> dict[int, Tensor]:
 
     Theirs come from one stream of Python's `random` with seed 1234: count by count in the order of `HINT_COUNTS`, for
     each picture after picture, for each a row and a column. So they depend on how many pictures there are; places may
-    coincide, and those of one count are no part of the next's. Raises ValueError for other counts.
+    coincide, and those of one count are not among the next's. Raises ValueError for other counts.
     """
     unknown = sorted(set(counts) - set(HINT_COUNTS))
     if unknown:

@@ -1,4 +1,4 @@
-"""What an evaluation has measured so far, on disk: a run that breaks off goes on where it was."""
+"""What an evaluation has measured so far, on disk, so that an interrupted run can be resumed."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -17,20 +18,20 @@ VERSION = 1
 
 
 class JournalError(ValueError):
-    """The folder's evaluation is another one, or is damaged; the message says in what, and what to do."""
+    """The folder holds another evaluation, or a damaged one; the message says how they differ and what to do."""
 
 
 class Journal:
-    """`journal.jsonl`: the settings, then a line a picture; `features/`: its pooled features, a file a network and
-    method, float32, appended in the same order. A line is written after its features: what has a line is whole.
+    """`journal.jsonl`: the settings, then a line per picture; `features/`: pooled features, a file per network and
+    method, float32, in the same order. A line is written after its features, so a picture with a line is complete.
 
     Args:
-        folder: made where it is not there.
-        settings: JSON-ready. A journal of other settings is refused.
-        resume: go on with the journal that is there.
-        widths: of the features by network name; what is kept of a picture, see `add`.
+        folder: created if it does not exist.
+        settings: JSON-ready. A journal with other settings is refused.
+        resume: continue the journal in the folder.
+        widths: of the features by network name.
     Raises:
-        JournalError: there is a journal and `resume` is False, or it is one of other settings.
+        JournalError: there is a journal and `resume` is False, or it has other settings.
     """
 
     def __init__(self, folder: Path, settings: dict, resume: bool, widths: dict[str, int]):
@@ -47,9 +48,9 @@ class Journal:
         if not kept:
             atomic.write_text(self.path, json.dumps({"settings": settings}) + "\n")
             kept = self.path.stat().st_size
-        os.truncate(self.path, kept)  # a line that a kill cut short
+        os.truncate(self.path, kept)  # a line that was cut off when a run was killed
         self._lines = open(self.path, "a", encoding="utf-8")  # noqa: SIM115
-        self._features: dict[tuple[str, str], object] = {}
+        self._features: dict[tuple[str, str], BinaryIO] = {}
         measured = sum(self.done.values())
         for path in (folder / "features").glob("*.f32") if (folder / "features").is_dir() else ():
             network = path.stem.split("@")[0]
@@ -59,7 +60,7 @@ class Journal:
             os.truncate(path, size)
 
     def _read(self, settings: dict) -> int:
-        """Takes in what was done; returns how many bytes of the file are whole. 0: not even its settings are."""
+        """Read which pictures are done; returns the bytes of complete lines, 0 without a complete line of settings."""
         whole, first = 0, True
         with open(self.path, "rb") as lines:
             for line in lines:
@@ -86,7 +87,7 @@ class Journal:
             )
 
     def add(self, records: list[dict], features: dict[tuple[str, str], Tensor]) -> None:
-        """Keep a batch: JSON-ready records with a `key` each, and features (network, method) to (B, width)."""
+        """Record a batch: JSON-ready records with a `key` each, and features (network, method) to (B, width)."""
         (self.folder / "features").mkdir(exist_ok=True)
         for place, vectors in features.items():
             if place not in self._features:
@@ -100,7 +101,7 @@ class Journal:
         self._lines.flush()
 
     def skip(self, key: str, **why: str) -> None:
-        """Note that a picture is not measured: `error` or `excluded`, and why."""
+        """Record that a picture is not measured: `error` or `excluded`, and why."""
         self._lines.write(json.dumps({"key": key, **why}) + "\n")
         self._lines.flush()
         self.done[key] = False
@@ -122,5 +123,6 @@ class Journal:
                 yield torch.from_numpy(np.frombuffer(block, "<f4").astype(np.float32)).view(-1, self.widths[network])
 
     def close(self) -> None:
-        for stream in (self._lines, *self._features.values()):
+        self._lines.close()
+        for stream in self._features.values():
             stream.close()

@@ -1,4 +1,4 @@
-"""Which of ImageNet's 1000 classes a label means."""
+"""Labels to ImageNet's 1000 classes."""
 
 from __future__ import annotations
 
@@ -36,20 +36,21 @@ def class_index(label: str | None) -> int | None:
 
 
 def class_indices(groups: Sequence[str | None]) -> list[int | None]:
-    """The class of each of a source's groups. ImageNet's own folder names (n01440764, ...) say their class by their
-    rank, so all 1000 must be there."""
+    """The class of each of a source's groups. Folder names as ImageNet has them (n01440764, ...) are ranked, so all
+    1000 must be there."""
     distinct = sorted({group for group in groups if group is not None})
     if distinct and all(re.fullmatch(r"n\d{8}", group) for group in distinct):
+        ranks: dict[str | None, int]
         ranks = {group: rank for rank, group in enumerate(distinct)} if len(distinct) == 1000 else {}
         return [ranks.get(group) for group in groups]
     return [class_index(group) for group in groups]
 
 
 def read_labels(path: Path) -> dict[str, str]:
-    """A file of labels: a line a picture, its file name (with or without suffix), then a blank, comma or tab, then the
-    class as number (0 to 999) or name.
+    """A file of labels, one line per picture: its file name (with or without suffix), then a space, comma or tab, then
+    the class as a number (0 to 999) or name.
 
-    Raises SourceError for a line that is something else.
+    Raises SourceError for any other line.
     """
     labels = {}
     for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):

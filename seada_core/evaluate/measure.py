@@ -1,4 +1,4 @@
-"""One record a picture: every measure of every method against the truth."""
+"""One record per picture: every measure of every method against the truth."""
 
 from __future__ import annotations
 
@@ -22,11 +22,12 @@ def measure(
     """Records of a batch, and its pooled features by (network, method).
 
     Args:
-        pictures: method to pictures (B, 3, H, W) in [0, 1] as a file holds them; with `truth` among the methods is
-            "truth", which the others are compared with. Without, only what needs no truth is measured.
+        pictures: method to pictures (B, 3, H, W) in [0, 1] with a file's 8-bit values.
+        truth: whether "truth" is among the methods, which the others are compared with; otherwise only measures that
+            need no truth are taken.
     Returns:
         for each picture method to values: `colorfulness`, `colorfulness_signed`, `chroma_histogram` (counts of C*ab in
-        `CHROMA_BINS` up to `CHROMA_TOP`, the last with all above), `top1` (a class, where the classifier is asked);
+        `CHROMA_BINS` up to `CHROMA_TOP`, the last with all above), `top1` (a class, with a classifier);
         against the truth `psnr` (None where equal), `ssim` (None below 11 px), `delta_e2000`, `chroma_error` and
         `edge_chroma_error` (None without edges), each perceptual distance by its name, and `distance_<features>`, that
         of the pooled features.
@@ -38,10 +39,7 @@ def measure(
         for method, rgb in pictures.items()
     }
     count = len(next(iter(pictures.values())))
-    at = edge_count = None
-    if truth:
-        at = metrics.edges(labs["truth"][..., 0, :, :])
-        edge_count = at.sum((-2, -1))
+    edges = metrics.edges(labs["truth"][..., 0, :, :]) if truth else None
     records: list[dict[str, dict]] = [{} for _ in range(count)]
     for method, rgb in pictures.items():
         values = {
@@ -50,11 +48,11 @@ def measure(
         }
         if networks.classifier:
             values["top1"] = features.class_logits(pooled[networks.classifier, method]).argmax(1)
-        if truth and method != "truth":
+        if edges is not None and method != "truth":
             values |= _against_truth(method, pictures, labs, pooled, networks)
             error = metrics.chroma_error(labs[method], labs["truth"])
             values["chroma_error"] = error.mean((-2, -1))
-            values["edge_chroma_error"] = (error * at).sum((-2, -1)) / edge_count
+            values["edge_chroma_error"] = (error * edges).sum((-2, -1)) / edges.sum((-2, -1))
         histograms = _histogram(labs[method])
         for index, record in enumerate(records):
             record[method] = {name: _plain(value[index].item()) for name, value in values.items()}
@@ -92,7 +90,7 @@ def _histogram(lab: Tensor) -> Tensor:
 
 
 def _plain(value: float | int) -> float | int | None:
-    """A number as the journal keeps it: 7 digits; None for what is not finite."""
+    """A number as the journal stores it: 7 digits; None if it is not finite."""
     if isinstance(value, int):
         return value
     return float(f"{value:.7g}") if math.isfinite(value) else None

@@ -1,4 +1,4 @@
-"""What an evaluation is asked for. Nothing here needs torch."""
+"""The options of an evaluation. Does not import torch."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ STEERING = ("steps", "guidance", "saturation", "strength", "size", "token_steps"
 
 @dataclass(frozen=True)
 class Networks:
-    """What measures beside the pixels: names of `features.FEATURES` and `features.PERCEPTUAL`, and the device."""
+    """The networks that measure: names in `features.FEATURES` and `features.PERCEPTUAL`, and the device."""
 
     features: tuple[str, ...] = ("efficientnet-lite0",)
     perceptual: tuple[str, ...] = ()
@@ -31,7 +31,7 @@ class Networks:
 class EvaluateOptions:
     """What to evaluate and how; see the command line for each.
 
-    `colorize` says how pictures are coloured. `model` None evaluates `compare` alone.
+    `colorize` says how pictures are coloured. With `model` None, only `compare` is evaluated.
     """
 
     images: str

@@ -1,4 +1,4 @@
-"""The report as one HTML file that needs nothing else: no script, no network, pictures within it."""
+"""The report as one self-contained HTML file: no script, no network, embedded pictures."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from PIL import Image
 from . import report as text
 
 THUMBNAIL = 168  # longest side, px
-SHOWN = 12  # pictures a section
+SHOWN = 12  # pictures per section
 GROUPS_SHOWN = 200
-COLORS = {"truth": "#222", "gray": "#999", "ours": "#0a7", "others": ("#c40", "#26c", "#a0a", "#b80", "#078")}
+COLORS = {"truth": "#222", "ours": "#0a7"}
+OTHER_COLORS = ("#c40", "#26c", "#a0a", "#b80", "#078")
 
 STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 75rem; padding: 0 1rem; color: #222; }
@@ -29,7 +30,7 @@ th { border-bottom: 1px solid #888; } td.best { font-weight: 600; }
 .case .name { flex-basis: 100%; font-size: .85rem; overflow-wrap: anywhere; } svg { max-width: 100%; }
 """
 
-# Pictures of a key by method, "gray" (the input) among them; None where they cannot be read any more.
+# Pictures of a key by method, with "gray" (the input); None where they can no longer be read.
 Look = Callable[[str], dict[str, Image.Image] | None]
 
 
@@ -73,7 +74,7 @@ def _name(method: str) -> str:
 
 
 def _table(head: list[str], rows: Iterable[list[str]], best: Iterable[int | None] = ()) -> str:
-    """Cells are HTML already; `best` has a column a row to stand out."""
+    """Cells are HTML already; `best` is the column to highlight in each row."""
     marks = [*best]
     lines = ["<tr>" + "".join(f"<th>{c}</th>" for c in head) + "</tr>"]
     for index, row in enumerate(rows):
@@ -97,8 +98,8 @@ def _figures(report: dict, methods: list[str]) -> str:
             if ends:
                 cells[-1] = f'<span title="95 % over pictures: {ends}">{cells[-1]}</span>'
         rows.append(cells)
-        pick = {True: max, False: min}.get(figure.more)
-        best.append(pick(values, key=values.get) if pick and len(values) > 1 else None)
+        pick = max if figure.more else min
+        best.append(pick(values, key=values.__getitem__) if figure.more is not None and len(values) > 1 else None)
     at = report["methods"].get("ours", {}).get("psnr_at", {})
     for count, value in at.items():
         rows.append([f"PSNR@{count} ↑", *(text.cell(value, "dB") if m == "ours" else "" for m in methods)])
@@ -109,7 +110,7 @@ def _unreadable(entries: list[dict]) -> str:
     if not entries:
         return ""
     lines = "".join(f"<li>{escape(entry['error'])}</li>" for entry in entries)
-    return f"<h2>Could not be read, left out for every method</h2><ul>{lines}</ul>"
+    return f"<h2>Could not be read, skipped for every method</h2><ul>{lines}</ul>"
 
 
 def _section(title: str, entries: list[tuple[str, dict[str, str]]], methods: list[str], look: Look) -> str:
@@ -143,12 +144,13 @@ def _histogram(histograms: dict, methods: list[str]) -> str:
     width, height, left, bottom = 720, 240, 8, 22
     edges = histograms["edges"]
     top = max((max(histograms[m][1:]) for m in methods if m != "gray"), default=0) ** 0.5 or 1.0
-    others = iter(COLORS["others"] * len(methods))
-    lines, legend = [], []
+    others = iter(OTHER_COLORS * len(methods))
+    lines: list[str] = []
+    legend: list[str] = []
     for method in methods:
         if method == "gray":
             continue
-        color = COLORS[method] if method in ("truth", "ours") else next(others)
+        color = COLORS[method] if method in COLORS else next(others)
         points = " ".join(
             f"{left + (edges[k] + edges[k + 1]) / 2 / edges[-1] * width:.1f},"
             f"{height - min(value**0.5 / top, 1.0) * (height - 12):.1f}"

@@ -1,4 +1,4 @@
-"""The field's protocols: which pictures, at which size. Nothing here needs torch."""
+"""The field's protocols: which pictures, at which size. Does not import torch."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from PIL import Image
 
-# iColoriT draws its hints in this very order, see `hint_points`.
+# the order in which iColoriT draws its hints, see `hint_points`.
 HINT_COUNTS = (0, 1, 2, 5, 10, 20, 50, 100, 200)
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """`shape`: "own" leaves a picture as it is, "crop" brings its short side to `size` and takes the centre square,
-    "squash" resizes it to `size`×`size` whatever its shape. All resizing is PIL's `filter`, antialiased."""
+    """`shape`: "own" keeps a picture as it is, "crop" resizes its short side to `size` and takes the centre square,
+    "squash" resizes it to `size`×`size` regardless of its shape. All resizing is PIL's `filter`, antialiased."""
 
     name: str
     about: str
     shape: str = "own"
-    size: int | None = None
-    limit: int | None = None  # the first so many by sorted file name
+    size: int = 0  # px; of no meaning to "own"
+    limit: int | None = None  # how many pictures, the first by file name
     hint_counts: tuple[int, ...] = ()
     filter: str = "BICUBIC"
 
     def fit(self, image: Image.Image) -> Image.Image:
-        """The picture as the protocol shows it."""
+        """The picture in the protocol's shape and size."""
         from PIL import Image, ImageOps
 
         filter = Image.Resampling[self.filter]

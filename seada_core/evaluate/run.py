@@ -1,4 +1,4 @@
-"""An evaluation from pictures to report: colour, measure, keep, sum up."""
+"""An evaluation from pictures to report: colour, measure, record, summarise."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from itertools import groupby, islice
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
@@ -34,13 +35,20 @@ RESERVED = ("truth", "gray", "ours")  # methods that every report has
 
 @dataclass(frozen=True)
 class Item:
-    """A picture that was read: the truth (3, H, W) and the other methods' results, or why it could not be."""
+    """A picture that was read: the truth (3, H, W) and the other methods' results."""
 
     index: int
     entry: sources.Entry
-    truth: Tensor | None = None
-    results: dict[str, Tensor] = field(default_factory=dict)
-    error: str | None = None
+    truth: Tensor
+    results: dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """A picture that could not be read, and why."""
+
+    key: str
+    error: str
 
 
 def run(options: EvaluateOptions) -> int:
@@ -65,13 +73,13 @@ def run(options: EvaluateOptions) -> int:
 
 
 def evaluate(options: EvaluateOptions, colorizer: Colorizer | None = None) -> dict:
-    """Runs an evaluation, writes `report.json` and `report.html` (and `ours/KEY.png`) to `options.out`; the report.
+    """Run an evaluation and write `report.json`, `report.html` and `ours/KEY.png` to `options.out`; return the report.
 
     Args:
-        colorizer: in place of `options.model`'s, which then is its name alone.
+        colorizer: in place of loading `options.model`, which is then only its name in the report.
     Raises:
         SourceError, JournalError, WeightsError, CheckpointError, ImportError: nothing can be evaluated; the message
-            says why. What was measured before stays, for `resume`.
+            says why. What was measured before is kept, for `resume`.
     """
     features.load([*options.networks.features, *options.networks.perceptual], options.networks.device)
     entries = sources.choose(sources.find(options.images), options.protocol, options.names, options.limit)
@@ -89,7 +97,7 @@ def evaluate(options: EvaluateOptions, colorizer: Colorizer | None = None) -> di
     journal = Journal(options.out, settings, options.resume, widths)
     seconds = {"coloring": 0.0, "all": time.perf_counter()}
     try:
-        places = hint_points.draw(len(entries), options.hint_counts, options.protocol.size or 0)
+        places = hint_points.draw(len(entries), options.hint_counts, options.protocol.size)
         items = _read(entries, others, options, journal.done)
         for batch in _batches(_progress(items, len(entries), len(journal.done)), options.batch, journal):
             _measure(batch, options, colorizer, journal, places, groups, classes, seconds)
@@ -121,7 +129,7 @@ def _settings(options: EvaluateOptions, entries: list[sources.Entry], colorizer:
 
 
 def _steering(options: ColorizeOptions) -> dict:
-    """The seed, and what else is not the default."""
+    """The seed, and other options that are not the default."""
     values, default = ({name: getattr(o, name) for name in STEERING} for o in (options, ColorizeOptions()))
     return {name: value for name, value in values.items() if name == "seed" or value != default[name]}
 
@@ -142,10 +150,10 @@ def _read(
     others: dict[str, dict[str, sources.Entry]],
     options: EvaluateOptions,
     done: dict[str, bool],
-) -> Iterator[Item]:
+) -> Iterator[Item | Unreadable]:
     """Pictures that are not done yet, in order, read by a second thread."""
 
-    def read(place: tuple[int, sources.Entry]) -> Item:
+    def read(place: tuple[int, sources.Entry]) -> Item | Unreadable:
         index, entry = place
         try:
             truth, own_size = sources.read_truth(entry, options.protocol)
@@ -155,10 +163,10 @@ def _read(
             }
         except (pictures.PictureError, OSError) as error:
             text = one_line(error)
-            return Item(index, entry, error=text if entry.name in text else f"{entry.key}: {text}")
+            return Unreadable(entry.key, text if entry.name in text else f"{entry.key}: {text}")
         return Item(index, entry, truth, results)
 
-    waiting: deque = deque()
+    waiting: deque[Future[Item | Unreadable]] = deque()
     with ThreadPoolExecutor(1) as pool:
         for place in enumerate(entries):
             if place[1].key in done:
@@ -170,18 +178,18 @@ def _read(
             yield waiting.popleft().result()
 
 
-def _progress(items: Iterable[Item], total: int, done: int) -> Iterator[Item]:
+def _progress(items: Iterable[Item | Unreadable], total: int, done: int) -> Iterator[Item | Unreadable]:
     return iter(tqdm(items, total=total, initial=done, unit="pic", leave=False, disable=not sys.stderr.isatty()))
 
 
-def _batches(items: Iterable[Item], size: int, journal: Journal) -> Iterator[list[Item]]:
-    """Runs of at most `size` consecutive pictures of one shape; what could not be read is noted and left out."""
+def _batches(items: Iterable[Item | Unreadable], size: int, journal: Journal) -> Iterator[list[Item]]:
+    """Runs of at most `size` consecutive pictures of one shape; unreadable ones are recorded and skipped."""
 
     def readable() -> Iterator[Item]:
         for item in items:
-            if item.error is not None:
+            if isinstance(item, Unreadable):
                 print(f"error: {item.error}", file=sys.stderr)
-                journal.skip(item.entry.key, error=item.error)
+                journal.skip(item.key, error=item.error)
             else:
                 yield item
 
@@ -210,28 +218,29 @@ def _measure(
             return
     gray = sources.gray_of(truth)
     methods = {"truth": truth, "gray": gray} if options.truth else {}
+    at: dict[int, list[float]] = {}
     if colorizer is not None:
         started = time.perf_counter()
         methods["ours"] = sources.to_8bit(colorizer(gray, options.colorize).float().cpu())
         seconds["coloring"] += time.perf_counter() - started
         for item, result in zip(batch, methods["ours"]):
             _save(result, options.out / "ours" / f"{item.entry.key}.png")
+        for count, drawn in places.items():
+            result = methods["ours"]
+            if count:
+                hints = torch.stack([hint_points.reveal(t, drawn[item.index]) for t, item in zip(truth, batch)])
+                result = sources.to_8bit(colorizer(gray, options.colorize, hints=hints).float().cpu())
+            at[count] = metrics.psnr(result, truth).tolist()
     for method in options.compare:
         methods[method] = torch.stack([item.results[method] for item in batch])
     records, pooled = measure(methods, options.networks, options.truth)
-    at: dict[int, list[float]] = {}
-    for count, drawn in places.items():
-        result = methods["ours"]
-        if count:
-            hints = torch.stack([hint_points.reveal(t, drawn[item.index]) for t, item in zip(truth, batch)])
-            result = sources.to_8bit(colorizer(gray, options.colorize, hints=hints).float().cpu())
-        at[count] = metrics.psnr(result, truth).tolist()
-    lines = []
+    lines: list[dict[str, Any]] = []
     for k, (item, values) in enumerate(zip(batch, records)):
-        line = {"key": item.entry.key, "group": groups[item.index], "class": classes[item.index], "methods": values}
+        lines.append(
+            {"key": item.entry.key, "group": groups[item.index], "class": classes[item.index], "methods": values}
+        )
         if at:
-            line["psnr_at"] = {count: values[k] for count, values in at.items()}
-        lines.append(line)
+            lines[-1]["psnr_at"] = {count: psnr[k] for count, psnr in at.items()}
     journal.add(lines, pooled if options.truth else {})
 
 
@@ -251,7 +260,7 @@ def _report(
 ) -> dict:
     columns = summary.Columns(journal)
     if not len(columns):
-        raise sources.SourceError(f"not one of {len(entries)} pictures could be evaluated; see {journal.path}")
+        raise sources.SourceError(f"none of {len(entries)} pictures could be evaluated; see {journal.path}")
     found = {
         "about": options.protocol.about,
         "made": options.made,
@@ -269,8 +278,8 @@ def _report(
 
 
 def cases(columns: summary.Columns, shown: int = page.SHOWN) -> dict[str, list[tuple[str, dict[str, str]]]]:
-    """Which pictures a page shows: the worst and the best of ours (of the first method without) by PSNR over grey's,
-    and some spread evenly; by colourfulness where there is no truth. A picture is in one section only."""
+    """Which pictures a page shows: the worst and the best of ours (or of the first method) by PSNR over grey's, or by
+    colourfulness without a truth, and some evenly spaced among the rest. A picture is in only one section."""
     measured = [m for m in columns.methods if m not in ("truth", "gray")]
     if not measured:
         return {}

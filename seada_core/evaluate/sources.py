@@ -6,6 +6,7 @@ import json
 import tarfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -34,10 +35,10 @@ class Entry:
 
 def find(source: str | Path) -> list[Entry]:
     """Every picture of a folder (and of the folders in it) or of webdataset shards (`data-{000..007}.tar`, several
-    joined by `::`, a folder of `.tar` files), without reading one.
+    joined by `::`, a folder of `.tar` files); none is read.
 
-    A key is the path below the folder, or the sample's key in its shard, less the suffix. A group is a shard sample's
-    `label` (json) or `cls`, or the name of the folder that holds the picture within `source`.
+    A key is the path below the folder, or the sample's key in its shard, without the suffix. A group is the `label`
+    (json) or `cls` of a shard's sample, or the name of the folder that holds the picture within `source`.
 
     Raises SourceError where there are none, or where two have the same key.
     """
@@ -63,7 +64,7 @@ def _of_folder(folder: Path) -> list[Entry]:
     for path in found:
         inside = PurePosixPath(path.relative_to(folder).as_posix())
         group = inside.parent.name or None
-        entries.append(Entry(str(inside.with_suffix("")), path.name, group, lambda path=path: _read(path)))
+        entries.append(Entry(str(inside.with_suffix("")), path.name, group, partial(_read, path)))
     return entries
 
 
@@ -96,7 +97,7 @@ def _of_shard(path: Path) -> list[Entry]:
                 for name, place in members.items():
                     inside = PurePosixPath(name)
                     if inside.is_absolute() or ".." in inside.parts:
-                        raise SourceError(f"{path} holds {name!r}, which leads out of it: not a shard to trust")
+                        raise SourceError(f"{path} holds {name!r}, which is a path outside it: do not trust this shard")
                     suffix = shards.suffix_of(start, name)
                     if f".{suffix.rsplit('.', 1)[-1]}" in pictures.SUFFIXES:
                         places[key], names[key] = place, inside.name
@@ -127,10 +128,10 @@ def _about(text: bytes, name: str) -> dict:
 
 
 def choose(entries: list[Entry], protocol: Protocol, names: Sequence[str] | None, limit: int | None) -> list[Entry]:
-    """The protocol's pictures, in the order of their file names: those of a list where there is one (of names or keys,
-    with or without suffix), the first `protocol.limit`, and of these the first `limit`.
+    """The protocol's pictures, in the order of their file names: those of `names` if given (names or keys, with
+    or without suffix), the first `protocol.limit`, and of these the first `limit`.
 
-    Raises SourceError for a listed name that is not there, and for fewer pictures than the protocol wants.
+    Raises SourceError for a listed name that is not there, and for fewer pictures than the protocol has.
     """
     entries = sorted(entries, key=lambda entry: (entry.name, entry.key))
     if names is not None:
@@ -162,7 +163,7 @@ def pair(entries: list[Entry], method: str, folder: Path, common: bool) -> dict[
     """Another method's results by the keys of `entries`; suffixes may differ, and so may folders where file names are
     unique.
 
-    Raises SourceError for pictures without a result unless `common` is set (the caller then leaves these out), and
+    Raises SourceError for pictures without a result unless `common` is set (the caller then skips these), and
     where no name pairs at all.
     """
     if not folder.is_dir():
@@ -213,13 +214,13 @@ def to_image(rgb: Tensor) -> Image.Image:
 
 
 def read_truth(entry: Entry, protocol: Protocol) -> tuple[Tensor, tuple[int, int]]:
-    """A picture as the protocol shows it, (3, H, W), and its own (width, height)."""
+    """A picture in the protocol's size, (3, H, W), and its own (width, height)."""
     image = entry.load()
     return to_tensor(protocol.fit(image)), image.size
 
 
 def read_result(entry: Entry, method: str, truth: Tensor, own_size: tuple[int, int], protocol: Protocol) -> Tensor:
-    """Another method's result for a truth (3, H, W): of its size, or of the picture's own, then fitted as that was.
+    """Another method's result for a truth (3, H, W): of its size, or of the picture's own and then fitted likewise.
 
     Raises PictureError for any other size.
     """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -18,7 +19,7 @@ FEW = 2048  # pictures under which a Fréchet distance's upward bias is worth a 
 
 
 class Columns:
-    """The records' numbers as columns: method and measure to one float a picture, NaN where there is none."""
+    """The records' numbers as columns: method and measure to one float per picture, NaN where there is none."""
 
     def __init__(self, journal: Journal):
         self.keys: list[str] = []
@@ -41,7 +42,7 @@ class Columns:
             for method, values in record["methods"].items():
                 histogram = np.array(values["chroma_histogram"], np.float64)
                 total = self.histograms.setdefault(method, np.zeros(CHROMA_BINS))
-                total += histogram / histogram.sum()  # every picture counts alike
+                total += histogram / histogram.sum()  # every picture has the same weight
                 for name, value in values.items():
                     if name != "chroma_histogram":
                         columns.setdefault((method, name), []).append(math.nan if value is None else value)
@@ -62,10 +63,10 @@ class Columns:
 
 
 def summarise(journal: Journal, columns: Columns, networks: Sequence[str]) -> dict:
-    """The figures of an evaluation; what cannot be said is None, and `notes` says why."""
+    """The figures of an evaluation; those that are undefined are None, and `notes` says why."""
     notes: list[str] = []
     truth = "truth" in columns.methods
-    figures = {method: _figures(columns, method) for method in columns.methods}
+    figures: dict[str, dict[str, Any]] = {method: _figures(columns, method) for method in columns.methods}
     if truth and networks:
         _frechet(journal, columns, networks, figures, notes)
     if truth:
@@ -78,7 +79,7 @@ def summarise(journal: Journal, columns: Columns, networks: Sequence[str]) -> di
     equal = {m: int(np.isnan(columns.get(m, "psnr")).sum()) for m in columns.methods if columns.has(m, "psnr")}
     for method, count in equal.items():
         if count:
-            notes.append(f"{method}: {count} pictures equal the truth; their infinite PSNR is left out of the mean")
+            notes.append(f"{method}: {count} pictures equal the truth; the mean skips their infinite PSNR")
     gray = [record["key"] for record in columns.excluded] or _gray_truths(columns)
     if columns.excluded:
         notes.append(f"{len(gray)} grey truths (colourfulness under {GRAY_TRUTH:g}) were excluded")
@@ -178,7 +179,7 @@ def _recognition(columns: Columns, figures: dict[str, dict], notes: list[str]) -
 
 
 def _hits(columns: Columns) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Of the labelled pictures, whether the classifier names the label; and which are labelled."""
+    """Whether the classifier finds the label of each labelled picture; and which pictures are labelled."""
     labelled = np.array([index is not None for index in columns.classes], bool)
     classes = np.array([-1 if index is None else index for index in columns.classes])
     return {m: (columns.get(m, "top1") == classes)[labelled] for m in columns.methods}, labelled
@@ -191,7 +192,7 @@ def _gray_truths(columns: Columns) -> list[str]:
 
 
 def _intervals(columns: Columns, figures: dict[str, dict]) -> dict[str, dict[str, tuple[float, float]]]:
-    """95 % intervals over the draw of the pictures (percentile bootstrap, the same draws for every method)."""
+    """95 % intervals over the choice of pictures (percentile bootstrap, the same draws for every method)."""
     results: dict[str, dict[str, tuple[float, float]]] = {}
     gray, truth = columns.get("gray", "psnr"), columns.get("truth", "colorfulness")
     recognised = columns.has("truth", "top1")

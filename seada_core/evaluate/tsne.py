@@ -1,4 +1,4 @@
-"""Where caption embeddings lie before and after the semantic adapter (SeAda Figure 6):
+"""A map of caption embeddings before and after the semantic adapter (SeAda Figure 6):
 
 `python -m seada_core.evaluate.tsne --data SHARDS --out tsne.png`.
 """
@@ -97,7 +97,8 @@ def draw(places: dict[str, np.ndarray], out: Path, title: str) -> None:
     figure = Figure(figsize=(7, 6), layout="constrained")
     axes = figure.subplots()
     for kind, label in KINDS.items():
-        axes.scatter(*places[kind].T, s=10, c=COLORS[kind], label=label, alpha=0.7, linewidths=0)
+        x, y = places[kind].T
+        axes.scatter(x, y, s=10, c=COLORS[kind], label=label, alpha=0.7, linewidths=0)
     axes.set(title=title, xticks=[], yticks=[])
     axes.legend(loc="best", fontsize=9)
     with atomic.opened(out) as file:

@@ -1,11 +1,11 @@
-"""A model as a folder that diffusers' pipelines load, and beside it, as part files, what diffusers has no place for."""
+"""A model as a folder that diffusers' pipelines load, and part files of what those pipelines have no place for."""
 
 from __future__ import annotations
 
 import json
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from safetensors.torch import save_file
@@ -15,7 +15,7 @@ from ..models.backbone import build_scheduler
 from . import part_files
 
 if TYPE_CHECKING:
-    from diffusers import AutoencoderKL
+    from diffusers import AutoencoderKL, ModelMixin, UNet2DConditionModel
 
     from ..models.semantic_adapter import SemanticEncoder
     from .parts import Parts
@@ -29,11 +29,13 @@ _REASONS = {
     "hint_encoder": "diffusers' pipelines have no hints",
     "vq_decoder": "diffusers' pipelines decode without the photo",
     "token_diffusion": "diffusers' pipelines decode without the photo",
-    "captioner": "it writes the prompt, and is no part of a pipeline",
+    "captioner": "it writes the prompt, and pipelines have no such part",
 }
 
 
-def export_diffusers(parts: Parts, out: Path, vae: AutoencoderKL | None = None, dtype=torch.float32) -> list[str]:
+def export_diffusers(
+    parts: Parts, out: Path, vae: AutoencoderKL | None = None, dtype: torch.dtype = torch.float32
+) -> list[str]:
     """Write unet, text_encoder, tokenizer and scheduler, the `vae` where it is given, and a stock ControlNet where that
     is the controller; every other part that the model has of its own as part files in OUT/seada.
 
@@ -41,43 +43,46 @@ def export_diffusers(parts: Parts, out: Path, vae: AutoencoderKL | None = None, 
     `Colorizer.from_pretrained(OUT/seada, base=OUT)` is the model again.
 
     Returns:
-        what was left beside, and why, in lines.
+        a line for each part that is written as a part file, with the reason.
     Raises:
         CheckpointError: the model has no UNet or text encoder.
     """
     notes = []
     components: dict[str, list[str | None]] = {"safety_checker": [None, None], "feature_extractor": [None, None]}
-    unet = parts.load("unet")
+    unet = cast("UNet2DConditionModel", parts.load("unet"))
     unet.register_to_config(sample_size=parts.preset.sampling.size // 8)
-    _save(unet, out / "unet", dtype)
+    save_model(unet, out / "unet", dtype)
     components["unet"] = ["diffusers", "UNet2DConditionModel"]
     del unet
 
     build_scheduler(parts.preset.diffusion).save_pretrained(out / "scheduler")
     components["scheduler"] = ["diffusers", "DDIMScheduler"]
 
-    encoder = parts.load("semantic_encoder")
-    beside = [part for part in part_files.SECTIONS if part not in ("unet", "semantic_encoder") and parts.file(part)]
+    taken = {"unet"}  # parts that the pipeline has
+    encoder = cast("SemanticEncoder", parts.load("semantic_encoder"))
     if encoder.tokenizer.vocabulary is None:
         _save_text_encoder(encoder, out / "text_encoder", dtype)
         save_tokenizer(encoder.tokenizer.length, out / "tokenizer")
         components["text_encoder"] = ["transformers", "CLIPTextModel"]
         components["tokenizer"] = ["transformers", "CLIPTokenizer"]
-    else:
-        beside.insert(0, "semantic_encoder")
+        taken.add("semantic_encoder")
     if vae is not None:
-        _save(vae, out / "vae", dtype)
+        save_model(vae, out / "vae", dtype)
         components["vae"] = ["diffusers", "AutoencoderKL"]
     name = "StableDiffusionPipeline"
-    if parts.has_stock_control():
-        _save(parts.load("controlnet_rca").net, out / "controlnet", dtype)
+    stock = parts.stock_control()
+    if stock is not None:
+        save_model(stock.load()[0].net, out / "controlnet", dtype)
         components["controlnet"] = ["diffusers", "ControlNetModel"]
         name = "StableDiffusionControlNetPipeline"
-        beside = [part for part in beside if part != "controlnet_rca"]
+        taken.add("controlnet_rca")
 
-    for part in beside:
+    for part in part_files.SECTIONS:
+        file = parts.file(part)
+        if part in taken or file is None:
+            continue
         (out / BESIDE).mkdir(exist_ok=True)
-        module, preset = part_files.load_part(parts.file(part), part)
+        module, preset = part_files.load_part(file, part)
         part_files.save_part(out / BESIDE / f"{part}.safetensors", part, preset, module, dtype)
         notes.append(f"{part} is a part file in {BESIDE}/: {_REASONS[part]}")
     lacking = [c for c in ("vae", "text_encoder", "tokenizer") if c not in components]
@@ -88,7 +93,8 @@ def export_diffusers(parts: Parts, out: Path, vae: AutoencoderKL | None = None, 
     return notes
 
 
-def _save(module: nn.Module, folder: Path, dtype: torch.dtype) -> None:
+def save_model(module: ModelMixin, folder: Path, dtype: torch.dtype) -> None:
+    """Write a model of diffusers as a folder, config.json and safetensors in `dtype`."""
     nn.Module.to(module, dtype).save_pretrained(folder, safe_serialization=True)
 
 
@@ -127,6 +133,7 @@ def save_tokenizer(length: int, folder: Path) -> None:
 def _save_index(out: Path, name: str, components: dict) -> None:
     import diffusers
 
-    index = {"_class_name": name, "_diffusers_version": re.match(r"[\d.]+", diffusers.__version__)[0].rstrip(".")}
+    release = re.sub(r"[^\d.].*", "", diffusers.__version__).rstrip(".")  # "0.36.0" of "0.36.0.dev0"
+    index = {"_class_name": name, "_diffusers_version": release}
     index |= {"requires_safety_checker": False} | components
     (out / "model_index.json").write_text(json.dumps(index, indent=2))

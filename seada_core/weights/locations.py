@@ -1,26 +1,17 @@
-"""Where weights of Stable Diffusion lie: a diffusers folder, a single file, or a hub name in the local cache."""
+"""Where weights of Stable Diffusion are: a diffusers folder, a single file, or a hub name in the local cache."""
 
 from __future__ import annotations
 
 import json
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ..files import weight_headers
 from ..files.weight_headers import CheckpointError, Header
 
-if TYPE_CHECKING:
-    pass
-
-
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
-
-
-_HUB_FILES = {
-    "allow_patterns": ["*.json", "unet/*", "text_encoder/*", "vae/*", "diffusion_pytorch_model*"],
-    "ignore_patterns": ["*.bin", "*.ckpt", "*.msgpack", "*non_ema*"],
-}
+_WANTED = ["*.json", "unet/*", "text_encoder/*", "vae/*", "diffusion_pytorch_model*"]
+_UNWANTED = ["*.bin", "*.ckpt", "*.msgpack", "*non_ema*"]
 
 
 def read_json(path: Path) -> dict:
@@ -40,7 +31,7 @@ def folder_files(folder: Path) -> list[Header]:
     """The headers of a diffusers or transformers component: its safetensors file or shards; plain before fp16.
 
     Raises:
-        CheckpointError: there is none, or it is not whole.
+        CheckpointError: there is none, or a shard is missing.
     """
     files = sorted(folder.glob("*.safetensors"))
     plain = [file for file in files if not re.search(r"\.(fp16|non_ema|bf16)[.-]", file.name)]
@@ -63,12 +54,12 @@ def folder_files(folder: Path) -> list[Header]:
 
 
 def find(path: Path | str, download: bool = False) -> Path:
-    """Where weights lie: a path, or the hub name `owner/name` of a diffusers folder that lies in the hub's cache.
+    """The path of weights, given as a path or as the hub name `owner/name` of a diffusers folder in the hub's cache.
 
-    `download`: fetch what is not there.
-
+    Args:
+        download: fetch a hub name that is not in the cache.
     Raises:
-        CheckpointError: nothing is there.
+        CheckpointError: there is nothing at the path or in the cache.
     """
     if Path(path).exists():
         return Path(path)
@@ -77,7 +68,9 @@ def find(path: Path | str, download: bool = False) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        folder = snapshot_download(str(path), **_HUB_FILES, local_files_only=not download)
+        folder = snapshot_download(
+            str(path), allow_patterns=_WANTED, ignore_patterns=_UNWANTED, local_files_only=not download
+        )
     except (OSError, ValueError) as error:  # everything that the hub raises is one or the other
         reason = (
             f"it could not be downloaded: {str(error).splitlines()[0]}"

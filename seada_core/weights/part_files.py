@@ -59,6 +59,8 @@ def build(part: str, preset: Preset, tokenizer: Tokenizer | None = None) -> nn.M
     if part == "token_diffusion":
         return TokenDiffusion(preset.tokens)
     if part == "captioner":
+        if tokenizer is None:
+            raise ValueError("a captioner needs the tokenizer of its vocabulary")
         return TinyCoCa(preset.captioner, tokenizer)
     raise CheckpointError(f"unknown part {part!r}; the parts are {', '.join(SECTIONS)}")
 
@@ -97,7 +99,7 @@ def write_part(
 
 
 def _read_header(path: Path, part: str) -> Header:
-    """The header of a part's file; every way in which it can be wrong is a CheckpointError."""
+    """The header of a part's file. Raises CheckpointError for anything wrong with it."""
     if not path.is_file():
         raise CheckpointError(f"no {part} file: {path} does not exist")
     header = weight_headers.read_header(path)
@@ -132,10 +134,17 @@ def _tokenizer(length: object, vocabulary: object) -> Tokenizer:
     """Raises ValueError where these are not a length and CLIP's token ids, or None for all of them."""
     if type(length) is not int or not 3 <= length <= presets.MOST_TOKENS:
         raise ValueError(f"the texts' length is {reprlib.repr(length)}")
-    known = isinstance(vocabulary, list) and all(type(token) is int and 0 <= token <= CLIP_END for token in vocabulary)
-    if vocabulary is not None and not (known and len(set(vocabulary)) == len(vocabulary)):
-        raise ValueError("the vocabulary is no list of different tokens of CLIP's")
-    return Tokenizer(length, vocabulary)
+    return Tokenizer(length, None if vocabulary is None else _vocabulary(vocabulary))
+
+
+def _vocabulary(stored: object) -> list[int]:
+    if (
+        isinstance(stored, list)
+        and all(type(token) is int and 0 <= token <= CLIP_END for token in stored)
+        and len(set(stored)) == len(stored)
+    ):
+        return stored
+    raise ValueError("the vocabulary is not a list of different tokens of CLIP's")
 
 
 def read_preset(path: Path, part: str) -> Preset:
@@ -173,7 +182,7 @@ def _tensors(header: Header) -> dict[str, Tensor]:
 
 
 def plan_part(path: Path, part: str) -> tuple[Header, Preset, nn.Module]:
-    """The header of a part's file, its preset sections, and the part without memory, which its tensors fit.
+    """The header of a part's file, its preset sections, and the part on the meta device, which its tensors fit.
 
     Raises:
         CheckpointError: see `read_preset`; also tensors that do not fit the recorded configuration.
@@ -183,7 +192,7 @@ def plan_part(path: Path, part: str) -> tuple[Header, Preset, nn.Module]:
     header = _read_header(Path(path), part)
     preset, tokenizer = _config(header, part)
     try:
-        # first wholly without memory, as the configuration may ask for any amount of it
+        # first wholly on the meta device, as the configuration may ask for any amount of memory
         with torch.device("meta"):
             expected = build(part, preset, tokenizer).state_dict()
     except Exception as error:
@@ -199,17 +208,17 @@ def plan_part(path: Path, part: str) -> tuple[Header, Preset, nn.Module]:
         )
     for name, tensor in expected.items():
         if tensor.is_floating_point() != header.dtypes[name].startswith(("F", "BF")):
-            raise CheckpointError(f"{path} holds {name} as {header.dtypes[name]}, which is no {tensor.dtype}")
+            raise CheckpointError(f"{path} holds {name} as {header.dtypes[name]}, which is not {tensor.dtype}")
     with init_empty_weights(include_buffers=False):
         module = build(part, preset, tokenizer)
     return header, preset, module
 
 
 def load_part(path: Path, part: str) -> tuple[nn.Module, Preset]:
-    """Build a part from its file, in evaluation mode and float32; and the preset sections that it was built from.
+    """Build a part from its file, in evaluation mode and float32. Returns it and the preset sections it was built from.
 
     Raises:
-        CheckpointError: see `read_part` and `plan_part`, which comes first: what does not fit is not read.
+        CheckpointError: see `plan_part` and `read_part`; the weights of a file that does not fit are not read.
     """
     header, preset, module = plan_part(path, part)
     module.load_state_dict(_tensors(header), assign=True)

@@ -15,7 +15,7 @@ from . import part_files
 from .stable_diffusion import Base
 from .stock_controlnet import StockWeights
 
-# parts that are at work together: what is in no phase with the part that is asked for, `PartStore.offload` sends away
+# parts that work together: `PartStore.offload` moves parts that share no phase with the requested one to the CPU
 PHASES = (
     {"captioner"},
     {"semantic_encoder", "semantic_adapter"},
@@ -28,12 +28,12 @@ LENT = ("vq_decoder", "captioner")  # the embedded model's, which know SD1.5's l
 
 
 class Parts:
-    """Where a model's parts come from: a folder of part files, and beside it weights of other makes.
+    """Where a model's parts come from: a folder of part files, and weights in other formats.
 
     Args:
         folder: part files, which come first; None where everything comes from `base`.
-        base: Stable Diffusion 1.5's UNet and text encoder, where the folder has none. The embedded model then lends
-            what is missing of `LENT`.
+        base: Stable Diffusion 1.5's UNet and text encoder, where the folder has none. Parts of `LENT` that are missing
+            are then the embedded model's.
         control: in place of the folder's controller: a `controlnet_rca` part file or a stock ControlNet.
         captioner: in place of the folder's captioner: see `captioners.loading`.
     Raises:
@@ -49,16 +49,17 @@ class Parts:
     ):
         self._part_files, self._base, self._control, self._captioner = folder, base, control, captioner
         self.folder = folder or (base.path if base else part_files.EMBEDDED)
-        self.preset: Preset = SD15  # parts alone may stand beside somebody's own UNet: then SD1.5's numbers hold
+        self.preset: Preset = SD15  # a folder without a UNet is used beside SD1.5's, with its numbers
         unet = self.file("unet")
         if unet is not None:
             self.preset = part_files.read_preset(unet, "unet")
         elif base is not None:
             self.preset = base.preset
         if base is not None:
-            self._check()
-        if control is not None and not _is_part(control):
-            _stock(control, self.preset).report().require()
+            self._check(base)
+        stock = self.stock_control()
+        if stock is not None:
+            stock.report().require()
         elif control is not None:
             _require_same(control, part_files.read_preset(control, "controlnet_rca"), self.preset)
         if captioner is not None:
@@ -72,8 +73,8 @@ class Parts:
     def _lent(self, part: str) -> Path | None:
         return part_files.EMBEDDED / f"{part}.safetensors" if self._base is not None and part in LENT else None
 
-    def _check(self) -> None:
-        """Parts that were made for one UNet or text encoder are not for another."""
+    def _check(self, base: Base) -> None:
+        """Raises CheckpointError for a part that was made for another UNet or text encoder than the base's."""
         unet, width = self.preset.unet, self.preset.unet.context_dim
         for part, made_for, wanted in (
             ("controlnet_rca", lambda preset: preset.unet, unet),
@@ -84,9 +85,7 @@ class Parts:
             file = self.file(part)
             found = wanted if file is None else made_for(part_files.read_preset(file, part))
             if found != wanted:
-                raise CheckpointError(
-                    f"{file} was made for another model than {self._base.path}: {found}, expected {wanted}"
-                )
+                raise CheckpointError(f"{file} was made for another model than {base.path}: {found}, expected {wanted}")
 
     def has(self, part: str) -> bool:
         """Whether the model comes with a part."""
@@ -95,16 +94,17 @@ class Parts:
             return True
         return self._base is not None and part in ("unet", "semantic_encoder")
 
-    def has_stock_control(self) -> bool:
-        """Whether the controller is a stock ControlNet."""
-        return self._control is not None and not _is_part(self._control)
+    def stock_control(self) -> StockWeights | None:
+        """The stock ControlNet that is the controller, if one is."""
+        if self._control is None or _is_part(self._control):
+            return None
+        return StockWeights(self._control, self.preset.unet)
 
     def load(self, part: str) -> nn.Module:
         """A part in evaluation mode and float32."""
         if part == "controlnet_rca" and self._control is not None:
-            if not _is_part(self._control):
-                return _stock(self._control, self.preset).load()[0]
-            return part_files.load_part(self._control, part)[0]
+            stock = self.stock_control()
+            return part_files.load_part(self._control, part)[0] if stock is None else stock.load()[0]
         if part == "captioner" and self._captioner is not None:
             return _load_captioner(self._captioner)
         file = self.file(part) or self._lent(part)
@@ -162,8 +162,8 @@ class PartStore:
     def place(self, part: str, module: nn.Module) -> nn.Module:
         """A part that was just loaded, at home, in its precision and channels last."""
         dtype = self.dtype if part in HALF_PRECISION else None
-        # nn.Module's own `to`: diffusers' warns of a cast that is meant
-        return nn.Module.to(module, self.home, dtype, memory_format=torch.channels_last)
+        # nn.Module's own `to`: diffusers' warns of casts
+        return nn.Module.to(nn.Module.to(module, self.home, dtype), memory_format=torch.channels_last)
 
     def offload(self) -> None:
         """From now on only the parts at work are on the device (see `PHASES`), the others in the CPU's memory."""
@@ -174,10 +174,6 @@ class PartStore:
 
 def _is_part(path: Path) -> bool:
     return path.is_file() and "seada.part" in weight_headers.read_header(path).metadata
-
-
-def _stock(path: Path, preset: Preset) -> StockWeights:
-    return StockWeights(path, preset.unet)
 
 
 def _require_same(path: Path, made_for: Preset, preset: Preset) -> None:

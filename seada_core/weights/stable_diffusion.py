@@ -6,7 +6,6 @@ import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from torch import nn
 
@@ -30,9 +29,6 @@ from .state_dicts import (
     vae_names,
 )
 from .vae import build_vae, vae_config
-
-if TYPE_CHECKING:
-    pass
 
 COMPONENTS = ("unet", "text_encoder", "vae")
 
@@ -68,9 +64,9 @@ def unet_config(config: dict, source: Path) -> UNetConfig:
     width = config.get("cross_attention_dim", 1280)
     if wrong or width in (1024, 2048):
         family = {1024: "Stable Diffusion 2", 2048: "Stable Diffusion XL"}.get(width, "another kind")
-        told = wrong or [f"cross_attention_dim = {width}"]
+        problems = wrong or [f"cross_attention_dim = {width}"]
         raise CheckpointError(
-            f"{source} is of {family} ({', '.join(told)}); expected Stable Diffusion 1.5, whose texts are 768 wide"
+            f"{source} is of {family} ({', '.join(problems)}); expected Stable Diffusion 1.5, whose texts are 768 wide"
         )
     return UNetConfig(
         tuple(config.get("block_out_channels", (320, 640, 1280, 1280))),
@@ -118,16 +114,16 @@ def _diffusion_config(config: dict, source: Path) -> DiffusionConfig:
 
 
 class Base:
-    """Stable Diffusion 1.5 as somebody has it: its sizes, and its parts at the asking.
+    """Stable Diffusion 1.5 from the user's own files: its sizes, and its parts, each read when it is asked for.
 
     Args:
         path: a diffusers folder, a single file with the original names, or a hub name (see `find`).
-        preset: the sizes of a single file, which does not tell its own.
+        preset: the sizes of a single file, which does not record its own.
         vae: likewise.
         download: see `find`.
         ema: take a single file's averaged UNet.
     Raises:
-        CheckpointError: nothing there, another family, or something else than a model.
+        CheckpointError: nothing is there, or it is of another family or not a model.
     """
 
     def __init__(
@@ -190,7 +186,7 @@ class Base:
         return self._header.has(PREFIXES[component])
 
     def left_out(self) -> Report:
-        """What a single file holds beside the components."""
+        """What a single file holds besides the components."""
         report = Report("no part", str(self.path))
         own = [re.compile(PREFIXES[component]) for component in COMPONENTS]
         names = self._header.shapes if self._header else ()
@@ -206,26 +202,26 @@ class Base:
                 folder_files(self._folders[component]), component, folder.get(component, as_they_are), whole=True
             )
         if component == "unet":
-            return self._unet_weights()
+            return self._unet_weights(self._header)
         return Weights(
             [self._header], component, text_names if component == "text_encoder" else vae_names(self.vae_config)
         )
 
-    def _unet_weights(self) -> Weights:
+    def _unet_weights(self, header: Header) -> Weights:
         convert = unet_names(self.preset.unet)
         if not self._ema:
-            return Weights([self._header], "unet", convert)
+            return Weights([header], "unet", convert)
         copies = {
             name: "model_ema." + "".join(name.split(".")[1:])
-            for name in self._header.shapes
+            for name in header.shapes
             if re.match(PREFIXES["unet"], name)
         }
-        absent = [name for name in copies.values() if name not in self._header.shapes]
+        absent = [name for name in copies.values() if name not in header.shapes]
         if absent:
             raise CheckpointError(f"{self.path} has no averaged (EMA) UNet: {len(absent)} of its tensors are missing")
-        weights = Weights([self._header], "unet", convert)
-        weights.places = dict.fromkeys(copies.values(), self._header.path)
-        weights.shapes = {name: self._header.shapes[name] for name in copies.values()}
+        weights = Weights([header], "unet", convert)
+        weights.places = dict.fromkeys(copies.values(), header.path)
+        weights.shapes = {name: header.shapes[name] for name in copies.values()}
         names = {copy: name for name, copy in copies.items()}
         weights.convert = lambda state: convert({names[name]: tensor for name, tensor in state.items()})
         return weights
@@ -248,7 +244,7 @@ class Base:
 
 
 def require_same(base: Base, preset: Preset) -> None:
-    """Raises CheckpointError where a base has not the sizes or the noise schedule of a preset."""
+    """Raises CheckpointError where a base does not have the sizes and the noise schedule of a preset."""
     for section in ("unet", "text", "diffusion"):
         found, wanted = getattr(base.preset, section), getattr(preset, section)
         if found != wanted:
@@ -259,6 +255,3 @@ def require_same(base: Base, preset: Preset) -> None:
 
 def _component(part: str) -> str:
     return "text_encoder" if part == "semantic_encoder" else part
-
-
-# --- VAEs and ControlNets ---------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Tensors of one make in modules of another, name by name.
+"""Tensors of one format in modules of another, name by name.
 
 Whether they fit is known from their files' headers, before a tensor is read or a module has memory. diffusers' own
 functions translate the names; every name that they leave behind is reported.
@@ -7,8 +7,9 @@ functions translate the names; every name that they leave behind is reported.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import torch
 from safetensors import safe_open
@@ -17,7 +18,9 @@ from torch import Tensor, nn
 from ..files.weight_headers import CheckpointError, Header
 from ..presets import UNetConfig, VAEConfig
 
-Convert = Callable[[dict[str, Tensor]], dict[str, Tensor]]  # a file's names to a module's
+# a file's names to a module's; diffusers' converters map names that they do not find to None
+Convert = Callable[[dict[str, Tensor]], Mapping[str, Tensor | None]]
+Module = TypeVar("Module", bound=nn.Module)
 
 # what the names of a component start with in a single file
 PREFIXES = {
@@ -29,20 +32,20 @@ PREFIXES = {
 _IGNORED = (  # reason, pattern
     ("copies of the UNet by exponential averages", r"model_ema\."),
     ("constants of the noise schedule", r"(betas|alphas_cumprod|sqrt_|log_one_minus|posterior_|lvlb_weights|logvar)"),
-    ("positions, which are counted anew", r".*position_ids$"),
+    ("positions, which are computed", r".*position_ids$"),
     ("CLIP's projection, which no part uses", r".*(text_projection|logit_scale)(\.weight)?$"),
     ("of the VAE's training loss", r"(first_stage_model\.)?(loss\.|model_ema\.)"),
 )
 
 
 def _reason(name: str) -> str | None:
-    """Why a name of a file is left out; None where it should not be."""
+    """Why a name of a file is ignored; None where it should not be."""
     return next((reason for reason, pattern in _IGNORED if re.match(pattern, name)), None)
 
 
 @dataclass
 class Report:
-    """What of a source went into a part, name by name."""
+    """Which tensors of a source went into a part, by name."""
 
     part: str
     source: str
@@ -54,7 +57,7 @@ class Report:
     notes: list[str] = field(default_factory=list)
 
     def leave_out(self, names: Iterable[str]) -> None:
-        """Note names of the source that went nowhere, with the reason or as unexpected."""
+        """Record names of the source that no module took, with the reason or as unexpected."""
         for name in sorted(names):
             reason = _reason(name)
             if reason is None:
@@ -91,7 +94,7 @@ class Weights:
         files: a single file, or the shards of one component.
         component: a key of `PREFIXES`.
         convert: a file's names to the module's; called with meta tensors as well as with real ones.
-        whole: whether the files hold this component alone; else names of others are none of this one's business.
+        whole: whether the files hold this component only; otherwise the names of other components are skipped.
     """
 
     def __init__(self, files: list[Header], component: str, convert: Convert, whole: bool = False):
@@ -144,7 +147,7 @@ class Weights:
         for path in dict.fromkeys(self.places.values()):
             with safe_open(path, "pt") as file:
                 state |= {name: file.get_tensor(name) for name, place in self.places.items() if place == path}
-        result, converted = {}, self.convert(state)
+        result, converted = {}, dict(self.convert(state))
         del state
         for name in list(converted):
             tensor = converted.pop(name)  # each is freed once it is copied
@@ -157,18 +160,18 @@ class Weights:
         return result
 
 
-def on_meta(build: Callable[[], nn.Module]) -> nn.Module:
-    """A module whose parameters have no memory; its buffers are real."""
+def on_meta(build: Callable[[], Module]) -> Module:
+    """A module whose parameters are on the meta device; its buffers are real."""
     from accelerate import init_empty_weights
 
     with init_empty_weights(include_buffers=False):
         return build()
 
 
-def load(part: str, build: Callable[[], nn.Module], weights: Weights, strict: bool = True) -> tuple[nn.Module, Report]:
-    """A module in evaluation mode with the weights, and how they fitted.
+def load(part: str, build: Callable[[], Module], weights: Weights, strict: bool = True) -> tuple[Module, Report]:
+    """A module in evaluation mode with the weights, and how they fit.
 
-    Not `strict`: what does not fit is left out, and what is missing is random.
+    Not `strict`: what does not fit is skipped, and what is missing is random.
 
     Raises:
         CheckpointError: the weights do not fit, or are not finite.
@@ -206,7 +209,7 @@ def vae_names(config: VAEConfig) -> Convert:
 
 
 def old_vae_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """diffusers' VAE files of before 2023 call attention's layers otherwise."""
+    """Names in diffusers' VAE files from before 2023, whose attention layers have other names, to today's."""
     names = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
     pattern = re.compile("|".join(map(re.escape, names)))
     return {pattern.sub(lambda match: names[match[0]], name): tensor for name, tensor in state.items()}

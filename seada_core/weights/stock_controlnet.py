@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def check_config(config: dict, source: Path) -> None:
-    """Raises CheckpointError where a diffusers config.json is not of a ControlNet that sees a plain picture."""
+    """Raises CheckpointError where a diffusers config.json is not that of a ControlNet for plain RGB pictures."""
     wanted = {
         "conditioning_channels": 3,
         "controlnet_conditioning_channel_order": "rgb",
@@ -51,7 +51,7 @@ def build_controlnet(unet: UNetConfig) -> ControlNetModel:
 
 
 class StockControlNet(nn.Module):
-    """diffusers' ControlNet behind `ControlNetRCA`'s methods: it adds to the skips, and attends to nothing.
+    """diffusers' ControlNet with `ControlNetRCA`'s methods: it adds to the skips, and has no attention.
 
     Its embedder of eight convolutions takes the picture (B, 3, 8h, 8w) in [0, 1], grey for brightness and recolor.
     """
@@ -61,7 +61,7 @@ class StockControlNet(nn.Module):
         self.net = net
 
     def condense(self, condition: Tensor, latent_size: tuple[int, int]) -> Tensor:
-        """The picture itself: its embedder cannot be run apart."""
+        """The picture itself: the ControlNet's embedder cannot be run separately."""
         return condition
 
     def encode(
@@ -80,16 +80,18 @@ class StockControlNet(nn.Module):
 def start_from(control: ControlNetRCA, stock: StockControlNet) -> list[str]:
     """Copies a stock ControlNet of the same UNet into a controller's conditional encoder and zero convolutions.
 
-    Returns what could not be taken, in words. c_f's columns of `conv_in` stay zero: at first the encoder sees what the
-    stock one would see of an all-zero hint, and the mapper has to learn to show it the photo.
+    c_f's columns of `conv_in` stay zero: at first the encoder computes what the stock one would for an all-zero
+    condition, and the mapper has to learn to pass on the photo.
 
+    Returns:
+        what could not be copied, in words.
     Raises:
-        CheckpointError: the two were made for UNets of other sizes.
+        CheckpointError: the two were made for UNets of different sizes.
     """
     encoder, net = control.encoder, stock.net
     pairs = [(encoder.time_embedding, net.time_embedding), (encoder.down_blocks, net.down_blocks)]
     pairs.append((encoder.mid_block, net.mid_block))
-    notes = ["its embedder of eight convolutions: the mapper has other ones, and learns anew"]
+    notes = ["its embedder of eight convolutions: the mapper has other ones, and is trained from scratch"]
     if control.zero_convs is not None:
         pairs += zip(control.zero_convs, [*net.controlnet_down_blocks, net.controlnet_mid_block], strict=True)
     else:
@@ -97,9 +99,9 @@ def start_from(control: ControlNetRCA, stock: StockControlNet) -> list[str]:
     try:
         for ours, theirs in pairs:
             ours.load_state_dict(theirs.state_dict())
-        encoder.conv_in.weight.zero_()
-        encoder.conv_in.weight[:, : net.conv_in.in_channels] = net.conv_in.weight
-        encoder.conv_in.bias.copy_(net.conv_in.bias)
+        weight = torch.zeros_like(encoder.conv_in.weight)
+        weight[:, : net.conv_in.in_channels] = net.conv_in.weight
+        encoder.conv_in.load_state_dict({"weight": weight, "bias": net.conv_in.bias})
     except RuntimeError as error:
         raise CheckpointError(
             f"the ControlNet was made for another UNet: {str(error).splitlines()[-1].strip()}"
@@ -110,7 +112,7 @@ def start_from(control: ControlNetRCA, stock: StockControlNet) -> list[str]:
 def controller_from(stock: StockControlNet, preset: Preset) -> tuple[ControlNetRCA, list[str]]:
     """A new controller of a preset's sizes that starts from a stock ControlNet; see `start_from`.
 
-    Mapper and RCA are as random as ever (seed 0), and only the encoder's half of a UNet takes memory.
+    Mapper and RCA are random (seed 0), and only the encoder's half of a UNet takes memory.
     """
     unet = on_meta(lambda: build_unet(preset.unet))
     for module in (unet.conv_in, unet.time_embedding, unet.down_blocks, unet.mid_block):
@@ -122,13 +124,13 @@ def controller_from(stock: StockControlNet, preset: Preset) -> tuple[ControlNetR
 
 
 class StockWeights:
-    """A stock ControlNet of Stable Diffusion 1.5 for grey photos, such as brightness or recolor, not yet read.
+    """A stock ControlNet of Stable Diffusion 1.5 for grey photos, such as brightness or recolor, before it is read.
 
     Args:
         path: a diffusers folder, or a single file in original names (with or without `control_model`) or diffusers'.
         unet: of the base that it was made for.
     Raises:
-        CheckpointError: something else, or one made for another UNet.
+        CheckpointError: it is something else, or was made for another UNet.
     """
 
     def __init__(self, path: Path | str, unet: UNetConfig = SD15.unet, download: bool = False):

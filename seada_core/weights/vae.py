@@ -56,7 +56,7 @@ def build_vae(config: VAEConfig) -> AutoencoderKL:
 
 
 def open_vae(path: Path | str, config: VAEConfig | None = None, download: bool = False) -> tuple[Weights, VAEConfig]:
-    """What `load_vae` loads, not yet read, and its sizes."""
+    """What `load_vae` loads, before it is read, and its sizes."""
     path = find(path, download)
     config = config or VAEConfig()
     if path.is_dir():
@@ -88,7 +88,7 @@ def load_vae(
     one, or a diffusers folder, of the VAE or of the whole model. `config`: the sizes of a single file.
 
     Raises:
-        CheckpointError: something else is there.
+        CheckpointError: it is something else.
     """
     weights, config = open_vae(path, config, download)
     return load("vae", lambda: build_vae(config), weights, strict)

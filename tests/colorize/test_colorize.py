@@ -456,7 +456,7 @@ def test_a_base_and_a_stock_controlnet_colour(small_sd15, photo, tmp_path, capfd
     assert results[0].size == Image.open(photo).size and not np.array_equal(*results)
     capfd.readouterr()
     for more, message in (
-        (["--base", base, "--model", "mini"], "the embedded model is whole"),
+        (["--base", base, "--model", "mini"], "the embedded model needs no base"),
         (["--base", str(tmp_path / "nothing")], "does not exist"),
         (["--base", base, "--control", base], "no config.json in"),
         (["--base", base, "--captioner", control], "expected CoCa, BLIP, BLIP-2 or ClipCap"),

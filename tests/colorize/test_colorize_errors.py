@@ -206,7 +206,7 @@ def test_a_full_disk(run, photo, tmp_path, monkeypatch):
 def test_offloading_needs_somewhere_to_load_from(run, photo):
     status, _, err = run(photo, "--offload")
     assert (status, len(err)) == (1, 1)
-    assert "leave it out" in err[0]
+    assert "run without it" in err[0]
 
 
 def test_a_compiler_that_fails_ends_the_run(run, photo, tmp_path, monkeypatch):
@@ -224,7 +224,7 @@ def test_a_compiler_that_fails_ends_the_run(run, photo, tmp_path, monkeypatch):
     scene(20, 20).save(tmp_path / "second.png")
     status, out, err = run(photo, tmp_path / "second.png", "-o", tmp_path / "out", "--compile")
     assert (status, out, len(err)) == (1, [], 1)
-    assert err[0] == "error: torch.compile failed: no such header; leave --compile out"
+    assert err[0] == "error: torch.compile failed: no such header; run without --compile"
 
 
 def test_interrupted_while_writing(run, photo, tmp_path, monkeypatch):

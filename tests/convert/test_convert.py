@@ -46,7 +46,7 @@ def test_a_single_file_becomes_part_files(small_sd15, tmp_path, capsys):
         "constants of the noise schedule": 12,
         "copies of the UNet by exponential averages": 1,
     }
-    assert found["semantic_encoder"]["ignored"] == {"positions, which are counted anew": 1}
+    assert found["semantic_encoder"]["ignored"] == {"positions, which are computed": 1}
     assert any(note.startswith("vae: no part file has it") for note in result["notes"])
     for part, name in (("unet", "unet"), ("semantic_encoder", "text_encoder")):
         module, preset = part_files.load_part(tmp_path / "out" / f"{part}.safetensors", part)

@@ -77,5 +77,5 @@ def test_any_size_on_either_side(classifier, picture, size):
 
 
 def test_a_model_without_a_classifier_says_so(tiny_model):
-    with pytest.raises(ValueError, match="no classifier to see what is alike"):
+    with pytest.raises(ValueError, match="no classifier to match two pictures by"):
         reference_hints(Colorizer(tiny_model, "cpu"), torch.rand(1, 1, 8, 8), torch.rand(1, 3, 8, 8))

@@ -188,5 +188,5 @@ def test_a_reference_without_strength_changes_nothing_and_needs_a_classifier(com
     nodes = reference(strength=0.0) | {"load": node("SeAdaLoadModel", model_name="tiny")}
     assert comfy.probe("result = a.soft is None and a.map is None", nodes, a=["reference", 0])
     nodes["reference"]["inputs"] |= {"strength": 1.0, "seada": ["load", 1]}
-    with pytest.raises(PromptError, match="no classifier to see what is alike"):
+    with pytest.raises(PromptError, match="no classifier to match two pictures by"):
         comfy.probe("", nodes, a=["reference", 0])

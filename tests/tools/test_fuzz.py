@@ -197,7 +197,7 @@ def test_configurations_that_nest_or_cannot_be_built(tmp_path):
         ("[" * 100_000, "broken seada.config"),
         (good.replace('"heads": 2', '"heads": 3'), "of which no semantic_encoder can be built|does not fit"),
         (good.replace('"activation": "quick_gelu"', '"activation": "os.system"'), "can be built"),
-        (json.dumps({**json.loads(good), "vocabulary": [10**9]}), "no list of different tokens"),
+        (json.dumps({**json.loads(good), "vocabulary": [10**9]}), "not a list of different tokens"),
         (json.dumps({**json.loads(good), "length": 10**9}), "the texts' length is 1000000000"),
     ):
         header["__metadata__"]["seada.config"] = config
@@ -214,7 +214,7 @@ def test_weights_of_another_data_type_are_refused(tmp_path):
 
     whole = {name: tensor.to(torch.int32) for name, tensor in load_file(path).items()}
     save_file(whole, path, header["__metadata__"])
-    with pytest.raises(CheckpointError, match=r"as I32, which is no torch\.float32"):
+    with pytest.raises(CheckpointError, match=r"as I32, which is not torch\.float32"):
         part_files.load_part(path, "semantic_adapter")
 
 

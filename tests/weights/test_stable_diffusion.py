@@ -335,7 +335,7 @@ def test_parts_and_base_must_belong_together(diffusers_folder, part_folder, tiny
         (tiny := tiny_model.parent / "without").mkdir(exist_ok=True)
         shutil.copy(tiny_model / "controlnet_rca.safetensors", tiny)
         Colorizer.from_pretrained(str(tiny), base=diffusers_folder)
-    with pytest.raises(CheckpointError, match="the embedded model is whole"):
+    with pytest.raises(CheckpointError, match="the embedded model needs no base"):
         Colorizer.from_pretrained("mini", base=diffusers_folder)
     with pytest.raises(CheckpointError, match="made for another UNet"):
         Colorizer.from_pretrained(base=diffusers_folder, control=tiny / "controlnet_rca.safetensors")
