@@ -54,8 +54,8 @@ def test_a_header_whose_length_looks_like_a_pickle_is_none(length, tmp_path):
 GOOD = written(200)
 FAULTS = {
     "empty": (b"", "it is empty"),
-    "torn header": (GOOD[:100], "has 100 bytes and its header tells of at least 208, so that a download broke off"),
-    "torn": (GOOD[:-3], "has 213 bytes and its header tells of 216, so that a download broke off"),
+    "torn header": (GOOD[:100], "has 100 bytes and its header expects at least 208: the download was interrupted"),
+    "torn": (GOOD[:-3], "has 213 bytes and its header expects 216: the download was interrupted"),
     "longer": (GOOD + b"x", "1 bytes follow its last tensor"),
     "seven bytes": (GOOD[:7], "not a readable safetensors file"),
     "lfs": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", "git-lfs pointer.*git lfs pull"),
@@ -66,10 +66,10 @@ FAULTS = {
     "zip pickle": (pickled(legacy=False), r"is a pickle, which can run any program.*docs/weights\.md"),
     "old pickle": (pickled(legacy=True), "is a pickle"),
     "gguf": (b"GGUF\x03\x00\x00\x00" + bytes(50), "GGUF"),
-    "noise": (bytes(range(256)) * 9, "no safetensors header"),
-    "not json": (struct.pack("<Q", 20) + b"{" * 40, "no safetensors header"),
-    "a list": (struct.pack("<Q", 20) + b"[]".ljust(20), "no safetensors header"),
-    "wrong fields": (struct.pack("<Q", 30) + b'{"x":{"shape":3}}'.ljust(30), "no safetensors header"),
+    "noise": (bytes(range(256)) * 9, "not a safetensors header"),
+    "not json": (struct.pack("<Q", 20) + b"{" * 40, "not a safetensors header"),
+    "a list": (struct.pack("<Q", 20) + b"[]".ljust(20), "not a safetensors header"),
+    "wrong fields": (struct.pack("<Q", 30) + b'{"x":{"shape":3}}'.ljust(30), "not a safetensors header"),
 }
 
 

@@ -421,7 +421,7 @@ def test_bad_values_are_refused():
         ("temperature", (z, gray, None, 5, seeds(0)), {"temperature": 0.0}),
         ("truncation", (z, gray, None, 5, seeds(0)), {"truncation": 0.0}),
         ("strength", (z, gray, None, 5, seeds(0)), {"strength": 1.5}),
-        ("one generator a picture", (z, gray, None, 5, seeds(0, 1)), {}),
+        ("one generator per picture", (z, gray, None, 5, seeds(0, 1)), {}),
         (r"must be \(1, 4\), one token for each position", (z[:, :3], gray, None, 5, seeds(0)), {}),
     ):
         with pytest.raises(ValueError, match=match):

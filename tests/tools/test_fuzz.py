@@ -134,8 +134,8 @@ HEADERS = {
     "metadata list": ({"__metadata__": []}, b"", "metadata is not text"),
     "twice": (b'{"a": 1, "a": 2}', b"", "names something twice"),
     "NaN": (b'{"a": NaN}', b"", "holds NaN"),
-    "deep": (b'{"a":' * 100_000, b"", "nested too deeply|no safetensors header"),
-    "not UTF-8": (b'{"\xff": 1}', b"", "no safetensors header"),
+    "deep": (b'{"a":' * 100_000, b"", "nested too deeply|not a safetensors header"),
+    "not UTF-8": (b'{"\xff": 1}', b"", "not a safetensors header"),
 }
 
 
@@ -222,7 +222,7 @@ def test_a_file_of_hints_may_not_be_of_any_size(tmp_path):
     path = tmp_path / "hints.json"
     with path.open("wb") as file:
         file.truncate(hint_format.MAX_BYTES + 1)
-    with pytest.raises(ValueError, match="a file of hints has at most 16000000"):
+    with pytest.raises(ValueError, match="a hints file has at most 16000000"):
         hint_format.load_hints(path)
 
 

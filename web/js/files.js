@@ -57,7 +57,7 @@ export function listen(painter) {
     element.classList.remove("seada-drop");
     const [file] = event.dataTransfer.files;
     if (file) take(painter, file);
-    else painter.say("drop a picture file for reference, or a file of hints");
+    else painter.say("drop a picture file for reference, or a hints file");
   });
   element.addEventListener("copy", (event) => {
     if (event.target.matches("input, textarea")) return;
