@@ -41,7 +41,7 @@ def test_tiffs_of_other_programs(tmp_path, channels, compression, order):
         np.testing.assert_array_equal(picture.alpha, values[..., 3])
     planes = np.moveaxis(values, -1, 0).copy()
     tifffile.imwrite(tmp_path / "planes.tif", planes, **options, planarconfig="separate")
-    with pytest.raises(PictureError, match=r"planes\.tif: its channels of 16 bits lie in separate planes"):
+    with pytest.raises(PictureError, match=r"planes\.tif: its 16-bit channels lie in separate planes"):
         pictures.read(tmp_path / "planes.tif")
 
 

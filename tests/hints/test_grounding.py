@@ -49,14 +49,14 @@ def test_attention_is_an_explicit_softmax_over_the_words(tiny_preset):
     seen = []
     blocks = [m.attn2 for m in unet.modules() if getattr(m, "attn2", None) is not None]
     keep = [b.register_forward_pre_hook(lambda m, a, k: seen.append((m, a[0], k)), with_kwargs=True) for b in blocks]
-    with torch.no_grad(), grounding.AttentionRegions(unet, columns) as heard:
+    with torch.no_grad(), grounding.AttentionRegions(unet, columns) as regions:
         denoise(unet, x, torch.tensor(10), context)
-    assert len(heard.maps) == len(seen) == len(blocks) > 0
+    assert len(regions.maps) == len(seen) == len(blocks) > 0
     for handle in keep:
         handle.remove()
     with torch.no_grad():
         denoise(unet, x, torch.tensor(10), context)
-    assert len(heard.maps) == len(seen)  # nobody listens any more
+    assert len(regions.maps) == len(seen)  # the hooks are removed
 
     expected = torch.zeros(2, 3, 8, 6)
     for block, hidden, options in seen:
@@ -75,8 +75,8 @@ def test_attention_is_an_explicit_softmax_over_the_words(tiny_preset):
         expected += F.interpolate(cells.unflatten(2, grid), (8, 6), mode="bilinear") / len(seen)
     low, high = expected.amin((2, 3), keepdim=True), expected.amax((2, 3), keepdim=True)
     expected = (expected - low) / (high - low).clamp_min(1e-6)
-    torch.testing.assert_close(heard.scores((8, 6)), expected, atol=1e-3, rtol=1e-3)
-    assert (heard.scores((8, 6))[:, 2] == 0).all()
+    torch.testing.assert_close(regions.scores((8, 6)), expected, atol=1e-3, rtol=1e-3)
+    assert (regions.scores((8, 6))[:, 2] == 0).all()
 
 
 def test_attention_of_a_batch_is_that_of_its_photos(tiny_model):
@@ -191,7 +191,7 @@ def test_clipseg_takes_any_photo_and_one_thing(clipseg, mini):
             found, phrases, _ = steering.word_hints(mini, torch.rand(count, 1, *size), "a red cup", loaded)
             assert found.shape == (count, 3, *size) and len(phrases) == 1
     assert steering.word_hints(mini, torch.rand(1, 1, 20, 20), "a red cup", clipseg)[0].shape == (1, 3, 20, 20)
-    long = grounding.clipseg_regions(*loaded, torch.rand(1, 1, 9, 9), ["a very long name of a thing that nobody has"])
+    long = grounding.clipseg_regions(*loaded, torch.rand(1, 1, 9, 9), ["a very long name of an unknown thing"])
     assert long.shape == (1, 1, 32, 32)
 
 

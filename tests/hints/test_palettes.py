@@ -88,7 +88,7 @@ def test_a_users_scheme_replaces_the_banks_and_others_join(tmp_path):
         ({"description": "the of a"}, "needs a description"),
         ({"description": ["a"]}, "description is"),
         ({"colors": []}, "colors is 0"),
-        ({"colors": {"a": 1}}, "colors is no list"),
+        ({"colors": {"a": 1}}, "colors is not a list"),
         ({"colors": GOOD["colors"] * 20}, "colors is 40"),
         ({"colors": ["#ffffff"]}, "colour 1: expected an object"),
         ({"colors": [{"color": "red", "name": "red"}]}, "'red': expected #rrggbb"),
@@ -132,7 +132,7 @@ def test_a_file_of_another_form_is_named(tmp_path, content, says):
 
 
 def test_two_schemes_of_one_name_and_a_missing_file(tmp_path):
-    with pytest.raises(ValueError, match="names are unique"):
+    with pytest.raises(ValueError, match="names must be unique"):
         palettes.read_schemes(write(tmp_path / "mine.json", GOOD, GOOD | {"name": "MINE"}))
     with pytest.raises(ValueError, match="cannot read"):
         palettes.read_schemes(tmp_path / "none.json")

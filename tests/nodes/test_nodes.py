@@ -275,8 +275,8 @@ def test_a_large_folder_is_read_in_parts(comfy, folder):
 @pytest.mark.parametrize(
     ("inputs", "message"),
     [
-        ({"folder": "../models"}, "lies outside ComfyUI's input folder"),
-        ({"folder": "/"}, "lies outside ComfyUI's input folder"),
+        ({"folder": "../models"}, "is outside ComfyUI's input folder"),
+        ({"folder": "/"}, "is outside ComfyUI's input folder"),
         ({"folder": "nowhere"}, "no folder 'nowhere' in ComfyUI's input folder.*create it and put photos there"),
         ({"folder": "folder", "first": 9}, "first is 9, and the folder has 4 photos"),
         ({"folder": "folder", "count": 1}, "none of the files could be read:\n.*a.jpg is not a picture"),
