@@ -1,11 +1,10 @@
-"""Everything that the model card says of a model's colours, by the commands of the repository:
+"""All figures of the model card.
 
 `python -m benchmarks.quality.embedded_model --data val-000.tar --kodak DIR --historical DIR --out DIR`
 
 `python -m seada_core.evaluate` on the validation shard, on its first pictures by the hint protocol, on Kodak24 and on
 photos without a truth, `benchmarks.quality.kodak` for the decoder, and the time for a photo; then the table of the
-aims. Each
-evaluation is a folder of `--out`, and with `--resume` none is done twice.
+aims. Each evaluation is a folder in `--out`, and with `--resume` finished ones are skipped.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ def evaluations(options: argparse.Namespace) -> dict[str, list[str]]:
 
 
 def seconds_a_photo(model: str, device: str | None, photo: Path) -> float:
-    """A photo through the Colorizer with its defaults, warm, best of `REPEATS`."""
+    """Seconds of the Colorizer per photo with its defaults, warm, best of `REPEATS`."""
     from seada_core.pipeline import Colorizer
 
     colorizer = Colorizer.from_pretrained(model, device)
@@ -55,7 +54,7 @@ def seconds_a_photo(model: str, device: str | None, photo: Path) -> float:
 
 
 def aims(reports: dict[str, dict], kodak: float | None, seconds: float | None) -> list[tuple[str, str, str, str]]:
-    """Rows of (what, leaving grey, the model, aim) of what was measured."""
+    """Rows of (figure, leaving grey, the model, aim) for the measurements that were made."""
     rows = []
     if "validation" in reports:
         ours = reports["validation"]["methods"]["ours"]
@@ -101,7 +100,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--model", default="mini", help='"mini" or a folder of part files (default: mini)')
     parser.add_argument("--device", help="cpu, cuda, ... (default: the Colorizer's choice)")
     parser.add_argument("--out", type=Path, required=True, help="folder of the evaluations")
-    parser.add_argument("--resume", action="store_true", help="go on with what is there")
+    parser.add_argument("--resume", action="store_true", help="skip evaluations that are finished")
     options = parser.parse_args(arguments)
     reports = {}
     for name, command in evaluations(options).items():

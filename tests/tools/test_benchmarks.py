@@ -197,8 +197,8 @@ def test_captions_of_the_table(tiny_model, pictures):
     truth = torch.stack([sources.to_tensor(entry.load()) for entry in sources.find(pictures)])
     gray = sources.gray_of(truth)
     captioned = ablation_models.true_captions(options)
-    assert captioned.say(gray)[:2] == ["a photo of a cat", "a photo of a dog on grass"]
-    plain = captioned.colorizer(gray, prompt=captioned.say(gray))
+    assert captioned.caption(gray)[:2] == ["a photo of a cat", "a photo of a dog on grass"]
+    plain = captioned.colorizer(gray, prompt=captioned.caption(gray))
     torch.testing.assert_close(captioned(gray), plain)
 
 
