@@ -29,7 +29,7 @@ def pickled(legacy: bool) -> bytes:
     return buffer.getvalue()
 
 
-def test_names_and_shapes_are_those_of_the_library(tmp_path):
+def test_names_and_shapes_match_safetensors(tmp_path):
     path = tmp_path / "some.safetensors"
     save_file({"a.b": torch.zeros(2, 3).half(), "scalar": torch.tensor(1), "none": torch.zeros(0, 4)}, path, {"m": "1"})
     header = read_header(path)
@@ -42,7 +42,7 @@ def test_names_and_shapes_are_those_of_the_library(tmp_path):
 
 
 @pytest.mark.parametrize("length", [0x280, 0x380, 0x480, 0x044B50])
-def test_a_header_whose_length_looks_like_a_pickle_is_none(length, tmp_path):
+def test_a_header_length_that_looks_like_a_pickle_is_accepted(length, tmp_path):
     """Its first bytes are a pickle's, or nearly a zip's."""
     path = tmp_path / "some.safetensors"
     path.write_bytes(written(length))
@@ -74,7 +74,7 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_what_is_no_weights_file_is_named(fault, tmp_path):
+def test_files_that_are_not_weights_are_identified(fault, tmp_path):
     content, message = FAULTS[fault]
     path = tmp_path / "model.safetensors"
     path.write_bytes(content)
@@ -91,7 +91,7 @@ def test_what_is_no_weights_file_is_named(fault, tmp_path):
             read()
 
 
-def test_neither_folders_nor_nothing(tmp_path):
+def test_folders_and_missing_files_are_refused(tmp_path):
     with pytest.raises(CheckpointError, match="is a folder, expected a file"):
         read_header(tmp_path)
     with pytest.raises(CheckpointError, match="does not exist"):
@@ -129,7 +129,7 @@ def test_kinds(name, kind, tmp_path):
     assert weight_headers.kind(read_header(path)).name == kind
 
 
-def test_a_model_in_a_parts_place_is_named(small_sd15):
+def test_a_whole_model_in_place_of_a_part_is_identified(small_sd15):
     with pytest.raises(
         CheckpointError, match=r"not a SeAda part file .* a single-file checkpoint; .*seada_core\.convert"
     ):
@@ -148,7 +148,7 @@ def test_a_part_that_does_not_fit_is_not_read(tiny_model, tmp_path, monkeypatch)
         part_files.load_part(tmp_path / "x.safetensors", "hint_encoder")
 
 
-def test_the_documents_way_to_convert_a_pickle_works(tmp_path):
+def test_the_documented_pickle_conversion_works(tmp_path):
     import re
     import subprocess
     import sys

@@ -39,7 +39,7 @@ def photo() -> torch.Tensor:
 # --- attention --------------------------------------------------------------------------------------------------------
 
 
-def test_attention_is_an_explicit_softmax_over_the_words(tiny_preset):
+def test_attention_matches_an_explicit_softmax(tiny_preset):
     from seada_core.models.backbone import denoise
     from seada_core.weights import part_files
 
@@ -79,7 +79,7 @@ def test_attention_is_an_explicit_softmax_over_the_words(tiny_preset):
     assert (regions.scores((8, 6))[:, 2] == 0).all()
 
 
-def test_attention_of_a_batch_is_that_of_its_photos(tiny_model):
+def test_attention_of_a_batch_equals_single_photos(tiny_model):
     colorizer = Colorizer.from_pretrained(str(tiny_model), "cpu")
     gray = torch.rand(2, 1, 40, 70, generator=torch.Generator().manual_seed(0))
     both, phrases, missing = steering.word_hints(colorizer, gray, "a red dog, a purple zorblat", "attention")
@@ -99,7 +99,7 @@ def test_attention_takes_any_shape(tiny_model, size):
 # --- fitting to edges -------------------------------------------------------------------------------------------------
 
 
-def test_refine_is_a_dense_solve():
+def test_refine_matches_a_dense_solve():
     generator = torch.Generator().manual_seed(0)
     gray, scores = torch.rand(1, 1, 7, 9, generator=generator), torch.rand(1, 2, 7, 9, generator=generator)
     found = grounding.refine(gray, scores)
@@ -126,7 +126,7 @@ def test_a_large_photo_is_refined_at_a_small_size():
 # --- recognition ------------------------------------------------------------------------------------------------------
 
 
-def test_recognition_knows_everyday_things_alone(mini, photo):
+def test_recognition_finds_only_known_things(mini, photo):
     captioner = mini.part("captioner")
     scores = grounding.recognized_regions(captioner, photo, ["cup", "zorblat", "coffee mug"])
     assert scores.shape == (1, 3, 60, 90)
@@ -146,7 +146,7 @@ def test_recognition_of_a_batch_and_of_large_photos(mini, photo):
     assert large.shape == (1, 1, 107, 160)  # many things of a large photo must fit in memory
 
 
-def test_words_paint_the_thing_and_name_what_is_unknown(mini, photo):
+def test_words_colour_known_things_and_report_unknown_ones(mini, photo):
     found, phrases, missing = steering.word_hints(mini, photo, "a red cup beside a purple zorblat")
     assert ([p.thing for p in phrases], [p.thing for p in missing]) == (["cup"], ["zorblat"])
     assert found.shape == (1, 3, 60, 90) and found[:, 2].min() >= 0 and found[:, 2].max() <= steering.WORD_WEIGHT + 1e-6
@@ -156,7 +156,7 @@ def test_words_paint_the_thing_and_name_what_is_unknown(mini, photo):
     assert steering.word_hints(mini, photo, "a purple zorblat")[0] is None
 
 
-def test_who_looks(mini, tiny_model, tmp_path):
+def test_the_method_depends_on_the_models_parts(mini, tiny_model, tmp_path):
     tiny = Colorizer.from_pretrained(str(tiny_model), "cpu")
     assert [steering.finder(c) for c in (mini, tiny)] == ["recognition", "attention"]
     with pytest.raises(ValueError, match="no classifier to find things with"):
@@ -168,7 +168,7 @@ def test_who_looks(mini, tiny_model, tmp_path):
 # --- CLIPSeg ----------------------------------------------------------------------------------------------------------
 
 
-def test_clipseg_scores_are_the_model_s_own(clipseg):
+def test_clipseg_scores_match_the_model(clipseg):
     model, tokenizer = grounding.load_clipseg(clipseg)
     assert grounding.load_clipseg(clipseg)[0] is model  # a folder of photos does not load it for each
     gray = torch.rand(2, 1, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -195,7 +195,7 @@ def test_clipseg_takes_any_photo_and_one_thing(clipseg, mini):
     assert long.shape == (1, 1, 32, 32)
 
 
-def test_no_clipseg_gets_a_plain_message(tmp_path, clipseg):
+def test_a_missing_clipseg_gets_a_plain_message(tmp_path, clipseg):
     with pytest.raises(ValueError, match="no complete CLIPSeg model with its tokenizer in"):
         grounding.load_clipseg(tmp_path / "nowhere")
     (tmp_path / "config.json").write_text((clipseg / "config.json").read_text())

@@ -84,7 +84,7 @@ def test_coca_errors(coca_folder, tmp_path):
         load_captioner("coca", folder)
 
 
-def test_a_coca_file_is_known_by_its_shapes(tmp_path):
+def test_a_coca_file_is_identified_by_its_shapes(tmp_path):
     """Against the modules that open_clip builds of its configurations, without memory."""
     from accelerate import init_empty_weights
     from open_clip import get_model_config
@@ -221,7 +221,7 @@ def blip_without(blip_folder, tmp_path):
     return write
 
 
-def test_blips_output_layer_is_its_word_embeddings_where_a_file_has_none(blip_without):
+def test_blip_files_without_an_output_layer_use_the_word_embeddings(blip_without):
     """transformers 5 writes no such weight; 4.50 draws it at random when it is missing."""
     folder = blip_without(BLIP_HEAD)
     text = load_captioner("blip", folder).model.text_decoder
@@ -254,7 +254,7 @@ def test_blip_errors(blip_folder, tmp_path):
 # --- ClipCap ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_captioner_is_known_by_its_contents(coca_folder, blip_folder, blip2_folder, tmp_path):
+def test_a_captioner_is_identified_by_its_contents(coca_folder, blip_folder, blip2_folder, tmp_path):
     kinds = [captioner_kind(folder) for folder in (coca_folder, blip_folder, blip2_folder)]
     assert kinds == ["coca", "blip", "blip2"]
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
@@ -346,7 +346,7 @@ def test_clipcap_errors(clipcap_folder, tmp_path):
         load_captioner("clipcap", tmp_path, config="clipcap-test-clip")
 
 
-def test_a_colorizer_asks_the_captioner_that_it_is_given(blip_folder, tiny_model):
+def test_a_colorizer_uses_the_given_captioner(blip_folder, tiny_model):
     from seada_core.pipeline import Colorizer
 
     colorizer = Colorizer.from_pretrained(str(tiny_model), "cpu", captioner=blip_folder)

@@ -104,7 +104,7 @@ def test_the_classifier_follows_its_inputs_precision():
     assert [m.dtype for m in maps] == [torch.bfloat16] * 2
 
 
-def test_all_of_the_mapper_learns_but_the_classifier(tiny_preset):
+def test_the_mapper_trains_except_its_classifier(tiny_preset):
     from seada_core.models import backbone
 
     torch.manual_seed(0)

@@ -38,7 +38,7 @@ def gaussian(schedule, mean: torch.Tensor, deviation: float):
 
 
 @pytest.mark.parametrize("preset", [MINI, SD15], ids=lambda preset: preset.name)
-def test_solvers_come_to_the_exact_solution_the_better_ones_sooner(preset):
+def test_solvers_converge_to_the_exact_solution_higher_orders_faster(preset):
     schedule = build_scheduler(preset.diffusion)
     torch.manual_seed(0)
     noise, mean = torch.randn(2, 4, 8, 8), torch.randn(2, 4, 8, 8)
@@ -60,7 +60,7 @@ def test_solvers_come_to_the_exact_solution_the_better_ones_sooner(preset):
 
 @pytest.mark.parametrize("name", ["unipc", "dpm++"])
 @pytest.mark.parametrize("preset", [MINI, SD15], ids=lambda preset: preset.name)
-def test_given_x0_they_are_diffusers_own(name, preset):
+def test_solvers_given_x0_match_diffusers(name, preset):
     """The same as diffusers' scheduler that is told what the model predicts, and turns that into x0 by itself."""
     import diffusers
 
@@ -145,7 +145,7 @@ def test_compiling_without_a_compiler(colorizer, monkeypatch):
 
 
 @pytest.mark.slow
-def test_compiled_colours_the_same(tiny_model, colorizer):
+def test_compiling_gives_the_same_colours(tiny_model, colorizer):
     compiled = Colorizer.from_pretrained(str(tiny_model))
     compiled.compile()
     for size in ((64, 64), (64, 96)):
@@ -154,7 +154,7 @@ def test_compiled_colours_the_same(tiny_model, colorizer):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3)
 
 
-def test_offloading_keeps_on_the_device_what_is_at_work(tiny_model, monkeypatch):
+def test_offloading_moves_parts_to_the_device_only_for_use(tiny_model, monkeypatch):
     """With a device that is none: parts are seen to come and to go, each before it is used."""
     colorizer = Colorizer.from_pretrained(str(tiny_model))
     gray = torch.rand(1, 1, 64, 64)

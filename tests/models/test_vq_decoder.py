@@ -74,7 +74,7 @@ def taesd_decoder() -> tuple[torch.nn.Module, dict[str, torch.Tensor]]:
 
 
 @torch.no_grad()
-def test_a_codec_that_starts_from_taesd_shows_taesds_colours():
+def test_a_codec_initialised_from_taesd_gives_its_colours():
     taesd, weights = taesd_decoder()
     codec = VQDecoder(CodecConfig(codes=8, channels=(64,) * 4, blocks=(1, 3, 3, 5))).eval()
     assert start_from_taesd(codec.decoder, weights) == len(weights)
@@ -86,7 +86,7 @@ def test_a_codec_that_starts_from_taesd_shows_taesds_colours():
     )
 
 
-def test_taesds_layers_of_other_sizes_are_left_out_and_other_files_refused(tmp_path):
+def test_taesds_layers_of_other_sizes_are_skipped_and_other_files_refused(tmp_path):
     _, weights = taesd_decoder()
     codec = VQDecoder(CodecConfig(codes=8, channels=(24, 64, 64, 64)))
     left_out = {"17.weight", "19.weight"} | {n for n in weights if n.startswith("18.")}
@@ -143,7 +143,7 @@ def test_a_larger_grey_photo_takes_the_latent_resized():
 
 
 @pytest.mark.parametrize("margin", [128, 256])
-def test_tiles_make_the_whole_picture(margin):
+def test_tiles_equal_the_whole_picture(margin):
     """What lies beyond the margin hardly matters; at 256 px, more than the network's reach here, not at all."""
     codec = trained_looking()
     gray, z = torch.rand(2, 1, 180, 700), torch.randn(2, 4, 22, 88)
@@ -283,7 +283,7 @@ def test_unused_codes_restart_on_vectors_of_the_batch():
     assert (vectors[0] - stage.codec.codebook[5]).abs().sum(1).min() < 1e-5
 
 
-def test_evaluation_leaves_the_codebook_alone():
+def test_evaluation_does_not_change_the_codebook():
     torch.manual_seed(0)
     stage = CodecStage(VQDecoder(SMALL)).eval()
     before = stage.codec.codebook.clone()

@@ -92,7 +92,7 @@ result = [list(a.shape), float(((a - b) @ weights).abs().max()), float((a - a.me
     assert chroma > 0.02
 
 
-def test_a_batch_gives_what_its_pictures_give(comfy):
+def test_a_batch_equals_single_pictures(comfy):
     nodes = colorize() | {"other": node("LoadImage", image="flipped.png")}
     nodes["both"] = node("ImageBatch", image1=["image", 0], image2=["other", 0])
     for name, source in (("color 2", "other"), ("color both", "both")):
@@ -110,7 +110,7 @@ def test_alpha_is_dropped(comfy):
     assert comfy.probe(DIFFERENCE, nodes, a=["color", 0], b=["color 2", 0]) == 0
 
 
-def test_an_empty_prompt_asks_the_captioner(comfy):
+def test_an_empty_prompt_uses_the_captioner(comfy):
     nodes = colorize(prompt="")
     nodes["caption"] = node(
         "SeAdaCaptioner", image=["image", 0], captioner="the model's own", beams=1, max_tokens=30, seada=["load", 1]
@@ -148,7 +148,7 @@ def test_an_interrupted_prompt_stops_and_the_next_one_works(comfy):
 # --- hints ------------------------------------------------------------------------------------------------------------
 
 
-def test_a_hint_is_the_colour_where_it_is(comfy):
+def test_a_hinted_place_has_the_hints_colour(comfy):
     nodes = colorize()
     nodes["hints"] = node("SeAdaHints", image=["image", 0], points=POINT, mask_color="#000000")
     nodes["color"]["inputs"]["hints"] = ["hints", 0]
@@ -185,7 +185,7 @@ def test_a_reference_gives_the_share_of_superpixels_asked_for(comfy):
     assert shown == [1, 80, 120, 3]
 
 
-def test_a_palette_draws_colours_to_itself(comfy):
+def test_a_palette_attracts_colours(comfy):
     nodes = colorize() | {"palette": node("SeAdaPalette", colors="#2040e0", count=3)}
     nodes["color 2"] = node("SeAdaColorize", **nodes["color"]["inputs"] | {"hints": ["palette", 0]})
     code = """
@@ -241,7 +241,7 @@ def _folder(**inputs) -> dict:
     return {"folder": node("SeAdaLoadFolder", **{"folder": "folder", "first": 0, "count": 0} | inputs)}
 
 
-def test_a_folder_s_photos_keep_their_sizes_and_what_is_no_photo_is_reported(comfy, folder):
+def test_photos_of_a_folder_keep_their_sizes_and_other_files_are_reported(comfy, folder):
     nodes = _folder()
     nodes["names"] = node("PreviewAny", source=["folder", 1])
     nodes["sizes"] = node("GetImageSize", image=["folder", 0])

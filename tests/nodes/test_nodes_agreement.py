@@ -193,7 +193,7 @@ def same_tensors(path, other, rename=lambda name: name) -> int:
 
 
 @pytest.mark.slow
-def test_a_full_size_checkpoint_goes_every_way_and_agrees(full_size, start_comfy, tmp_path):
+def test_a_full_size_checkpoint_converts_and_agrees(full_size, start_comfy, tmp_path):
     """Original names to a diffusers folder to part files; and the single file as base, here and in ComfyUI."""
     checkpoint, folder, half = str(full_size["checkpoint"]), tmp_path / "diffusers", ["--dtype", "float16"]
     assert convert([checkpoint, str(folder), "--to", "diffusers", *half]) == 0

@@ -144,7 +144,7 @@ result = [left, stay, sorted({output.device.type for output in outputs})]
 """
 
 
-def test_what_is_loaded_in_part_runs_on_another_device_than_the_one_that_keeps_the_rest(comfy):
+def test_partly_loaded_models_run_on_another_device_than_the_offloaded_weights(comfy):
     nodes = {"load": node("SeAdaLoadModel", model_name="embedded")}
     left, stay, devices = comfy.probe(ON_ANOTHER_DEVICE, nodes, a=["load", 1])
     assert left == []

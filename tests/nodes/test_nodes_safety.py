@@ -107,7 +107,7 @@ def attempt(comfy, nodes: dict) -> str:
     return ""
 
 
-def test_the_watch_sees_what_it_should(comfy, bait):
+def test_the_audit_hook_records_events(comfy, bait):
     comfy.probe(WATCH)
     code = (
         f"open({str(bait / 'photo.png')!r}).close(); import socket; s = socket.socket(); s.connect_ex(('127.0.0.1', 9))"
@@ -117,7 +117,7 @@ def test_the_watch_sees_what_it_should(comfy, bait):
 
 
 @pytest.mark.parametrize("every", [5, pytest.param(1, marks=pytest.mark.slow)])
-def test_no_text_and_no_choice_leads_out_or_to_the_network(comfy, bait, every):
+def test_no_text_or_choice_reaches_other_files_or_the_network(comfy, bait, every):
     values = hostile(bait, comfy)
     texts, choices = widgets(comfy, ("STRING",)), widgets(comfy, ("COMBO",))
     assert len(texts) >= 7 and len(choices) >= 5
@@ -135,7 +135,7 @@ def test_no_text_and_no_choice_leads_out_or_to_the_network(comfy, bait, every):
     assert attempt(comfy, around(comfy, "SeAdaColorize")) == ""  # and it still works
 
 
-def test_no_name_that_passes_the_list_leads_out(comfy, bait):
+def test_names_that_bypass_the_list_cannot_leave_the_folders(comfy, bait):
     """A wire hands over what the server's lists have not seen."""
     code = """
 result = []

@@ -97,7 +97,7 @@ def test_a_point_wins_over_words(comfy):
 
 
 @pytest.mark.parametrize(("text", "model"), [("a red cup", "embedded"), ("a red dog", "tiny")])
-def test_a_batch_of_photos_gets_what_each_gets(comfy, text, model):
+def test_a_batch_equals_single_photos(comfy, text, model):
     nodes = batch(words(text, model))
     for name in ("other", "both"):
         nodes[f"by {name}"] = node("SeAdaHintsFromText", **nodes["words"]["inputs"] | {"image": [name, 0]})
@@ -136,7 +136,7 @@ def test_unknown_things_are_named(comfy):
         comfy.run(attention | {"show": node("PreviewImage", images=["words", 1])})
 
 
-def test_a_model_that_cannot_look_says_so(comfy):
+def test_recognition_without_a_classifier_is_refused(comfy):
     show = {"show": node("PreviewImage", images=["words", 1])}
     with pytest.raises(PromptError, match="no classifier to find things with; use attention or CLIPSeg"):
         comfy.run(words("a red dog", "tiny", source="recognition") | show)
@@ -160,7 +160,7 @@ def test_clipseg_folders_are_listed_and_find_things(comfy):
 # --- a reference picture ----------------------------------------------------------------------------------------------
 
 
-def test_a_reference_lends_its_colours(comfy):
+def test_a_reference_transfers_its_colours(comfy):
     nodes = colorize(model="embedded") | reference()
     nodes["by reference"] = node("SeAdaColorize", **nodes["color"]["inputs"] | {"hints": ["reference", 0]})
     _, after, lent = comfy.probe(CUP, nodes, a=["color", 0], b=["by reference", 0], c=["warm", 0])

@@ -90,7 +90,7 @@ def bomb() -> str:
         (request(picture="A" * 2_000_000), "longer than 2000000 bytes"),
     ],
 )
-def test_a_bad_request_is_refused_in_words(comfy, body, message):
+def test_a_bad_request_is_refused_with_a_message(comfy, body, message):
     status, answer = ask(comfy, body)
     assert status == 400
     error = json.loads(answer)["error"]

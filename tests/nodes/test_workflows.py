@@ -67,7 +67,7 @@ def test_links_of_both_ends_agree(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_workflow_says_what_its_twin_says(comfy, name):
+def test_a_workflow_equals_its_api_twin(comfy, name):
     assert as_prompt(json.loads((WORKFLOWS / f"{name}.json").read_text()), comfy.object_info) == twin(name)
 
 

@@ -136,7 +136,7 @@ def test_an_ablation_trains_each_row_once(pictures, tiny_model, tmp_path, monkey
         ablations.main([*arguments, "--pretrain", "2"])
 
 
-def test_rows_of_a_table_train_as_long_whatever_their_stages():
+def test_all_rows_of_a_table_train_equally_long():
     for name in ("seada-stages", "seada-adapter", "seada-control"):
         for row in ablations._tables()[name]:
             steps = ablations.steps_of(row, 2000)
@@ -144,7 +144,7 @@ def test_rows_of_a_table_train_as_long_whatever_their_stages():
     assert ablations.steps_of(ablations._tables()["seada-stages"][-1], 80) == {"stage1": 20, "stage2": 50, "stage3": 10}
 
 
-def test_a_table_says_what_contradicts_the_paper():
+def test_a_table_reports_contradictions_to_the_paper():
     rows = [ablations.Row("one", {"PSNR": 20.0, "FID": 9}), ablations.Row("two", {"PSNR": 22.0, "FID": 3})]
     rows.append(ablations.Row("three"))
 

@@ -61,7 +61,7 @@ def without_torch(code: str) -> str:
         ("seada_core.hints", ["Hint", "Stroke", "propagate", "quantize", "slic"]),
     ],
 )
-def test_public_names_are_given_lazily(package, names):
+def test_public_names_are_imported_lazily(package, names):
     printed = without_torch(f"import {package} as p; print(sorted(p.__all__)); assert set(p.__all__) <= set(dir(p))")
     assert printed.strip() == repr(names)
     room = __import__(package, fromlist=names)
@@ -84,7 +84,7 @@ def test_help_needs_no_torch(command):
     assert f"python -m seada_core.{command}" in without_torch(code)
 
 
-def test_types_and_the_version_are_there_for_others():
+def test_types_and_the_version_are_exported():
     assert (ROOT / "seada_core" / "py.typed").is_file()
     assert seada_core.__version__.count(".") == 2
 

@@ -100,7 +100,7 @@ PICTURES = {
 }
 
 
-def test_no_photo_gives_a_number_that_is_none(in_precision):
+def test_no_photo_gives_nan(in_precision):
     for name, picture in PICTURES.items():
         here = [Hint(0, 0, "#d04020", 1)]
         for options in ({}, {"hints": here, "palette": ["#2040e0", "#20a040"], "palette_strength": 1.0}):
@@ -112,7 +112,7 @@ def test_no_photo_gives_a_number_that_is_none(in_precision):
                 assert (found - picture).abs().max() < 1e-5
 
 
-def test_captions_and_tokens_of_photos_with_nothing_in_them(embedded):
+def test_captions_and_tokens_of_blank_photos(embedded):
     for name in ("black", "white", "mid-grey", "a pixel"):
         gray = luminance(PICTURES[name])[None]
         assert isinstance(embedded.caption(gray)[0], str)
@@ -120,7 +120,7 @@ def test_captions_and_tokens_of_photos_with_nothing_in_them(embedded):
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_numbers_that_are_none_are_refused(tiny, bad):
+def test_nan_and_infinity_are_refused(tiny, bad):
     gray = gradients(16, 24)
     broken = gray.clone()
     broken[0, 0, 3, 4] = bad
@@ -240,7 +240,7 @@ def spread(size: tuple[int, int]) -> None:
 
 
 @pytest.mark.parametrize("count", [300, pytest.param(None, marks=pytest.mark.slow)], ids=["some", "all"])
-def test_chroma_of_any_size_meets_luminance_of_all_sizes(count):
+def test_chroma_of_any_size_merges_with_luminance_of_all_sizes(count):
     """Chroma of the latents' size merged with the photo's luminance, the result's last step."""
     chroma = torch.rand(1, 2, 16, 24, generator=torch.Generator().manual_seed(0)) - 0.5
     for height, width in sizes(count):

@@ -74,7 +74,7 @@ def test_the_command_colours(run, tmp_path):
     assert done.returncode == 0, done.stderr
 
 
-def test_a_hub_name_is_not_asked_for(run, tmp_path):
+def test_a_hub_name_is_not_downloaded(run, tmp_path):
     Image.new("L", (32, 32), 90).save(tmp_path / "a.png")
     done = run("-m", "seada_core.colorize", tmp_path / "a.png", "--base", "someone/stable-diffusion-v1-5")
     assert done.returncode == 1 and "--download" in done.stderr

@@ -47,7 +47,7 @@ def test_the_released_models_parameter_counts(parts):
     assert count(parts["controlnet"]) == 361_279_120
 
 
-def test_rca_has_the_parameters_that_the_method_says(parts):
+def test_rca_has_the_expected_number_of_parameters(parts):
     """By hand too: two group norms, query, key, value and output of each site, features of equal width but at four."""
     control = parts["controlnet_rca"]
     assert len(control.rca) == 12
@@ -68,7 +68,7 @@ def test_rca_has_the_parameters_that_the_method_says(parts):
     assert control.zero_convs is None
 
 
-def test_sizes_of_one_preset_belong_together():
+def test_sizes_of_a_preset_are_consistent():
     for preset in (SD15, MINI):
         assert preset.adapter.width == preset.text.width == preset.unet.context_dim == preset.tokens.context_dim
         assert preset.adapter.length == preset.text.length

@@ -89,7 +89,7 @@ def test_the_tests_install_every_extra():
         assert {(canonicalize_name(r.name), str(r.specifier)) for r in found} <= everything, name
 
 
-def test_in_a_comfyui_environment_nothing_that_is_there_changes(tmp_path):
+def test_installing_into_a_comfyui_environment_changes_no_package(tmp_path):
     python = os.environ.get("COMFYUI_PYTHON")
     if not python:
         pytest.skip("COMFYUI_PYTHON names no Python of a ComfyUI")
