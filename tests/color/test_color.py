@@ -231,7 +231,7 @@ def test_wrong_shapes_are_refused():
 
 
 def peak_megabytes(code: str) -> float:
-    """Growth of a fresh process's peak resident memory while `code` runs, after imports and a warm-up merge."""
+    """Growth of a new process's peak resident memory in MB while `code` runs, after imports and a warm-up merge."""
     program = """
         import resource, numpy as np, torch
         from seada_core.color import merging

@@ -1,4 +1,4 @@
-"""Files are written aside: whole or as they were, whatever happens and however long their names are."""
+"""Atomic writes: files are complete or unchanged after any error, for names of any length."""
 
 import errno
 import os

@@ -1,4 +1,4 @@
-"""Reading and writing photos: every mode, what they carry, bad files, full disks, memory."""
+"""Reading and writing photos: every mode, metadata, bad files, full disks, memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The reader of webdataset shards, and the names that a pattern stands for."""
+"""The reader of webdataset shards, and the expansion of patterns."""
 
 import bz2
 import gzip
@@ -47,7 +47,7 @@ def test_the_same_groups_as_webdataset(tmp_path):
 
 
 def until_the_fault(path: Path) -> tuple[list[str], str]:
-    """The keys that a shard gives, and the reason why it gives no more."""
+    """The keys of a shard's readable samples, and the reason of the error."""
     keys = []
     with pytest.raises(shards.ShardError) as fault:
         for key, _ in shards.samples(path):

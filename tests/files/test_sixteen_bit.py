@@ -150,7 +150,7 @@ def bomb(kind: str, side: int) -> bytes:
 @pytest.mark.parametrize("kind", ["PNG", "TIFF", "GIF", "JPEG", "WEBP", "16-bit PNG", "16-bit TIFF"])
 def test_bombs_are_refused_with_their_size_and_the_option_that_allows_more(kind, monkeypatch):
     encoded = bomb(kind, 2000)
-    pictures.formats()  # Pillow's own formats decode something as they are imported
+    pictures.formats()  # importing Pillow's formats decodes something
     monkeypatch.setattr(Image.Image, "load", lambda self: pytest.fail("it was decoded"))
     monkeypatch.setenv("SEADA_MAX_MEGAPIXELS", "0.5")
     message = r"bomb: the picture is 2000 x 2000, 4 megapixels, over the limit of 0.5; .*--max-megapixels 4 or SEADA"

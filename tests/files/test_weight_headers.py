@@ -1,4 +1,4 @@
-"""Headers of weights files, and every other thing that lies under such a name."""
+"""Headers of weights files, and other files with such a name."""
 
 import io
 import json
@@ -43,7 +43,7 @@ def test_names_and_shapes_match_safetensors(tmp_path):
 
 @pytest.mark.parametrize("length", [0x280, 0x380, 0x480, 0x044B50])
 def test_a_header_length_that_looks_like_a_pickle_is_accepted(length, tmp_path):
-    """Its first bytes are a pickle's, or nearly a zip's."""
+    """Its first bytes are those of a pickle, or almost those of a zip file."""
     path = tmp_path / "some.safetensors"
     path.write_bytes(written(length))
     assert read_header(path).shapes == {"x": (2,)}
@@ -81,7 +81,7 @@ def test_files_that_are_not_weights_are_identified(fault, tmp_path):
     with pytest.raises(CheckpointError, match=message) as error:
         read_header(path)
     assert str(path) in str(error.value) and "\n" not in str(error.value)
-    # wherever a file of weights can be given
+    # all functions that take a weights file
     for read in (
         lambda: part_files.load_part(path, "unet"),
         lambda: loading.load_captioner("coca", path),

@@ -37,7 +37,7 @@ def picture() -> torch.Tensor:
 
 
 def unlike(size: tuple[int, int] = (160, 240)) -> torch.Tensor:
-    """A picture of nothing: soft stripes in colour."""
+    """A picture without objects: soft stripes in colour."""
     y = torch.linspace(0, 12, size[0]).sin().view(1, 1, -1, 1).expand(1, 3, *size)
     return (0.5 + 0.3 * y * torch.tensor([1.0, -0.5, 0.2]).view(1, 3, 1, 1)).clamp(0, 1)
 

@@ -1,4 +1,4 @@
-"""Where things lie: each finder and the fitting to edges against plain recomputation."""
+"""Locating things: each method and the fitting to edges against plain recomputation."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ def test_recognition_of_a_batch_and_of_large_photos(mini, photo):
         alone = grounding.recognized_regions(captioner, both[i : i + 1], ["cup"])
         torch.testing.assert_close(scores[i : i + 1], alone, atol=1e-4, rtol=1e-4)
     large = grounding.recognized_regions(captioner, F.interpolate(photo, (1200, 1800)), ["cup"])
-    assert large.shape == (1, 1, 107, 160)  # many things of a large photo must fit in memory
+    assert large.shape == (1, 1, 107, 160)  # many things in a large photo must fit in memory
 
 
 def test_words_colour_known_things_and_report_unknown_ones(mini, photo):
@@ -170,7 +170,7 @@ def test_the_method_depends_on_the_models_parts(mini, tiny_model, tmp_path):
 
 def test_clipseg_scores_match_the_model(clipseg):
     model, tokenizer = grounding.load_clipseg(clipseg)
-    assert grounding.load_clipseg(clipseg)[0] is model  # a folder of photos does not load it for each
+    assert grounding.load_clipseg(clipseg)[0] is model  # cached, so that it is not loaded for every photo
     gray = torch.rand(2, 1, 32, 32, generator=torch.Generator().manual_seed(0))
     things = ["cup", "fire hydrant", "zorblat"]
     scores = grounding.clipseg_regions(model, tokenizer, gray, things)

@@ -43,7 +43,7 @@ def test_hints_scale_from_photo_to_map():
     assert (columns.max() - columns.min() + 1, rows.max() - rows.min() + 1) == (20, 40)
     assert drawn.sum().item() == pytest.approx(math.pi * 10 * 20, rel=0.03)
     assert columns.float().mean() + 0.5 == pytest.approx(50, abs=0.6)
-    # every pixel of the photo has a place on the map, whatever the ratio
+    # every pixel of the photo maps to a pixel of the map, for any ratio
     for size in ((1, 1), (3, 7), (450, 301)):
         for x, y in ((0, 0), (399, 199), (399.9, 0)):
             assert H.hint_map([Hint(x, y, "#204080")], size, (200, 400))[0, 2].sum() == 1

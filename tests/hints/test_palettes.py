@@ -1,4 +1,4 @@
-"""The palette bank: sound schemes, checked files, retrieval that finds what a person would, colours moved softly."""
+"""The palette bank: valid schemes, checked files, retrieval that agrees with a person, soft changes of colour."""
 
 import json
 import math
@@ -45,7 +45,7 @@ def test_every_scheme_of_the_bank_is_complete():
 
 
 def test_no_colour_of_the_bank_is_too_saturated():
-    """They colour photos: no pure primaries. Chroma in YCbCr; that of pure blue is 0.51."""
+    """They colour photos, so none is a pure primary. Chroma in YCbCr; that of pure blue is 0.51."""
     for scheme in palettes.load_schemes().values():
         chroma = H.palette_chroma(scheme.colors)[:-1].norm(dim=1)
         assert chroma.max() < 0.34, scheme.name

@@ -208,7 +208,7 @@ def test_blip_matches_a_naive_loop(blip_folder):
 
 @pytest.fixture
 def blip_without(blip_folder, tmp_path):
-    """Its folder again, with some weights left out."""
+    """A function that writes the folder again without some weights."""
 
     def write(*names):
         folder = tmp_path / "-".join(names)

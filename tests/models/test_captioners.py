@@ -1,4 +1,4 @@
-"""Captioners: decoding against naive loops and brute force, phrases that go, the training stage."""
+"""Captioners: decoding against naive loops and brute force, removed phrases, the training stage."""
 
 from __future__ import annotations
 

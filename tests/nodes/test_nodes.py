@@ -1,4 +1,4 @@
-"""The pack in a real ComfyUI: what it registers, and what its nodes make of good and bad input."""
+"""The pack in a real ComfyUI: what it registers, and its nodes with good and bad input."""
 
 import importlib.util
 import json
@@ -221,7 +221,7 @@ result = [list(a.shape), float((y(a) - y(b)).abs().max()), float((a - b).abs().m
 
 @pytest.fixture
 def folder(comfy):
-    """Three photos, one in 16 bits, and a file that is none, in ComfyUI's input folder."""
+    """Three photos, one with 16 bits, and a file that is not a picture, in ComfyUI's input folder."""
     import shutil
 
     import numpy as np
@@ -304,7 +304,7 @@ def _graph(**changes) -> dict:
     return nodes | {"show": node("PreviewImage", images=["decode", 0])}
 
 
-NOT_LISTED = "'nowhere.*' not in "  # newer ComfyUIs compare with the list before the node is asked
+NOT_LISTED = "'nowhere.*' not in "  # newer ComfyUIs check the list before they call the node
 
 
 @pytest.mark.parametrize(
@@ -380,6 +380,6 @@ def test_a_folder_without_a_unet_serves_as_parts_beside_another_model(comfy, tin
     assert comfy.probe("result = list(a.shape)", nodes, a=["decode", 0]) == [1, 80, 120, 3]
     nodes["control"]["inputs"]["model"] = ["parts", 0]
     blocked = comfy.run(nodes | {"show": node("PreviewImage", images=["decode", 0])})
-    assert "show" not in blocked  # ComfyUI shows the reason in the page alone
+    assert "show" not in blocked  # ComfyUI shows the reason only in the page
     with pytest.raises(PromptError, match="SeAda Colorize needs a whole model"):
         comfy.probe("", colorize(model="parts"), a=["color", 0])

@@ -21,7 +21,7 @@ def test_mixed_prompts_give_the_same_results_as_alone(comfy):
     assert found.faults == []
     assert found.answered >= 6 and found.refused
     assert found.answered + sum(found.refused.values()) + found.stopped == 16
-    # a server that has just started still grows by up to 5 %
+    # shortly after its start, a server still grows by up to 5 %
     assert statistics.median(found.memory[-3:]) <= 1.09 * found.memory[0]
 
 

@@ -1,4 +1,4 @@
-"""MODEL in a real ComfyUI: the same UNet, patches that leave no trace, and graphs that equal the headless pipeline."""
+"""MODEL in a real ComfyUI: the same UNet, patches without side effects, graphs that equal the headless pipeline."""
 
 import pytest
 import torch
@@ -82,7 +82,7 @@ def test_a_lora_works_on_model(comfy):
 
 @pytest.mark.parametrize(("steps", "limit"), [(2, 0.02), (5, 0.02), (7, 1.0)])
 def test_the_embedded_graph_equals_the_headless_pipeline(comfy, steps, limit):
-    """KSampler with ddim and simple takes our timesteps where the steps divide 1000; else it rounds otherwise."""
+    """KSampler with ddim and simple uses our timesteps if the steps divide 1000; otherwise it rounds differently."""
     nodes = full_graph(model="embedded", steps=steps) | {
         "color": colorize(model="embedded", steps=steps)["color"],
     }
@@ -246,7 +246,7 @@ def test_two_windows_equal_the_whole(comfy):
 
 
 def test_the_controller_maps_the_photo_once_per_sampling(comfy):
-    """And again where the size is another; the picture is what it is without that."""
+    """And again for another size; the picture does not change."""
     code = """
 mapper, out = a.patcher.model.module.mapper, a
 mapper.calls, forward = 0, mapper.forward
@@ -316,7 +316,7 @@ def test_areas_and_masks_sample(comfy):
 
 
 def test_gradients_pass_weights_that_were_moved_in_inference_mode(comfy):
-    """On a GPU ComfyUI moves weights inside inference mode; a clone made there stands in for the move."""
+    """On a GPU ComfyUI moves weights inside inference mode; here they are cloned in inference mode instead."""
     from graphs import POINT, ccd
 
     code = """

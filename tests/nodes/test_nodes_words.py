@@ -6,7 +6,7 @@ from comfy_server import PromptError, colorize, full_graph, node
 
 DIFFERENCE = "result = float((a - b).abs().max())"
 SOFT = "result = [list(a.soft.shape), float(a.soft[:, 2].max()), list(b.shape), a.map is None]"
-# chroma (b - y, r - y) over the cup's inside, and what the soft mask is there
+# mean chroma (b - y, r - y) inside the cup
 CUP = """
 def chroma(x):
     y = (x @ x.new_tensor([0.299, 0.587, 0.114]))[..., None]
@@ -68,7 +68,7 @@ def test_the_thing_takes_its_colour_in_one_node(comfy):
 
 
 def test_the_thing_takes_its_colour_in_the_full_graph(comfy):
-    """CCD leaves soft hints alone, VQ Decode has the last word."""
+    """CCD ignores soft hints; VQ Decode applies them."""
     nodes = full_graph(model="embedded") | words("a red cup")
     weights = {"hint": 1.0, "palette": 0.3, "exposure": 0.0, "constancy": 0.0, "smoothness": 0.0, "modulation": 1.0}
     wires = {"model": ["control", 0], "image": ["image", 0], "seada": ["load", 1], "hints": ["words", 0]}

@@ -1,4 +1,4 @@
-"""Benchmarks that carry claims of the documents: their parts on small inputs."""
+"""Benchmarks that the documents quote, on small inputs."""
 
 import argparse
 import json
@@ -174,7 +174,7 @@ def kodak(data_dir, tmp_path):
 
 
 def test_decoders_of_the_table_on_true_latents(data_dir, kodak):
-    """Grey injection beats putting luminance back, which beats the plain decode; each is what it is called."""
+    """Grey injection beats merging with the luminance, which beats the plain decode."""
     taesd = data_dir / "taesd"
     options = argparse.Namespace(
         model="mini", device="cpu", protocol="own", pictures=2, validation=kodak,
@@ -203,7 +203,7 @@ def test_captions_of_the_table(tiny_model, pictures):
 
 
 def test_guidance_by_single_terms(pictures):
-    """Constancy brings the channels' means together; luminance is the photo's already, and moves nothing."""
+    """Constancy reduces the differences of the channels' means; the luminance term, already met, changes nothing."""
     options = argparse.Namespace(model="mini", device="cpu")
     gray = sources.gray_of(torch.stack([sources.to_tensor(entry.load()) for entry in sources.find(pictures)][:2]))
     constancy, luminance = (ablation_models.guided(terms)(options) for terms in (("constancy",), ("luminance",)))

@@ -173,7 +173,7 @@ CONFIGS = {
 
 @pytest.mark.parametrize("fault", CONFIGS)
 def test_absurd_sizes_are_refused_before_memory_is_taken(fault, tmp_path):
-    """In a process that may take 300 MB more than it has."""
+    """In a process that may allocate only 300 MB more."""
     changes, message = CONFIGS[fault]
     part = "semantic_adapter"
     header, tensors = fuzz_inputs.split_weights(fuzz._parts()[part])
@@ -250,7 +250,7 @@ def test_shards_with_wild_sizes_are_refused(size, tmp_path):
 
 
 def test_pictures_in_shards_and_caches_cannot_run_programs(monkeypatch):
-    """EPS runs Ghostscript; wherever Pillow opens what strangers made, it is told the formats."""
+    """EPS runs Ghostscript; Pillow opens untrusted files only with a list of allowed formats."""
     from seada_core.train import data
 
     script = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n"
@@ -269,7 +269,7 @@ def test_the_command_fuzzes(tmp_path):
 
 
 def test_a_declared_length_in_a_picture_allocates_no_memory(tmp_path):
-    """JPEG 2000's boxes name their lengths; of a file Python's `read` would take that much memory first."""
+    """JPEG 2000's boxes declare their lengths; Python's `read` would allocate that much memory first."""
     file = tmp_path / "x.jp2"
     file.write_bytes(b"\0\0\0\x0cjP  \r\n\x87\n" + b"\0\0\0\x14ftypjp2 \0\0\0\0jp2 " + b"\xff\0\0\x2djp2h" + bytes(99))
     with pictures._Bounded(file.open("rb", buffering=0)) as stream:

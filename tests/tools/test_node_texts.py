@@ -1,4 +1,4 @@
-"""The nodes' texts: what is generated from the schemas is up to date, and the Chinese translation is complete."""
+"""The nodes' texts: the generated files are up to date, and the Chinese translation is complete."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""The runner of seeded faults on a project of three lines; and that the real list is up to date."""
+"""The runner of seeded faults on a project of three lines; the real list is up to date."""
 
 import json
 import shutil

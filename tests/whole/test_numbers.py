@@ -1,4 +1,4 @@
-"""Numbers: precisions and devices agree, nothing is NaN whatever the photo, and every size works.
+"""Numbers: precisions and devices agree, no photo gives NaN, and every size works.
 
 Tolerances are mean absolute differences in steps of 1/255, of the embedded model's pictures from those in fp32.
 """
@@ -81,7 +81,7 @@ def test_a_gpu_agrees_with_the_cpu(embedded, photo, dtype, limit):
         assert steps_of_255(found, embedded(photo, hints=hints, **OPTIONS)) <= limit
 
 
-# photos with nothing in them
+# blank photos
 
 
 def constant(value: float) -> torch.Tensor:
@@ -215,7 +215,7 @@ def test_the_colorizer_takes_all_sizes(tiny, heights):
 
 
 def sizes(count: int | None) -> list[tuple[int, int]]:
-    """All sizes from 1 to 65, or those of the edges and so many others."""
+    """All sizes from 1 to 65, or those at the edges and `count` others."""
     everything = [(h, w) for h in range(1, 66) for w in range(1, 66)]
     if count is None:
         return everything

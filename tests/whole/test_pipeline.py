@@ -125,7 +125,7 @@ def test_a_hinted_place_has_the_hints_colour(colorizer):
 
 
 def test_a_palette_pulls_colours_towards_it():
-    colorizer = Colorizer.from_pretrained("mini", "cpu")  # a decoder of random weights need not do what the probe says
+    colorizer = Colorizer.from_pretrained("mini", "cpu")  # with random weights the decoder does not match the probe
     image, warm, cool = tensor(photo(64, 64)), "#8a6a60", "#60758a"
 
     def to_cool_or_gray(palette):

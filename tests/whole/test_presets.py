@@ -1,4 +1,4 @@
-"""`sd15` at the papers' sizes, built without memory: published parameter counts, and shapes that fit each other."""
+"""`sd15` at the papers' sizes on the meta device: published parameter counts, and consistent shapes."""
 
 from dataclasses import fields, replace
 
@@ -48,7 +48,7 @@ def test_the_released_models_parameter_counts(parts):
 
 
 def test_rca_has_the_expected_number_of_parameters(parts):
-    """By hand too: two group norms, query, key, value and output of each site, features of equal width but at four."""
+    """Counted by hand: two group norms, query, key, value and output per site; feature widths differ at four sites."""
     control = parts["controlnet_rca"]
     assert len(control.rca) == 12
     assert count(control.rca) / 1e6 == pytest.approx(43.5, abs=0.05)
@@ -61,7 +61,7 @@ def test_rca_has_the_expected_number_of_parameters(parts):
     with torch.device("meta"):
         four = ControlNetRCA(parts["unet"], replace(SD15.control, sites="blocks"))
     assert len(four.rca) == 4 and count(four.rca) / 1e6 == pytest.approx(15.2, abs=0.05)
-    # E_con is the UNet's encoder, but for the four columns of conv_in that see c_f
+    # E_con is the UNet's encoder plus the four columns of conv_in for c_f
     unet = parts["unet"]
     half = sum(count(m) for m in (unet.conv_in, unet.time_embedding, unet.down_blocks, unet.mid_block))
     assert count(control.encoder) == half + 320 * 4 * 9
