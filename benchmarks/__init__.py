@@ -1,4 +1,4 @@
-"""What is claimed of speed, memory and quality, and how it was measured: RESULTS.md quotes the tables printed here.
+"""Benchmarks of speed, memory and quality; RESULTS.md quotes the tables that they print.
 
 `python -m benchmarks` lists the commands.
 """
@@ -16,9 +16,9 @@ class Table:
     """One benchmark's figures: a Markdown table, printed row by row, and a JSON file in `benchmarks/results`.
 
     Args:
-        name: of the file.
+        name: the file's name.
         about: what was measured and how, a line above the table.
-        columns: the figures' names and units; the rows' names come before them.
+        columns: the figures' names and units; a column with the rows' names precedes them.
     """
 
     def __init__(self, name: str, about: str, columns: Sequence[str], device: str = "cpu"):
@@ -28,7 +28,7 @@ class Table:
         print(f"| | {' | '.join(columns)} |\n|{' --- |' * (len(columns) + 1)}", flush=True)
 
     def add(self, row: str, *values: float | int | str | None) -> None:
-        """Print a row and write the file, which is whole after every row."""
+        """Print a row and rewrite the file, which is complete after every row."""
         self.content["rows"][row] = values
         print(f"| {row} | {' | '.join(map(_shown, values))} |", flush=True)
         self.file.parent.mkdir(exist_ok=True)

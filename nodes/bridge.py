@@ -1,4 +1,4 @@
-"""What the nodes need of ComfyUI: pictures, model folders, memory, progress, the server. MODELs are in `unet`."""
+"""The nodes' interface to ComfyUI: pictures, models and memory, progress, the server. MODELs are in `unet`."""
 
 from __future__ import annotations
 
@@ -62,12 +62,12 @@ def gray(image: Tensor, name: str = "image") -> Tensor:
 
 
 def image(rgb: Tensor) -> Tensor:
-    """(B, 3, H, W) to IMAGE (B, H, W, 3) on the device where ComfyUI keeps what nodes return."""
+    """(B, 3, H, W) to IMAGE (B, H, W, 3) on the device where ComfyUI keeps nodes' outputs."""
     return rgb.movedim(1, -1).float().contiguous().to(comfy.model_management.intermediate_device())
 
 
 def rows(tensor: Tensor, count: int, what: str) -> Tensor:
-    """`count` pictures from as many, or from one. Raises ValueError for any other number."""
+    """Expand one picture to `count`, or return `count` pictures unchanged. Raises ValueError for other numbers."""
     if len(tensor) not in (1, count):
         expected = f"1 or {count}" if count != 1 else "1"
         raise ValueError(f"{what}: {len(tensor)} pictures, expected {expected}")
@@ -75,7 +75,7 @@ def rows(tensor: Tensor, count: int, what: str) -> Tensor:
 
 
 def scaled_latent(latent: dict) -> Tensor:
-    """LATENT of Stable Diffusion 1.5's kind to the scaled z (B, 4, h, w) that UNets see."""
+    """A Stable Diffusion 1.5 LATENT to the scaled z (B, 4, h, w) that the UNet takes."""
     samples = latent["samples"]
     if samples.ndim != 4 or samples.shape[1] != 4:
         raise ValueError(
@@ -115,9 +115,9 @@ class Part(nn.Module):
 
 
 def patcher(module: nn.Module) -> ModelPatcher:
-    """A module, as `model.module`, that ComfyUI loads (in part or whole), offloads and frees like any other model."""
+    """A ModelPatcher of a module, `model.module`, so that ComfyUI loads (partly or fully), offloads and frees it."""
     for layer in module.modules():
-        layer.__class__ = _CASTING.get(type(layer), type(layer))  # weights follow their input's device and precision
+        layer.__class__ = _CASTING.get(type(layer), type(layer))  # casts weights to the input's device and dtype
     device = comfy.model_management.get_torch_device()
     offload = comfy.model_management.unet_offload_device()
     patcher = comfy.model_patcher.ModelPatcher(Part(module), load_device=device, offload_device=offload)
@@ -126,7 +126,7 @@ def patcher(module: nn.Module) -> ModelPatcher:
 
 
 def _bring_the_rest(patcher: ModelPatcher, device: torch.device, *_) -> None:
-    """Moves what partial loading skips: embeddings, single parameters and buffers, which cannot follow their input."""
+    """Moves what partial loading skips: embeddings, single parameters and buffers, which are not cast on use."""
     for layer in patcher.model.modules():
         if not hasattr(layer, "comfy_cast_weights"):
             layer._apply(lambda tensor: tensor.to(device), recurse=False)
@@ -140,7 +140,7 @@ def compute_dtype() -> torch.dtype:
 
 
 class ComfyParts(PartStore):
-    """Parts that ComfyUI loads and frees: each lies where ComfyUI keeps idle models, and has a ModelPatcher."""
+    """Parts that ComfyUI loads and frees: each has a ModelPatcher, and is kept on ComfyUI's offload device."""
 
     def __init__(self, folder: Path):
         device, home = comfy.model_management.get_torch_device(), comfy.model_management.unet_offload_device()
@@ -148,7 +148,7 @@ class ComfyParts(PartStore):
         self.patchers: dict[str, ModelPatcher] = {}
 
     def get(self, part: str) -> nn.Module:
-        with torch.inference_mode(False):  # gradients do not pass tensors that were made in inference mode
+        with torch.inference_mode(False):  # gradients cannot pass through tensors made in inference mode
             return super().get(part)
 
     def place(self, part: str, module: nn.Module) -> nn.Module:
@@ -171,7 +171,7 @@ class Bundle(Colorizer):
         return self.parts.patchers[part]
 
     def load(self, *parts: str) -> None:
-        """Move those of the named parts that the model has to the device."""
+        """Move the named parts to the device; those that the model lacks are skipped."""
         with torch.inference_mode(False):
             load([self.patcher(part) for part in parts if self.has(part)])
 
@@ -225,7 +225,7 @@ def clip_with(clip: CLIP, encoder: nn.Module) -> CLIP:
     """A clone of a stock CLIP with the semantic encoder's weights as patches; its LoRAs stay.
 
     Raises:
-        ValueError: the CLIP has a different size, or no CLIP-L.
+        ValueError: the CLIP has a different size, or is not a CLIP-L.
     """
     stock = (
         {name: tensor.shape for name, tensor in clip.cond_stage_model.clip_l.transformer.state_dict().items()}
@@ -260,13 +260,13 @@ def add_post_route(path: str, answer: Callable[[web.Request], Awaitable[web.Resp
 
 
 def shown_photo(gray: Tensor) -> dict:
-    """The first of grey pictures (B, 1, H, W) as a small temporary file: ComfyUI's description of it for the page, with
-    the photo's own "width" and "height"."""
+    """Saves the first of grey pictures (B, 1, H, W) as a small temporary file. Returns ComfyUI's description of the
+    file for the page, with the photo's own "width" and "height"."""
     height, width = gray.shape[-2:]
     scale = min(1.0, SHOWN_SIDE / max(height, width))
     small = resize(gray[:1], (max(1, round(height * scale)), max(1, round(width * scale))))
     pixels = (small[0, 0] * 255).round().clamp(0, 255).byte().cpu().numpy()
-    # the same photo gives the same file: otherwise a server that runs for weeks fills its disk
+    # the same photo gives the same file: otherwise a server that runs for weeks would fill its disk
     key = hashlib.blake2b(pixels.tobytes(), digest_size=16, salt=b"%dx%d" % pixels.shape).hexdigest()
     folder, name = folder_paths.get_temp_directory(), f"seada_hints_{key}.jpg"
     path = os.path.join(folder, name)

@@ -108,7 +108,7 @@ class SeAdaCCD(io.ComfyNode):
 def guide(model, gray, hint_map, spread, colors, seada, weights, scale, start, end):
     """MODEL whose x0 moves down the gradient of the weighted terms, towards a palette's `colors` and a hint map.
 
-    `spread`: the hints are propagated first, as the pipeline does it, over the photo at the size that is sampled.
+    `spread`: propagate the hints first, as the pipeline does, over the photo at the sampled size.
     """
     decoder = seada.patcher("vq_decoder")
     at_size = unet.sized(gray)
@@ -116,7 +116,7 @@ def guide(model, gray, hint_map, spread, colors, seada, weights, scale, start, e
     @lru_cache(maxsize=1)
     @torch.no_grad()
     def guidance(latent: tuple[int, int], device: torch.device) -> ccd.Guidance:
-        """For a latent of (h, w), which every step of a run has."""
+        """For a latent of (h, w), the same at every step of a run."""
         photo, target = at_size(latent).to(device), None
         if hint_map is not None and spread:
             batch = max(len(photo), len(hint_map))
@@ -142,7 +142,7 @@ def guide(model, gray, hint_map, spread, colors, seada, weights, scale, start, e
 
 
 def modulate(model, gray, hint_map, seada, strength, start, end):
-    """MODEL whose decoder the learned hint encoder scales and shifts, once SEADA has one."""
+    """MODEL whose decoder features are scaled and shifted by the learned hint encoder, if SEADA has one."""
     encoder = seada.patcher("hint_encoder")
     photos, maps = unet.sized(gray), unet.sized_hints(hint_map)
 

@@ -108,7 +108,7 @@ class SeAdaColorize(io.ComfyNode):
             maps = None if hints is None else hints.at(len(photos))
             soft = None if hints is None or hints.soft is None else bridge.rows(hints.soft, len(photos), "the hints")
             results = []
-            for i, photo in enumerate(photos.split(1)):  # one by one: a film's worth must fit in memory
+            for i, photo in enumerate(photos.split(1)):  # one by one, to save memory in large batches
                 colored = bundle(
                     photo,
                     options,

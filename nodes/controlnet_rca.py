@@ -50,7 +50,7 @@ class SeAdaApplyControlNetRCA(io.ComfyNode):
             return io.NodeOutput(model)
         at_size = unet.sized(pictures)
         network = control.patcher.model.module
-        last: list[Tensor] = []  # what a call was shown, and what the mapper made of it
+        last: list[Tensor] = []  # the last call's condition picture and its c_f
 
         def enter(x, timesteps, context, options):
             condition = unet.condition(at_size, x, options)

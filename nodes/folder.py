@@ -86,12 +86,12 @@ class SeAdaLoadFolder(io.ComfyNode):
 
 
 def _files(folder: str, first: int, count: int) -> tuple[list[Path], int]:
-    """The picture files asked for, and how many the folder holds. Raises ValueError if there are none."""
+    """The requested picture files, and the number of those in the folder. Raises ValueError if there are none."""
     root = os.path.abspath(folder_paths.get_input_directory())
-    shown = reprlib.repr(folder)  # a message that cannot be printed would end the server's queue
+    shown = reprlib.repr(folder)  # an unprintable message would crash the server's queue
     path = os.path.abspath(os.path.join(root, folder.strip()))
     if os.path.splitdrive(path)[0] != os.path.splitdrive(root)[0] or os.path.commonpath([root, path]) != root:
-        raise ValueError(f"{shown} lies outside ComfyUI's input folder, {root}; put the photos into a folder there")
+        raise ValueError(f"{shown} is outside ComfyUI's input folder, {root}; put the photos into a folder there")
     if not os.path.isdir(path):
         raise ValueError(
             f"there is no folder {shown} in ComfyUI's input folder, {root}; create it and put photos there"

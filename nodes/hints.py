@@ -26,8 +26,8 @@ class Hints:
     """SEADA_HINTS. Hint maps are (B or 1, 3, H, W): Cb, Cr, mask, of the whole picture at any size."""
 
     map: Tensor | None = None  # colours at places, as given
-    spread: Tensor | None = None  # the same, propagated over the picture; SeAda CCD does so at its own size
-    soft: Tensor | None = None  # colours of regions, with how much each pixel's counts
+    spread: Tensor | None = None  # `map` propagated over the picture; SeAda CCD propagates again at its own size
+    soft: Tensor | None = None  # colours of regions, weighted by the mask
     palette: tuple[str, ...] = ()  # "#rrggbb"
     palette_strength: float | None = None  # of a colour scheme; None for a palette by chroma alone
 
@@ -57,7 +57,7 @@ class Hints:
         return replace(self, map=torch.where(new[:, 2:] > 0, new, old), spread=None)
 
     def shown(self) -> Tensor | None:
-        """All hints as one map: the spread ones, or else the hints as given, over the soft ones."""
+        """All hints as one map: the spread hints, or else the hints as given, composited over the soft ones."""
         upper = self.spread if self.spread is not None else self.map
         if upper is None or self.soft is None:
             return self.soft if upper is None else upper
@@ -66,7 +66,7 @@ class Hints:
         return hint_maps.over(*(bridge.rows(m, batch, "the hints") for m in (upper, soft)))
 
     def softly(self, hint_map: Tensor) -> Hints:
-        """These hints with the soft hints `hint_map` (B, 3, H, W) over the soft ones that they have."""
+        """These hints with the soft hints `hint_map` (B, 3, H, W) composited over their own."""
         if self.soft is None:
             return replace(self, soft=hint_map)
         batch = max(len(self.soft), len(hint_map))

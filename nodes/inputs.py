@@ -8,12 +8,12 @@ from . import bridge
 
 
 def seed(tooltip: str) -> io.Int.Input:
-    """Any seed, which the page can change after each run."""
+    """A seed, which the page can change after each run."""
     return io.Int.Input("seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, control_after_generate=True, tooltip=tooltip)
 
 
 def size(tooltip: str) -> io.Int.Input:
-    """Short side of what is diffused, px; 0 is automatic, the model's own."""
+    """Short side of the diffused picture, px; 0 is automatic, the model's own."""
     return io.Int.Input("size", default=0, min=0, max=2048, step=8, tooltip=tooltip)
 
 
@@ -54,7 +54,7 @@ def photo_of_latents() -> io.Image.Input:
 
 
 def earlier_hints() -> io.Custom.Input:
-    """Hints that a node adds its own to."""
+    """Hints of another node, to which a node adds its own."""
     tooltip = "Hints from another node; this node adds its own to them."
     return bridge.SeadaHints.Input("hints", optional=True, tooltip=tooltip)
 

@@ -1,7 +1,7 @@
-"""ComfyUI's model folders: lists what is in those of the pack, and guards the paths to it.
+"""Lists the files in the pack's model folders, and checks the paths to them.
 
-A name comes from a workflow and a link may come with a model, and either may be a stranger's. So a name may only lead
-down into a folder, and a file must lie, once links are resolved, in one of ComfyUI's model folders. Those named in
+Names come from workflows and links may come with models, and neither can be trusted. So a name must not leave its
+folder, and a file must lie, once links are resolved, in one of ComfyUI's model folders. Those named in
 extra_model_paths.yaml count, and the folders themselves may be links.
 """
 
@@ -26,7 +26,7 @@ FOLDER = "seada"  # below ComfyUI's models/
 CAPTIONERS = "seada_captioners"  # likewise
 PALETTES = "seada_palettes"  # likewise
 SEGMENTERS = "seada_segmenters"  # likewise
-TOP = "models/seada itself"  # part files that lie there, not in a folder of their own
+TOP = "models/seada itself"  # part files directly in that folder, not in a subfolder
 
 
 def _roots() -> Iterator[Path]:
@@ -38,7 +38,7 @@ def _roots() -> Iterator[Path]:
 
 
 def check_inside(path: Path) -> Path:
-    """The path. Raises CheckpointError if it, or a file in it, is a link that leads out of the model folders."""
+    """The path. Raises CheckpointError if it, or a file in it, is a link to outside the model folders."""
     roots = set(_roots())
     files = [file for file in path.iterdir() if file.is_file()] if path.is_dir() else []
     for file in [path, *files]:
@@ -54,7 +54,7 @@ def check_inside(path: Path) -> Path:
 def _entry(kind: str, name: str) -> Path | None:
     """The file or folder with this name in a kind's folders, or None.
 
-    Raises CheckpointError for a name or a link that leads out of them.
+    Raises CheckpointError for a name or a link to outside them.
     """
     # separators and absolute paths of both POSIX and Windows
     steps = str(name).replace("\\", "/").split("/")
@@ -68,7 +68,7 @@ def _entry(kind: str, name: str) -> Path | None:
 
 
 def register_model_folder() -> None:
-    """Adds the pack's folders of models/ to ComfyUI's; extra_model_paths.yaml may add more."""
+    """Adds the pack's folders in models/ to ComfyUI's; extra_model_paths.yaml may add more."""
     for name in (FOLDER, CAPTIONERS, PALETTES, SEGMENTERS):
         folder_paths.add_model_folder_path(name, os.path.join(folder_paths.models_dir, name))
 
@@ -109,7 +109,7 @@ def model_folder(name: str) -> Path:
 
 
 def captioners() -> list[str]:
-    """The safetensors files and the folders that lie in models/seada_captioners."""
+    """The safetensors files and the folders in models/seada_captioners."""
     names = folder_paths.get_filename_list(CAPTIONERS)
     return sorted({name.replace(os.sep, "/").split("/")[0] for name in names if name.endswith(".safetensors")})
 
@@ -155,7 +155,7 @@ def palette_files() -> list[Path]:
 
 
 def schemes() -> tuple[dict[str, palettes.Scheme], list[str]]:
-    """The colour schemes by name, the user's among them, and what is wrong with the files that were skipped."""
+    """The colour schemes by name, including the user's, and the errors of the files that were skipped."""
     return _schemes(tuple(palette_files()), palette_fingerprint())
 
 

@@ -99,15 +99,15 @@ def colored(request: Request) -> bytes:
 
 
 class Propagation:
-    """Handles one request at a time, off the event loop; of a painter's waiting requests, only the newest."""
+    """Handles one request at a time, off the event loop, and only the newest of each painter's waiting requests."""
 
     def __init__(self) -> None:
         self._busy = asyncio.Lock()
         self._arrivals = itertools.count()
-        self._newest: dict[str, int] = {}  # of each painter that waits for an answer
+        self._newest: dict[str, int] = {}  # by painter, while requests wait
 
     async def answer(self, http: web.Request) -> web.Response:
-        """200 and a PNG; 400 for a bad request, 409 for one that a newer request of the same painter has replaced."""
+        """200 and a PNG; 400 for a bad request, 409 if a newer request of the same painter has replaced it."""
         number = next(self._arrivals)
         try:
             request = await asyncio.to_thread(parse, await _body(http))

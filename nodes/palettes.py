@@ -70,7 +70,7 @@ class SeAdaPaletteBank(io.ComfyNode):
     def validate_inputs(cls, scheme: str | None = None) -> bool | str:
         try:
             if scheme not in (None, AUTOMATIC):
-                find(str(scheme))  # a damaged workflow may hold anything here
+                find(str(scheme))  # a damaged workflow may have any value here
         except ValueError as error:
             return str(error)
         return True
@@ -112,7 +112,7 @@ def find(name: str) -> core.Scheme:
 
 
 def nearest(photos: Tensor, caption: str, count: int) -> list[core.Scheme]:
-    """The schemes nearest to a caption or, if it is near none of them, to photos (B, 1, H, W) together."""
+    """The schemes nearest to a caption or, if none matches, to photos (B, 1, H, W) together."""
     schemes, _ = model_folders.schemes()
     found = [scheme for scheme, _ in core.retrieve(caption, schemes, count=count)]
     if found:

@@ -1,4 +1,4 @@
-"""ComfyUI's MODELs: a part file's UNet as an ordinary MODEL, and hooks in any MODEL's UNet."""
+"""Loads a part file's UNet as a ComfyUI MODEL, and hooks into the UNet of any MODEL."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ Sized = Callable[[tuple[int, int]], Tensor]  # pictures (n, C, 8h, 8w) for a lat
 
 
 def unet_config(config: UNetConfig) -> dict:
-    """A diffusers UNet's sizes in ComfyUI's terms."""
+    """A diffusers UNet's configuration as ComfyUI's."""
     base, depth = config.channels[0], [int(attention) for attention in config.attention]
     if any(channels % base or channels % 32 for channels in config.channels):
         raise CheckpointError(
@@ -67,7 +67,7 @@ def unet_config(config: UNetConfig) -> dict:
 
 
 class SeAdaUNet(comfy.supported_models_base.BASE):
-    """What ComfyUI asks of a model: sizes, noise schedule, latent space."""
+    """ComfyUI's description of a model: configuration, noise schedule, latent space."""
 
     unet_extra_config: ClassVar[dict] = {}
     latent_format = comfy.latent_formats.SD15
@@ -76,7 +76,7 @@ class SeAdaUNet(comfy.supported_models_base.BASE):
         super().__init__(unet_config(preset.unet))
         self.diffusion = preset.diffusion
         self.sampling_settings = {
-            "beta_schedule": "linear",  # linear in the root, which others call scaled linear
+            "beta_schedule": "linear",  # linear in the square root, diffusers' "scaled_linear"
             "linear_start": self.diffusion.beta_start,
             "linear_end": self.diffusion.beta_end,
             "timesteps": self.diffusion.train_steps,
@@ -92,7 +92,7 @@ def load_unet(path: Path) -> ModelPatcher:
     """A `unet` part file as an ordinary MODEL, for ComfyUI's own samplers, LoRAs and previews.
 
     Raises:
-        CheckpointError: see `part_files.read_part`; also sizes that ComfyUI's UNet cannot have.
+        CheckpointError: see `part_files.read_part`; also for sizes that ComfyUI's UNet does not support.
     """
     preset, _, tensors = part_files.read_part(path, "unet")
     _check_widths(path, preset.unet, tensors)
@@ -119,12 +119,12 @@ def load_unet(path: Path) -> ModelPatcher:
         if isinstance(layer, nn.GroupNorm):
             layer.num_groups = preset.unet.groups  # ComfyUI builds all of them with 32
     if device.type == "cpu":
-        unet.to(memory_format=torch.channels_last)  # convolutions take a quarter of the time
+        unet.to(memory_format=torch.channels_last)  # makes convolutions 4 times faster
     return comfy.model_patcher.ModelPatcher(model, load_device=device, offload_device=offload)
 
 
 def _check_widths(path: Path, config: UNetConfig, tensors: dict[str, Tensor]) -> None:
-    """Raises CheckpointError where the configuration, of which memory is taken, is not the weights'."""
+    """Raises CheckpointError if the configuration does not match the weights, before any memory is allocated for it."""
     widths = {"conv_in.weight": (config.channels[0], config.in_channels)}
     for i, channels in enumerate(config.channels):
         last = config.layers_per_block - 1
@@ -142,7 +142,7 @@ def _check_widths(path: Path, config: UNetConfig, tensors: dict[str, Tensor]) ->
 
 
 def check_unet(model: ModelPatcher, config: UNetConfig, what: str) -> None:
-    """Raises ValueError where a MODEL's UNet is not the one that a part was made for."""
+    """Raises ValueError if a MODEL's UNet does not have the architecture that a part was made for."""
     unet = model.get_model_object("diffusion_model")
     wanted = [channels for channels in reversed(config.channels) for _ in range(config.layers_per_block + 1)]
     if isinstance(unet, UNetModel):
@@ -161,7 +161,7 @@ def check_unet(model: ModelPatcher, config: UNetConfig, what: str) -> None:
 
 
 def check_latent_space(model: ModelPatcher, what: str) -> None:
-    """Raises ValueError where a MODEL does not work in SD1.5's latents."""
+    """Raises ValueError if a MODEL does not use SD1.5's latents."""
     latents = model.get_model_object("latent_format")
     if latents.latent_channels != 4 or latents.scale_factor != comfy.latent_formats.SD15().scale_factor:
         raise ValueError(
@@ -171,7 +171,7 @@ def check_latent_space(model: ModelPatcher, what: str) -> None:
 
 
 class Window:
-    """The part of sampling from `start` to `end`, shares of it, as ComfyUI's ControlNet nodes count it."""
+    """The part of sampling from `start` to `end`, fractions as in ComfyUI's ControlNet nodes."""
 
     def __init__(self, model: ModelPatcher, start: float, end: float):
         if start > end:
@@ -184,7 +184,7 @@ class Window:
 
 
 class Latents:
-    """What a step samples: the whole latent's (h, w), and the area (h, w, y, x) of conds that see only one."""
+    """The latent of a step: its full (h, w), and the area (h, w, y, x) of conds that are limited to one."""
 
     def __init__(self, size: tuple[int, int], conds: list):
         self.size = size
@@ -197,12 +197,12 @@ def _remember_latents(executor, model, conds, x_in, timestep, model_options):
 
 
 def condition(pictures: Sized, x: Tensor, options: dict) -> Tensor:
-    """The part of the pictures that each row of a UNet's input sees, (rows, C, 8h, 8w).
+    """The part of the pictures that belongs to each row of a UNet's input, (rows, C, 8h, 8w).
 
-    ComfyUI runs several conds in one batch, or each by itself, and gives some only an area of the latent.
+    ComfyUI runs several conds in one batch or separately, and limits some to an area of the latent.
 
     Args:
-        pictures: gives them (n, C, 8h, 8w) for a latent of (h, w); n is 1 or the number of latents.
+        pictures: returns (n, C, 8h, 8w) for a latent of (h, w); n is 1 or the number of latents.
         x: the UNet's input (rows, C, h, w).
         options: its transformer_options.
     """
@@ -223,7 +223,7 @@ def condition(pictures: Sized, x: Tensor, options: dict) -> Tensor:
 
 
 def sized(gray: Tensor) -> Sized:
-    """Grey pictures (n, 1, H, W) at 8 times a latent's size; the last size is kept, as every step asks for it."""
+    """Grey pictures (n, 1, H, W) at 8 times a latent's size; the last size is cached for the next step."""
 
     @lru_cache(maxsize=1)
     def at(latent: tuple[int, int]) -> Tensor:
@@ -234,7 +234,7 @@ def sized(gray: Tensor) -> Sized:
 
 
 def sized_hints(hint_map: Tensor) -> Sized:
-    """A hint map (n, 3, H, W) likewise."""
+    """Like `sized`, for a hint map (n, 3, H, W)."""
 
     @lru_cache(maxsize=1)
     def at(latent: tuple[int, int]) -> Tensor:
@@ -245,7 +245,7 @@ def sized_hints(hint_map: Tensor) -> Sized:
 
 @contextmanager
 def after_blocks(unet: UNetModel, hook: Hook) -> Iterator[None]:
-    """While it lasts, h = hook(i, h) after decoder sub-block i, before any upsampling."""
+    """Within the context, h = hook(i, h) after decoder sub-block i, before any upsampling."""
     handles = []
     try:
         for i, block in enumerate(unet.output_blocks):
@@ -273,10 +273,11 @@ Enter = Callable[[Tensor, Tensor, Tensor, dict], "tuple[list[Tensor] | None, Hoo
 
 
 def wrap_unet(model: ModelPatcher, enter: Enter, parts: list[ModelPatcher], start: float, end: float) -> ModelPatcher:
-    """A clone of MODEL whose decoder a part changes; the original, and ComfyUI's classes, stay as they are.
+    """A clone of MODEL whose decoder is changed by a part; the original and ComfyUI's classes are not modified.
 
     Args:
-        enter: once a UNet call, (x, timesteps, context, transformer_options) to residuals and `after_blocks`' hook.
+        enter: called once per UNet call: (x, timesteps, context, transformer_options) to residuals and the hook of
+            `after_blocks`.
         parts: models to load together with this one.
         start, end: see `Window`.
     """
@@ -301,7 +302,7 @@ def wrap_unet(model: ModelPatcher, enter: Enter, parts: list[ModelPatcher], star
 def guide(
     model: ModelPatcher, correct: Callable[[Tensor], Tensor], parts: list[ModelPatcher], start: float, end: float
 ) -> ModelPatcher:
-    """A clone of MODEL whose x0 (B, 4, h, w), scaled, `correct` changes at every step from `start` to `end`."""
+    """A clone of MODEL whose scaled x0 (B, 4, h, w) is passed through `correct` at every step from `start` to `end`."""
     window = Window(model, start, end)
 
     def post_cfg(args: dict) -> Tensor:

@@ -1,4 +1,4 @@
-"""Latents for photos, latents to photos, and a photo's luminance for other models' colours."""
+"""Nodes that make and decode latents, and merge a photo's luminance with another model's colours."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from .hints import Hints
 
-TILE = 256  # side of the tiles where memory is short, px
+TILE = 256  # side of the tiles when memory is short, px
 
 
 class SeAdaEmptyLatent(io.ComfyNode):
@@ -140,7 +140,7 @@ class SeAdaVQDecode(io.ComfyNode):
                     if tiled or not bridge.is_out_of_memory(error):
                         raise
                     cbcr = None
-                if cbcr is None:  # outside the except clause: the error held what it had made
+                if cbcr is None:  # outside the except clause: the error's traceback keeps tensors alive
                     bridge.free_memory()
                     cbcr = chroma(TILE)
                 results.append(bridge.image(merge_chroma(cbcr.to(photo.device), photo)))

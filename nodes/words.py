@@ -1,4 +1,4 @@
-"""Hints from words: finds the things to which a text gives a colour."""
+"""Hints from words: finds the things that have a colour in a text."""
 
 from __future__ import annotations
 
@@ -93,11 +93,11 @@ class SeAdaHintsFromText(io.ComfyNode):
 
 
 def find(photos: Tensor, text: str, source: str, seed: int, bundle: bridge.Bundle) -> tuple[Tensor, list[ColorPhrase]]:
-    """A text's soft hint map (B, 3, h, w) for photos (B, 1, H, W), and the phrases that were found in every one.
+    """A text's soft hint map (B, 3, h, w) for photos (B, 1, H, W), and the phrases that were found in every photo.
 
-    They are found one by one, so that any number of photos fits in memory.
+    Photos are processed one by one, so that any number fits in memory.
 
-    Raises ValueError if none of its coloured things is known.
+    Raises ValueError if none of the coloured things is found.
     """
     if source in SOURCES:
         name = steering.finder(bundle, source)

@@ -23,19 +23,19 @@ def add_fields(
     skip: Collection[str] = (),
     switches: bool = False,
 ) -> None:
-    """Add an option for each field of a dataclass: `--layers-per-block` for `layers_per_block`, with `prefix` "unet."
-    `--unet.layers-per-block`. What is given is read back by `given_fields`.
+    """Add an option for each field of a dataclass: `--layers-per-block` for `layers_per_block`; with `prefix` "unet.",
+    `--unet.layers-per-block`. `given_fields` returns the values that were given.
 
     A bool is `--flag`, `--no-flag` or `--flag True|False`; a tuple takes several values; an optional field also takes
     `None`. Limits, choices and help texts are those of the fields, see `presets.Setting`.
 
     Args:
         config: the dataclass; its fields are bool, int, float, str, Path, a Literal of texts, a tuple, or optional.
-        defaults: the instance whose values the help names; by default what the class itself says, where a field
-            without a default is a required option.
-        name_defaults: whether the help names defaults at all.
-        skip: fields that are no options.
-        switches: bools take no value, so that `--flag` may stand before a positional argument.
+        defaults: the instance whose values the help shows; by default the defaults of the class, and a field without
+            one is a required option.
+        name_defaults: whether the help shows defaults.
+        skip: fields that do not become options.
+        switches: bools take no value, so that `--flag` may precede a positional argument.
     """
     kinds = get_type_hints(config)
     for of in dataclasses.fields(config):
@@ -87,7 +87,7 @@ def _add_field(
 
 
 def _parser(kind: type, allowed: Setting, optional: bool) -> Callable[[str], Any]:
-    """A function of an option's text to a value of a type, or to None for `None` where that is allowed."""
+    """A function from an option's text to a value of a type, or to None for `None` if that is allowed."""
     parse: Callable[[str], Any] = kind
     if kind is bool:
         parse = _boolean

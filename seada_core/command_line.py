@@ -1,6 +1,6 @@
 """What the commands share: a parser with one-line errors, types of arguments, exit statuses.
 
-Importing this is quick (no torch, no Pillow): `--help` waits for it.
+It imports neither torch nor Pillow, so that `--help` is quick.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def exit_status(command: Callable[[], int], interrupted: str = "") -> int:
     """Run a command. Returns its exit status: its own, a `CommandError`'s, argparse's, or `INTERRUPTED`.
 
     Args:
-        interrupted: what the error line of Ctrl-C adds, such as what is done.
+        interrupted: added to the error line after Ctrl-C, such as what is done.
     """
     try:
         return command()
@@ -60,7 +60,7 @@ def number(
     """An argument's type: a number from `low` to `high`, and a multiple of `multiple`.
 
     Args:
-        what: what the error says is expected, such as "a number above 0"; by default it names the limits.
+        what: what the error message says is expected, such as "a number above 0"; by default the limits.
     """
     expected = what or _range(kind, low, high, multiple)
 
@@ -98,14 +98,14 @@ def names(choices: Collection[str]) -> Callable[[str], tuple[str, ...]]:
         found = tuple(name.strip() for name in text.split(","))
         unknown = [name for name in found if name not in choices]
         if unknown:
-            raise argparse.ArgumentTypeError(f"{unknown[0]!r} is none of {', '.join(choices)}")
+            raise argparse.ArgumentTypeError(f"{unknown[0]!r} is not one of {', '.join(choices)}")
         return found
 
     return parse
 
 
 def checked(function: Callable[[str], T]) -> Callable[[str], T]:
-    """An argument's type made of a function that raises ValueError: its message becomes the usage error."""
+    """An argument's type from a function that raises ValueError: its message becomes the usage error."""
 
     def parse(text: str) -> T:
         try:

@@ -6,7 +6,7 @@ LONGEST = 400  # characters of `one_line`
 
 
 class CommandError(Exception):
-    """A command cannot go on. The message is the whole error line, `status` the exit status."""
+    """Ends a command. The message is the whole error line, `status` the exit status."""
 
     def __init__(self, message: str, status: int = 1):
         super().__init__(message)
@@ -14,7 +14,7 @@ class CommandError(Exception):
 
 
 def one_line(error: BaseException | str) -> str:
-    """An error's text, or a text, in one line of at most `LONGEST` characters; without a text, the error's type."""
+    """A text, or an error's message, in one line of at most `LONGEST` characters; an empty message gives the type."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
 

@@ -1,4 +1,4 @@
-"""What one colouring is asked for. The command, the nodes, the evaluation and Ray all build a `ColorizeOptions`."""
+"""The options of a colouring. The command, the nodes, the evaluation and Ray all build a `ColorizeOptions`."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ LEFT_TO_THE_MODEL = ("steps", "guidance", "size", "saturation")  # where None me
 
 @dataclass(frozen=True)
 class Limits:
-    """The numbers that a field may have: of a kind, from `low` to `high`, and multiples of `multiple`."""
+    """The allowed numbers of a field: their type, `low` to `high`, and multiples of `multiple`."""
 
     kind: type[int] | type[float]
     low: float = -math.inf
     high: float = math.inf
     multiple: int = 1
-    text: str = ""  # in place of the range in messages
+    text: str = ""  # replaces the range in messages
 
     def __str__(self) -> str:
         if self.text:
@@ -36,7 +36,7 @@ class Limits:
         return f"at least {self.low}" if self.high == math.inf else f"{self.low} to {self.high}"
 
     def check(self, name: str, value: Any) -> None:
-        """Raises ValueError that names the field, the range and the value."""
+        """Raises ValueError with the field, the range and the value."""
         if self.kind is int and not isinstance(value, Integral):
             raise ValueError(f"{name} must be a whole number, not {value!r}")
         inside = isinstance(value, Real) and self.low <= value <= self.high  # type: ignore[operator]
@@ -53,27 +53,26 @@ class ColorizeOptions:
     """How to colour a photo, or a batch of photos. Sequences become tuples.
 
     Args:
-        prompt: what the photo shows and in which colours, one text or one for each picture; None asks the captioner.
+        prompt: what the photo shows and in which colours, one text or one for each picture; None uses the captioner.
         negative_prompt: what guidance moves away from.
         hints: colours at places, in pixels of the photo; or a hint map (B or 1, 3, any h, any w) of the photo.
-        soft_hints: colours of regions, (B or 1, 3, any h, any w); the mask says how much each pixel's counts in the
-            result.
-        hint_methods: what makes colours follow hints: the hint encoder's learned "modulation" and "guidance" of each
-            step's estimate (CCD), and "propagation" over similar pixels, which has the last word.
+        soft_hints: colours of regions, (B or 1, 3, any h, any w); the mask is each pixel's weight in the result.
+        hint_methods: how colours follow hints: the hint encoder's learned "modulation", "guidance" of each step's
+            estimate (CCD), and "propagation" over similar pixels, which is applied last.
         palette: colours (`#rrggbb`) to stay close to.
-        palette_strength: None draws chroma to the palette's nearest, grey among them, which hardly shows. A number
-            takes the palette as a colour scheme, whose colours go where the photo is about as light; 1 is soft.
+        palette_strength: None pulls chroma gently to the palette's nearest colour or grey. A number treats the palette
+            as a colour scheme, whose colours go where the photo has a similar lightness; 1 is soft.
         steps: denoising steps; None for the model's own number, as with guidance, size and saturation.
         guidance: classifier-free guidance weight; 1 turns it off.
         strength: of the controller, 0 to 1 and beyond; 0 skips it.
         seed: the noise of every picture.
         size: short side of the picture that is diffused, px.
-        saturation: factor on the model's chroma; hints are left alone. 0 leaves the photo grey.
+        saturation: factor on the model's chroma, not on hints. 0 leaves the photo grey.
         token_steps: steps of token diffusion on the codebook; 0 decodes the latent itself (Eq. 5).
         temperature: of token diffusion.
-        scheduler: "ddim", or "unipc" or "dpm++", half of whose steps come as near; see `sampling.solver`.
-        shared_control: with guidance, run the conditional encoder once a step, with the prompt, instead of also
-            without: quicker, and the prompt then guides through the UNet alone.
+        scheduler: "ddim", or "unipc" or "dpm++", which need half the steps; see `sampling.solver`.
+        shared_control: with guidance, run the conditional encoder once per step, with the prompt only: quicker, but
+            then guidance acts only through the UNet.
         noise: factor on the noise that several steps start from, 0 to 1: with less, seeds differ less and surfaces are
             evener.
     Raises:
@@ -138,7 +137,7 @@ class ColorizeOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class ResolvedOptions(ColorizeOptions):
-    """Options that leave nothing to the model, see `ColorizeOptions.resolved`."""
+    """Options without None for the model's defaults, see `ColorizeOptions.resolved`."""
 
     steps: int
     guidance: float

@@ -1,6 +1,6 @@
 """Every size and hyper-parameter, as frozen dataclasses: `mini` and `sd15`.
 
-Nowhere else does the code ask which preset it runs: only these values differ.
+The rest of the code never checks which preset it runs: only these values differ.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ SCHEDULERS = ("ddim", "unipc", "dpm++")  # see `sampling.solver`
 OPTIMIZERS = ("adamw", "adamw8bit", "sgd")  # see `train.memory.build_optimizer`
 
 MOST_ENTRIES = 16  # of a tuple
-LIMIT = 2**16  # of every number whose field names no other
+LIMIT = 2**16  # default upper limit of numbers
 MOST_TOKENS = 4096  # of a text
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What a field of a config is, and which values it may have; see `setting` and `choice`.
+    """Metadata of a config's field: its help text and allowed values; see `setting` and `choice`.
 
     Attributes:
         help: a line for `--help`.
-        low, high: the limits of a number, or of each entry of a tuple. Without `low` a whole number is at least 1, and
-            any other at least 0.
-        choices: the values that a text may have; empty for any.
+        low, high: the limits of a number, or of each entry of a tuple. The default of `low` is 1 for int and 0 for
+            float.
+        choices: the allowed values of a string; empty for any.
     """
 
     help: str = ""
@@ -46,7 +46,7 @@ def setting(default: Any, help: str = "", low: float | None = None, high: float 
 
 
 def choice(default: Any, choices: tuple[str, ...], help: str = "") -> Any:
-    """A dataclass field that holds one of a few texts, see `Setting`."""
+    """A dataclass field with a fixed set of strings, see `Setting`."""
     return field(default=default, metadata={"setting": Setting(help, choices=choices)})
 
 
@@ -82,7 +82,7 @@ class UNetConfig:
 
 @dataclass(frozen=True)
 class VAEConfig:
-    """The autoencoder whose latents everything works in. Defaults: Stable Diffusion 1.5's KL-f8; never trained here."""
+    """The autoencoder of all latents. Defaults: Stable Diffusion 1.5's KL-f8; never trained here."""
 
     channels: tuple[int, ...] = setting((128, 256, 512, 512))
     layers_per_block: int = setting(2, high=128)
@@ -110,7 +110,7 @@ class ControlConfig:
 
     condition_channels: int = setting(3)
     mapper_channels: tuple[int, ...] = setting((16, 32, 64))
-    # the paper names no number, and 4 channels are too few for a small model's features
+    # not given in the paper; 4 channels are too few for a small model's features
     condition_latent: int = setting(4, "channels of c_f")
     recognition: bool = setting(False, "the mapper also takes a classifier's features of the picture")
     recognition_width: int = setting(128)
@@ -193,7 +193,7 @@ class DiffusionConfig:
 
 @dataclass(frozen=True)
 class SamplingConfig:
-    """What the pipeline does unless told otherwise."""
+    """The pipeline's defaults."""
 
     steps: int = setting(50, high=100_000)
     guidance: float = setting(5.0, low=0, high=100)
@@ -284,11 +284,11 @@ SD15 = Preset(
         "captioner": _SD15,
         "codec": replace(_SD15, steps=44_000, crop=256),  # EDN, Table 3, as tokens' 42 000
         "base": replace(_SD15, train_unet=True),
-        "control": _SD15,  # SeAda names no number for this one; it is outside of its 80 K
+        "control": _SD15,  # not given in the SeAda paper, and not part of its 80 K steps
         "stage1": replace(_SD15, steps=20_000),
         "stage2": replace(_SD15, steps=50_000),
         "stage3": replace(_SD15, steps=10_000),
-        # not in the papers, and not in the recipe below: for good pictures in 1 to 4 steps
+        # not in the papers, and not in the recipe below: for sampling in 1 to 4 steps
         "decide": replace(
             _SD15,
             steps=10_000,
@@ -303,7 +303,7 @@ SD15 = Preset(
         "tokens": replace(_SD15, steps=42_000),
         "joint": replace(_SD15, steps=10_000),
     },
-    # Stable Diffusion and a captioner are given
+    # Stable Diffusion and a captioner are not trained
     recipe=("codec", "control", "stage1", "stage2", "stage3", "decoder", "ccd", "tokens", "joint"),
 )
 
@@ -328,7 +328,7 @@ MINI = Preset(
     training={
         "captioner": replace(_MINI, steps=1500, batch=96, lr=1.5e-3, warmup=60, decay=0.9, ema=0.98, weight_decay=0.05),
         "codec": replace(
-            # whole pictures: the decoder looks 90 px around, and one that only knows borders overstates colour inside
+            # whole pictures: the receptive field is 90 px, and training only near borders oversaturates the interior
             _MINI,
             steps=6000,
             batch=8,
@@ -390,16 +390,16 @@ PRESETS = {preset.name: preset for preset in (MINI, SD15)}
 
 
 def to_dict(config) -> dict:
-    """A config as plain JSON-ready values."""
+    """A config as JSON-compatible values."""
     return dataclasses.asdict(config)
 
 
 def from_dict(cls, values: dict):
-    """The inverse of `to_dict` for a flat config class, of untrusted values: lists become tuples.
+    """The inverse of `to_dict` for a flat config class, with untrusted values: lists become tuples.
 
     Raises:
-        TypeError: unknown names, or values of another type.
-        ValueError: values outside of a field's limits or choices, see `Setting`.
+        TypeError: unknown names, or values of the wrong type.
+        ValueError: values outside a field's limits or choices, see `Setting`.
     """
     if not isinstance(values, dict):
         raise TypeError(f"{cls.__name__} is {reprlib.repr(values)}, expected an object")

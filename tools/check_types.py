@@ -1,7 +1,7 @@
-"""Types of `seada_core` and `nodes`: `python tools/check_types.py [mypy's options]`.
+"""Checks the types of `seada_core` and `nodes`: `python tools/check_types.py [mypy's options]`.
 
-ComfyUI imports the repository as a package, so `nodes` says `from ..seada_core`. mypy needs that package too, whatever
-the checkout is called: it gets it under a fixed name, by a link.
+ComfyUI imports the repository as a package, so `nodes` imports `from ..seada_core`. mypy needs that package too,
+independent of the checkout's name: a link gives it a fixed name.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Whitespace at the ends of text files and lines: `python tools/end_of_file.py FILE...` repairs it and exits with 1."""
+"""Fixes whitespace at the ends of files and lines: `python tools/end_of_file.py FILE...`; exits with 1 on changes."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
 """Training under faults: `python -m tools.faults [--kills 30] [--seed 0] [--only FAULT] [--keep FOLDER]`.
 
 A tiny stage is trained by the trainer's own command, in processes of its own, and killed with SIGKILL: at random
-moments, and just before each file operation of a run. Then full disks (a small tmpfs, where one may be mounted), a
-killed data worker, a broken shard, and NaN in a gradient. Resumed, each run has to end as one that nothing happened to:
-the same losses step by step, the same weights, averages and part files bit by bit, every picture of an epoch once,
-nothing half written left. Prints a line a fault; exit status 1 where one was not survived.
+moments, and just before each file operation of a run. Then full disks (a small tmpfs, if one can be mounted), a killed
+data worker, a broken shard, and NaN in a gradient. Each run is resumed and must end like an uninterrupted one: the same
+losses at every step, bitwise equal weights, averages and part files, every picture once per epoch, and no partial
+files. Prints one line per fault; exit status 1 if a run did not recover.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ SIZES = [
 ]  # fmt: skip
 PICTURES, BATCH, EVERY = 12, 4, 3
 OPERATIONS = {"os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.link", "open"}
-SECONDS = 300  # that a run may take
+SECONDS = 300  # time limit of a run
 
 
 def write_pictures(folder: Path, count: int = PICTURES) -> Path:
@@ -50,7 +50,7 @@ def write_pictures(folder: Path, count: int = PICTURES) -> Path:
 
 
 def average_colors(rgb):
-    """Stands in for a latent encoder: the cells' mean colours; the trainer does not mind."""
+    """Replaces the latent encoder: the cells' mean colours."""
     import torch.nn.functional as F
 
     return F.avg_pool2d(rgb, 8).repeat(1, 2, 1, 1)[:, :4] - 0.5
@@ -72,7 +72,7 @@ def command(pictures: Path, cache: Path, out: Path, steps: int, *more: str) -> l
     ]  # fmt: skip
 
 
-# what happens to a process of the trainer
+# faults inside a process of the trainer
 
 
 def kill_at(folder: str, number: int) -> None:
@@ -96,14 +96,14 @@ def kill_at(folder: str, number: int) -> None:
 
 
 def limit_files(size: int) -> None:
-    """No file may grow beyond so many bytes: what fails then fails as on a full disk."""
+    """Limit the size of files: writes beyond it fail as on a full disk."""
     import resource
 
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
 
 
 def poison(*steps: int) -> None:
-    """NaN in one number of one gradient at these steps of the process, counted from 0."""
+    """Put a NaN into one gradient at these steps of the process, counted from 0."""
     from accelerate import Accelerator
 
     clip, counter = Accelerator.clip_grad_norm_, itertools.count()
@@ -124,7 +124,7 @@ def _child(argv: list[str], log: Path, fault: str | None, arguments: tuple) -> N
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
-    multiprocessing.set_start_method("fork", force=True)  # of data workers, as in a trainer that was not forked
+    multiprocessing.set_start_method("fork", force=True)  # for data workers, as in a trainer that was not forked
     import torch
 
     from seada_core.train.__main__ import main
@@ -136,7 +136,7 @@ def _child(argv: list[str], log: Path, fault: str | None, arguments: tuple) -> N
 
 
 class Trainer:
-    """Starts the trainer's command in processes that are forked from one which has imported everything."""
+    """Starts the trainer's command in processes forked from one that has imported everything."""
 
     def __init__(self, folder: Path):
         os.environ["OMP_NUM_THREADS"] = "1"
@@ -151,7 +151,7 @@ class Trainer:
         return process
 
     def run(self, argv: list[str], fault: str | None = None, *arguments) -> tuple[int, str]:
-        """The exit status (negative: the signal that ended it) and what it said."""
+        """The exit status (negative: the signal that ended it) and the output."""
         process = self.start(argv, fault, *arguments)
         process.join(SECONDS)
         if process.is_alive():
@@ -161,15 +161,15 @@ class Trainer:
         return process.exitcode, self.log.read_text()
 
 
-def error_line(said: str) -> str:
-    """The last line, if it is an error's; a traceback is none."""
-    lines = said.strip().splitlines()
-    if "Traceback" in said or not lines or not lines[-1].startswith("error: "):
-        raise AssertionError(f"no clear line: {said[-2000:]}")
+def error_line(output: str) -> str:
+    """The last line of an output, which must be an error message and not a traceback."""
+    lines = output.strip().splitlines()
+    if "Traceback" in output or not lines or not lines[-1].startswith("error: "):
+        raise AssertionError(f"no error message: {output[-2000:]}")
     return lines[-1]
 
 
-# what has to be as it should
+# checks of a run's results
 
 
 def lines(path: Path) -> list[dict]:
@@ -177,7 +177,7 @@ def lines(path: Path) -> list[dict]:
 
 
 def check_newest(out: Path) -> int:
-    """The step of the newest checkpoint, all of which can be read; 0 where there is none."""
+    """The step of the newest checkpoint, 0 if there is none; all checkpoints must be readable."""
     import torch
     from safetensors.torch import load_file
 
@@ -193,7 +193,7 @@ def check_newest(out: Path) -> int:
 
 
 def check_same(out: Path, other: Path, cache: Path, steps: int) -> None:
-    """Two finished runs are the same, bit by bit, and saw every picture of an epoch once."""
+    """Two finished runs must be bitwise equal and have used every picture once per epoch."""
     import torch
     from safetensors.torch import load_file
 
@@ -227,7 +227,7 @@ def check_same(out: Path, other: Path, cache: Path, steps: int) -> None:
 
 
 def random_kills(trainer: Trainer, argv: list[str], out: Path, count: int, steps: int, seed: int) -> tuple[int, int]:
-    """Kill a run that often, resuming it each time; (kills while one was written, steps kept)."""
+    """Kill a run `count` times, resuming it each time; (kills while a checkpoint was written, steps kept)."""
     rng, losses = random.Random(seed), out / "base" / "losses.jsonl"
     writing = done = 0
     for number in range(count):
@@ -239,12 +239,12 @@ def random_kills(trainer: Trainer, argv: list[str], out: Path, count: int, steps
             wait(process, lambda n=done + more: len(lines_that_are_whole(losses)) > n)
             time.sleep(rng.uniform(0, 0.3))
         else:  # while it writes a checkpoint
-            wait(process, lambda base=base: not any(base.glob("checkpoint-*.part")))  # of the kill before
+            wait(process, lambda base=base: not any(base.glob("checkpoint-*.part")))  # left by the previous kill
             wait(process, lambda base=base: any(base.glob("checkpoint-*.part")))
             time.sleep(rng.uniform(0, 0.1))
         process.kill()
         process.join()
-        assert process.exitcode == -signal.SIGKILL, f"it was through after {number} kills: {trainer.log.read_text()}"
+        assert process.exitcode == -signal.SIGKILL, f"the run finished after {number} kills: {trainer.log.read_text()}"
         writing += bool(list((out / "base").glob("checkpoint-*.part")))
         newest = check_newest(out)
         assert done <= newest < steps, (newest, done)
@@ -264,7 +264,7 @@ def lines_that_are_whole(path: Path) -> list[str]:
 
 @contextmanager
 def small_disk(folder: Path, size: int) -> Iterator[bool]:
-    """A file system of so many bytes at `folder`; False where none may be mounted."""
+    """A file system of `size` bytes at `folder`; False if it cannot be mounted."""
     folder.mkdir(parents=True, exist_ok=True)
     mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
     try:
@@ -279,12 +279,12 @@ def small_disk(folder: Path, size: int) -> Iterator[bool]:
 
 
 def workers(pid: int) -> list[int]:
-    """The processes that a process has started."""
+    """The child processes of a process."""
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 class Scenes:
-    """The faults one by one; each returns what it came to."""
+    """The faults; each method returns a summary line."""
 
     def __init__(self, folder: Path, kills: int, seed: int):
         self.folder, self.kills, self.seed = folder, kills, seed
@@ -304,12 +304,12 @@ class Scenes:
         return command(self.pictures, self.cache, out, steps, f"--validation={self.pictures}", *more)
 
     def check(self, out: Path, steps: int) -> None:
-        """Go on to the end, which has to be the one of a run that nothing happened to."""
+        """Resume to the end and compare with an uninterrupted run."""
         if steps not in self.straight:
             self.straight[steps] = self.out(f"straight-{steps}")
             assert self.trainer.run(self.argv(self.straight[steps], steps))[0] == 0
-        status, said = self.trainer.run(self.argv(out, steps))
-        assert status == 0, said
+        status, output = self.trainer.run(self.argv(out, steps))
+        assert status == 0, output
         check_same(out, self.straight[steps], self.cache, steps)
 
     def killed_at_random(self) -> str:
@@ -324,21 +324,21 @@ class Scenes:
         total = int(Path(str(counted) + ".count").read_text())
         for number in range(1, total + 1):
             out = self.out("operation")
-            status, said = self.trainer.run(self.argv(out, 3 * EVERY), "kill_at", str(out), number)
-            assert status in (-signal.SIGKILL, 0), said
+            status, output = self.trainer.run(self.argv(out, 3 * EVERY), "kill_at", str(out), number)
+            assert status in (-signal.SIGKILL, 0), output
             check_newest(out)
             if status == 0:
                 break
         else:
-            raise AssertionError("it was never through")
+            raise AssertionError("the run never finished")
         self.check(out, 3 * EVERY)
-        return f"{number - 1} kills, one before each of the file operations of a run that they leave to do"
+        return f"{number - 1} kills, one before each remaining file operation of a run"
 
     def full_disk(self) -> str:
         out = self.out("measured")
         assert self.trainer.run(self.argv(out, EVERY))[0] == 0
         room = sum(file.stat().st_size for file in (out / "base" / f"checkpoint-{EVERY}").iterdir())
-        said = []
+        errors = []
         for share in (0.5, 1.2, 1.9, 2.5, 3.2):
             out = self.folder / f"disk-{share}"
             with small_disk(out, int(share * room)) as mounted:
@@ -347,13 +347,13 @@ class Scenes:
                 self.out(out.name)
                 status, output = self.trainer.run(self.argv(out, 4 * EVERY))
                 assert status == 1, (status, output)
-                said.append(error_line(output))
-                assert "cannot write" in said[-1], said
+                errors.append(error_line(output))
+                assert "cannot write" in errors[-1], errors
                 kept = check_newest(out)
                 assert kept or share < 1.5, (share, kept)
                 subprocess.run(["mount", "-o", f"remount,size={20 * room}", str(out)], check=True)
                 self.check(out, 4 * EVERY)
-        return f"{len(said)} disks, such as: {said[2]}"
+        return f"{len(errors)} disks, such as: {errors[2]}"
 
     def dead_worker(self) -> str:
         out = self.out("worker")
@@ -365,16 +365,16 @@ class Scenes:
             os.kill(worker, signal.SIGKILL)
         process.join(SECONDS)
         assert process.exitcode == 1, process.exitcode
-        said = error_line(self.trainer.log.read_text())
+        error = error_line(self.trainer.log.read_text())
         self.check(out, check_newest(out) + EVERY)
-        return said
+        return error
 
     def broken_shard(self) -> str:
         import tarfile
 
         from seada_core.train.data import build_cache
 
-        shards, said, hole = self.folder / "shards", [], 0
+        shards, messages, hole = self.folder / "shards", [], 0
         shards.mkdir()
         for number in range(3):  # four pictures each
             with tarfile.open(shards / f"data-{number:03}.tar", "w") as tar:
@@ -384,23 +384,23 @@ class Scenes:
         with open(shards / "data-001.tar", "r+b") as file:
             file.seek(hole)
             file.write(bytes(1024))
-        cache = build_cache(str(shards), self.folder / "of-shards", 64, average_colors, log=said.append)
+        cache = build_cache(str(shards), self.folder / "of-shards", 64, average_colors, log=messages.append)
         keys = [record["key"] for record in cache.records]
         assert keys == [f"{i:02}" for i in range(PICTURES) if i not in (6, 7)], keys
-        assert "data-001.tar is cut short" in said[0], said
-        return said[0]
+        assert "data-001.tar is cut short" in messages[0], messages
+        return messages[0]
 
     def gradient(self) -> str:
         out = self.out("nan")
-        status, said = self.trainer.run(self.argv(out, 4 * EVERY), "poison", 4)
-        assert status == 0 and "step 4 skipped" in said, said
-        left_out = [entry["step"] for entry in lines(out / "base" / "losses.jsonl") if entry.get("left_out")]
-        assert left_out == [4]
+        status, output = self.trainer.run(self.argv(out, 4 * EVERY), "poison", 4)
+        assert status == 0 and "step 4 skipped" in output, output
+        skipped = [entry["step"] for entry in lines(out / "base" / "losses.jsonl") if entry.get("left_out")]
+        assert skipped == [4]
         lost = self.out("lost")
-        status, said = self.trainer.run(self.argv(lost, 1000), "poison", *range(EVERY, 1000))
+        status, output = self.trainer.run(self.argv(lost, 1000), "poison", *range(EVERY, 1000))
         assert status == 1
         check_newest(lost)
-        return error_line(said)
+        return error_line(output)
 
 
 SCENES = ("killed_at_random", "killed_at_operations", "full_disk", "dead_worker", "broken_shard", "gradient")
@@ -408,10 +408,10 @@ SCENES = ("killed_at_random", "killed_at_operations", "full_disk", "dead_worker"
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--kills", type=int, default=30, help="at random moments")
-    parser.add_argument("--seed", type=int, default=0, help="of those moments")
-    parser.add_argument("--keep", type=Path, help="a folder for the runs, which are deleted otherwise")
-    parser.add_argument("--only", nargs="+", choices=SCENES, help="these faults alone")
+    parser.add_argument("--kills", type=int, default=30, help="number of kills at random moments")
+    parser.add_argument("--seed", type=int, default=0, help="seed of those moments")
+    parser.add_argument("--keep", type=Path, help="keep the runs in this folder instead of deleting them")
+    parser.add_argument("--only", nargs="+", choices=SCENES, help="only these faults")
     options = parser.parse_args(arguments)
     failed = 0
     with tempfile.TemporaryDirectory() as temporary:

@@ -1,4 +1,4 @@
-"""What a run of the trainer imports: loaded once in the process that `tools.faults` forks its runs from."""
+"""Imports everything that the trainer needs, once, in the process from which `tools.faults` forks its runs."""
 
 import accelerate.checkpointing
 import diffusers.models.unets.unet_2d_condition

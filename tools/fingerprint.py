@@ -1,4 +1,4 @@
-"""Whether a change of the code changes what it computes: hashes of pictures and weights, to compare before and after.
+"""Checks whether a code change affects results: hashes of pictures and weights, to compare before and after.
 
     python tools/fingerprint.py --root ../before --out before.json --photos PHOTOS --reference PICTURE
     python tools/fingerprint.py --root . --out after.json --photos PHOTOS --reference PICTURE
@@ -52,7 +52,7 @@ def pixels(path: Path) -> str:
 
 
 def tensors(path: Path) -> str:
-    """The hash of a safetensors file's tensors, whatever its metadata says."""
+    """The hash of a safetensors file's tensors, without metadata."""
     from safetensors.numpy import load_file
 
     digest = hashlib.sha256()
@@ -82,7 +82,7 @@ def photos(root: Path, folder: Path, count: int, out: Path) -> Iterator[tuple[st
 
 
 def steered(root: Path, photo: Path, reference: Path | None, out: Path) -> Iterator[tuple[str, str]]:
-    """One photo in every way of steering; variants; 16 bits."""
+    """One photo with every steering option; variants; 16 bits."""
     options = STEERED | ({"reference": ["--reference", reference]} if reference else {})
     for name, arguments in options.items():
         run(root, "colorize", photo, "-o", out / f"{name}.png", *arguments)
@@ -128,7 +128,7 @@ def trained(root: Path, out: Path) -> Iterator[tuple[str, str]]:
 
 
 def nodes(root: Path, photo: Path, out: Path) -> Iterator[tuple[str, str]]:
-    """Every workflow that the embedded model can run, and the nodes that no workflow has, in a real ComfyUI."""
+    """Every workflow that the embedded model can run, and the nodes missing from workflows, in a real ComfyUI."""
     sys.path.insert(0, str(next((root / "tests").rglob("comfy_server.py")).parent))
     import comfy_server
 
@@ -158,7 +158,7 @@ def nodes(root: Path, photo: Path, out: Path) -> Iterator[tuple[str, str]]:
 
 
 def _on_photo(prompt: dict) -> dict:
-    """The prompt on this tool's photo, whichever photo it names."""
+    """The prompt with its photo replaced by this tool's."""
     for node in prompt.values():
         if node["class_type"] in ("LoadImage", "SeAdaLoadPhoto"):
             node["inputs"]["image"] = "photo.png"

@@ -1,11 +1,11 @@
-"""Damaged and hostile files for every reader: only the reader's own error may come out, soon and in little memory.
+"""Fuzzes every file reader: only the reader's own errors may be raised, quickly and within a memory limit.
 
 `python -m tools.fuzz picture|hint|palette|preset|checkpoint|shard [--inputs 100000] [--seed 0] [--keep FOLDER]`
 
-Inputs are made by `fuzz_inputs` from real files, each from the seed and its number alone. A forked worker reads them; a
-finding is another exception, more than `SECONDS` of processor time, more memory than the reader's limit, or a worker's
-death. What was found is written to FOLDER, `NUMBER-REASON.bin`, and `--replay FILE` reads it again, with the traceback.
-The exit status is 1 where something was found.
+Inputs are made by `fuzz_inputs` from real files and depend only on the seed and their number. A forked worker reads
+them; a finding is another exception, more than `SECONDS` of processor time, more memory than the reader's limit, or a
+crash. Findings are written to FOLDER as `NUMBER-REASON.bin`, and `--replay FILE` reads one again, with the traceback.
+The exit status is 1 if there are findings.
 """
 
 from __future__ import annotations
@@ -30,21 +30,21 @@ from benchmarks import machine
 
 from . import fuzz_inputs
 
-SECONDS = 5.0  # of the processor, an input
-SPACE = 3_000_000_000  # bytes of address space that a worker may add: WebP reserves, and does not touch, two of them
-PIXELS = 1_000_000  # limit of the pictures here
-BATCH = 2000  # inputs of a worker
+SECONDS = 5.0  # processor time per input
+SPACE = 3_000_000_000  # bytes of address space that a worker may add: WebP reserves 2 GB without using them
+PIXELS = 1_000_000  # limit for pictures here
+BATCH = 2000  # inputs per worker
 
 
 @dataclass
 class Reader:
-    """`read` takes the path of an input, which it may only answer with success or one of `errors`, those very types."""
+    """`read` takes the path of an input and must succeed or raise exactly one of the types in `errors`."""
 
     files: list[bytes]
     mutate: fuzz_inputs.Mutator
     read: Callable[[Path], object]
     errors: tuple[type[Exception], ...]
-    memory: int  # bytes above what the process holds before
+    memory: int  # limit, bytes beyond what the process held before
 
 
 def picture_reader() -> Reader:
@@ -63,7 +63,7 @@ def picture_reader() -> Reader:
 
 
 def _argument(path: Path, start: bytes) -> str | None:
-    """The text of an input that stands for an argument of the command line, which starts so."""
+    """The text of an input that is used as a command-line argument: those that begin with `start`."""
     with path.open("rb") as file:
         content = file.read(1_000_000)
     return content.decode("utf-8", "surrogateescape").strip('"') if content.startswith(start) else None
@@ -108,7 +108,7 @@ def palette_reader() -> Reader:
 
 
 def _parts() -> dict[str, bytes]:
-    """Small part files, by their part."""
+    """Small part files, by part."""
     import torch
 
     from seada_core import presets as p
@@ -199,7 +199,7 @@ def make(reader: Reader, name: str, seed: int, number: int) -> bytes:
 
 
 class TooLong(BaseException):
-    """An input took more processor time than it may; no reader can take this for a damaged file."""
+    """An input exceeded the time limit. A BaseException, so that no reader handles it as a damaged file."""
 
 
 def _stop(*_) -> None:
@@ -207,7 +207,7 @@ def _stop(*_) -> None:
 
 
 def memory(peak: bool) -> int:
-    """Bytes that the process holds, or has held since `forget_peak`."""
+    """Resident bytes of the process, or their peak since `forget_peak`."""
     name = b"VmHWM:" if peak else b"VmRSS:"
     with open("/proc/self/status", "rb") as status:
         return next(int(line.split()[1]) for line in status if line.startswith(name)) * 1024
@@ -219,7 +219,7 @@ def forget_peak() -> None:
 
 
 def judge(reader: Reader, path: Path) -> tuple[str, str | None]:
-    """("read" or "refused", None), or what was found: its kind and a line."""
+    """("read" or "refused", None), or a finding: its kind and a description."""
     forget_peak()
     before = memory(peak=False)
     signal.setitimer(signal.ITIMER_PROF, SECONDS)
@@ -240,13 +240,13 @@ def judge(reader: Reader, path: Path) -> tuple[str, str | None]:
 
 
 def _work(reader: Reader, name: str, seed: int, first: int, last: int, folder: Path, report: mmap.mmap) -> None:
-    """A worker: says in `report` which input it is at, and prints nothing."""
+    """A worker: writes the current input's number to `report` and prints nothing."""
     with open("/proc/self/statm") as statm:
         size = int(statm.read().split()[0]) * mmap.PAGESIZE
     resource.setrlimit(resource.RLIMIT_AS, (size + SPACE, size + SPACE))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     signal.signal(signal.SIGPROF, _stop)
-    file = os.memfd_create("input")  # opening a file of a disk anew takes most of an input's time
+    file = os.memfd_create("input")  # opening a file on a disk would take most of an input's time
     path = Path(f"/proc/self/fd/{file}")
     gc.freeze()
     counts = collections.Counter()
@@ -263,7 +263,7 @@ def _work(reader: Reader, name: str, seed: int, first: int, last: int, folder: P
 
 
 def run(name: str, inputs: int, seed: int = 0, keep: Path | None = None) -> tuple[collections.Counter, list[str]]:
-    """How often what came of the inputs, and a line for each finding."""
+    """The number of inputs by outcome, and a line for each finding."""
     reader = READERS[name]()
     counts, findings = collections.Counter(), []
     report = mmap.mmap(-1, 8)
@@ -299,7 +299,7 @@ def run(name: str, inputs: int, seed: int = 0, keep: Path | None = None) -> tupl
 
 
 def _watch(pid: int, report: mmap.mmap) -> str:
-    """Waits for a worker, and ends one that is stuck where no signal handler runs. How it ended, in words."""
+    """Waits for a worker, and kills one that is stuck outside Python. Returns how it ended, in words."""
     at, since = None, time.monotonic()
     while True:
         done, status = os.waitpid(pid, os.WNOHANG)
@@ -318,7 +318,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("reader", choices=READERS)
     parser.add_argument("--inputs", type=int, default=100_000)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--keep", type=Path, help="folder for what was found")
+    parser.add_argument("--keep", type=Path, help="folder for findings")
     parser.add_argument("--replay", type=Path, help="read this file again instead")
     options = parser.parse_args(arguments)
     if options.replay:
@@ -329,8 +329,8 @@ def main(arguments: list[str] | None = None) -> int:
     counts, findings = run(options.reader, options.inputs, options.seed, options.keep)
     for line in findings[:50]:
         print(line)
-    told = ", ".join(f"{count} {kind}" for kind, count in counts.most_common())
-    print(f"{options.reader}: {options.inputs} inputs in {time.perf_counter() - start:.0f} s: {told}")
+    summary = ", ".join(f"{count} {kind}" for kind, count in counts.most_common())
+    print(f"{options.reader}: {options.inputs} inputs in {time.perf_counter() - start:.0f} s: {summary}")
     print(f"{len(findings)} findings")
     return 1 if findings else 0
 

@@ -1,7 +1,7 @@
-"""Hostile inputs for `tools.fuzz`: real files of every kind that is read, and ways to damage them.
+"""Hostile inputs for `tools.fuzz`: real files of every supported kind, and mutations of them.
 
-Damage knows what it damages: PNG chunks get true checksums again; TIFF directories, JPEG segments, safetensors headers
-and JSON values are changed where it hurts. Everything follows from a `random.Random`.
+Mutations are aware of the format: PNG chunks get valid checksums; fields of TIFF directories, JPEG segments,
+safetensors headers and JSON values are changed. Everything is determined by a `random.Random`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ NUMBERS = [0, 1, 2, 7, 8, 16, 127, 128, 255, 256, 32767, 32768, 65535, 65536, 2*
 
 
 def damage(rng: Random, data: bytes, others: list[bytes]) -> bytes:
-    """One to three blind changes: cuts, flipped bits, overwritten numbers, pieces of itself or of another file."""
+    """One to three random changes: truncation, flipped bits, overwritten numbers, pieces of this or another file."""
     for _ in range(rng.choice((1, 1, 2, 3))):
         data = rng.choice(_BLIND)(rng, data, others)
     return data
@@ -76,7 +76,7 @@ _BLIND = (_cut, _flip, _flip, _number, _number, _splice, _delete)
 
 
 def pictures() -> list[bytes]:
-    """Small files of every format and kind that Pillow writes, with EXIF and ICC profiles among them."""
+    """Small files of every format and mode that Pillow writes, some with EXIF and ICC profiles."""
     import tifffile
 
     noise = np.random.default_rng(0)
@@ -182,7 +182,7 @@ def _mutate_png(rng: Random, data: bytes, others: list[bytes]) -> bytes:
 
 
 def _bombs(rng: Random) -> list[tuple[bytes, bytes]]:
-    """Chunks that unpack to a thousand times their size."""
+    """Chunks that decompress to a thousand times their size."""
     packed = zlib.compress(bytes(rng.choice((10**5, 5 * 10**6))), 9)
     text = b"Comment\0\0"
     return [
@@ -284,7 +284,7 @@ def mutate_json(rng: Random, data: bytes, others: list[bytes]) -> bytes:
 
 
 def split_weights(data: bytes) -> tuple[dict, bytes]:
-    """Header and tensors of a whole safetensors file."""
+    """Header and tensors of a complete safetensors file."""
     (length,) = struct.unpack("<Q", data[:8])
     return json.loads(data[8 : 8 + length]), data[8 + length :]
 
@@ -301,7 +301,7 @@ def mutate_weights(rng: Random, data: bytes, others: list[bytes]) -> bytes:
     if way < 0.4:
         lengths = [*NUMBERS, 2**63, 2**64 - 1, 10**8, 10**8 + 1, len(data), len(data) - 8]
         return join_weights(json.dumps(header).encode(), tensors, rng.choice(lengths))
-    if way < 0.7:  # one tensor's entry, with numbers that may almost be right
+    if way < 0.7:  # one tensor's entry, with almost valid numbers
         name = rng.choice([name for name in header if name != "__metadata__"])
         header[name] = mutate_tree(rng, header[name])
         text = json.dumps(header).encode()
@@ -311,7 +311,7 @@ def mutate_weights(rng: Random, data: bytes, others: list[bytes]) -> bytes:
 
 
 def mutate_preset(rng: Random, data: bytes, others: list[bytes]) -> bytes:
-    """A part file with other metadata; its tensors stay."""
+    """A part file with mutated metadata and the same tensors."""
     header, tensors = split_weights(data)
     about = header["__metadata__"]
     if rng.random() < 0.15:
@@ -327,7 +327,7 @@ def mutate_preset(rng: Random, data: bytes, others: list[bytes]) -> bytes:
 
 
 def shards(photos: list[bytes]) -> list[bytes]:
-    """Small webdataset shards, in the tar formats there are."""
+    """Small webdataset shards, in all tar formats."""
     files = []
     for form in (tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT):
         file = io.BytesIO()
@@ -343,7 +343,7 @@ def shards(photos: list[bytes]) -> list[bytes]:
 
 
 def mutate_shard(rng: Random, data: bytes, others: list[bytes]) -> bytes:
-    """Half of the time a member's header with a true checksum, else anything."""
+    """Half of the time a member's header with a valid checksum, else random damage."""
     if rng.random() < 0.5:
         return damage(rng, data, others)
     broken = bytearray(data)

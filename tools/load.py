@@ -2,15 +2,15 @@
 CONTRIBUTING.md.
 
 Prompts of mixed sizes are queued a few at a time: SeAda Colorize and the full graph over the embedded model, some with
-hints, and one in six that cannot work (a missing picture, or model, wrong numbers, NaN in hints). Now and then the
-running prompt is interrupted or a waiting one deleted. Before that, each good prompt has run alone. In the end
+hints, and one in six that must fail (a missing picture or model, wrong numbers, NaN in hints). Now and then the running
+prompt is interrupted or a waiting one deleted. First, each good prompt is run alone. In the end
 
-- every good prompt that nobody stopped was answered, and its picture is the one of the prompt alone, pixel by pixel;
-- every bad one got an error, and none of them a picture;
+- every good prompt that was not stopped has finished, with exactly the picture of the prompt run alone;
+- every bad prompt got an error and no picture;
 - the server's own memory over the last third stayed within 3 %;
 - there are no more threads, file descriptors and temporary files than before.
 
-Prints a table; exit status 1 where one of these does not hold, 2 without a ComfyUI.
+Prints a table; exit status 1 if one of these does not hold, 2 without a ComfyUI.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ from comfy_server import ROOT, PromptError, Server, colorize, find, full_graph, 
 SIZES = [(96, 64), (67, 45), (30, 90), (9, 17), (128, 128), (1, 1), (200, 40)]  # width, height
 POINT = '[{"x": 0, "y": 0, "color": "#d04020", "radius": 3}]'
 AIM_MEMORY = 3.0  # percent
-WAITING = 4  # prompts that are queued at once
+WAITING = 4  # prompts queued at once
 NAN_HINTS = "import dataclasses; out = dataclasses.replace(a, map=a.map * float('nan'))"
 
 
 def good(size: int, hinted: bool, graph: bool, seed: int, number: int = 0) -> dict:
-    """A prompt over the picture of that size, to a picture that is saved under a name of its own."""
+    """A prompt with the picture of that size, whose result is saved under a unique name."""
     image = f"load-{size}.png"
     if graph:
         nodes = full_graph(image, "embedded", steps=1)
@@ -61,7 +61,7 @@ def good(size: int, hinted: bool, graph: bool, seed: int, number: int = 0) -> di
 
 
 def bad(kind: int, size: int, seed: int) -> dict:
-    """A prompt that cannot work, of one of `BAD` kinds."""
+    """A prompt that must fail, of one of `BAD` kinds."""
     nodes = good(size, True, False, seed, seed)
     color = nodes["color"]["inputs"]
     if kind == 0:
@@ -69,7 +69,7 @@ def bad(kind: int, size: int, seed: int) -> dict:
     elif kind == 1:
         color["steps"] = -5
     elif kind == 2:
-        color["size"] = 33  # no multiple of 8
+        color["size"] = 33  # not a multiple of 8
     elif kind == 3:
         nodes["hints"]["inputs"]["points"] = POINT.replace('"x": 0', '"x": NaN')
     elif kind == 4:
@@ -88,13 +88,13 @@ BAD = 8
 
 
 def own_memory(pid: int) -> int:
-    """KiB of the process, swapped out or not, without the files of libraries, which other processes may map too."""
+    """KiB of the process, including swap, without libraries' files, which other processes may share."""
     status = dict(re.findall(r"^(\w+):\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text(), re.M))
     return sum(int(status[name]) for name in ("RssAnon", "RssShmem", "VmSwap"))
 
 
 def held(server: Server) -> dict[str, int]:
-    """What a server must not hold more and more of."""
+    """Resources of a server that must not grow."""
     process = Path(f"/proc/{server.process.pid}")
     return {
         "threads": len(list((process / "task").iterdir())),
@@ -105,7 +105,7 @@ def held(server: Server) -> dict[str, int]:
 
 @dataclass
 class Load:
-    """What came of the prompts; `faults` has a line for each thing that is not as it should be."""
+    """The outcome of the prompts; `faults` has a line for each failed check."""
 
     answered: int = 0
     refused: Counter = field(default_factory=Counter)
@@ -137,7 +137,7 @@ def prepare(server: Server) -> None:
 
 
 def run(server: Server, count: int, seed: int = 0, seeds: int = 2, sizes: int = len(SIZES)) -> Load:
-    """Put a server under load; see the module's text."""
+    """Put a server under load; see the module's docstring."""
     prepare(server)
     load, rng = Load(), random.Random(seed)
     kinds = list(itertools.product(range(sizes), (False, True), (False,), range(seeds)))
@@ -176,14 +176,14 @@ def run(server: Server, count: int, seed: int = 0, seeds: int = 2, sizes: int = 
         if outputs is None:
             load.stopped += 1
             if prompt_id not in touched:
-                load.faults.append(f"prompt {number} ({key}) was never answered")
+                load.faults.append(f"prompt {number} ({key}) never finished")
         elif key is None:
-            load.faults.append(f"prompt {number} cannot work, and did")
+            load.faults.append(f"prompt {number} should fail, but succeeded")
         else:
             load.answered += 1
             found, wanted = pixels(server, outputs), alone[key]
             if found.shape != wanted.shape or (found != wanted).any():
-                load.faults.append(f"prompt {number} ({key}) gives another picture than alone")
+                load.faults.append(f"prompt {number} ({key}) gives a different picture than alone")
     after = settled(server, before)
     for name, value in after.items():
         if value > before[name]:
@@ -194,7 +194,7 @@ def run(server: Server, count: int, seed: int = 0, seeds: int = 2, sizes: int = 
 def queue(server: Server, load: Load, waiting: list, key: tuple | None, prompt: dict, number: int) -> None:
     try:
         waiting.append((server.queue(prompt), key, number))
-    except PromptError as error:  # ComfyUI refuses some before they are queued
+    except PromptError as error:  # ComfyUI rejects some before they are queued
         if key is None:
             load.refused["refused by ComfyUI"] += 1
         else:
@@ -202,7 +202,7 @@ def queue(server: Server, load: Load, waiting: list, key: tuple | None, prompt: 
 
 
 def stop(server: Server, rng: random.Random, waiting: list) -> set[str]:
-    """Interrupt whatever runs, or delete a waiting prompt; the ids of those that this may have hit."""
+    """Interrupt the running prompt, or delete a waiting one. Returns the ids that may be affected."""
     if rng.random() < 0.5:
         time.sleep(rng.uniform(0, 0.3))
         running = {entry[1] for entry in server.get("/queue")["queue_running"]}
@@ -214,7 +214,7 @@ def stop(server: Server, rng: random.Random, waiting: list) -> set[str]:
 
 
 def finished(server: Server, prompt_id: str) -> dict | None:
-    """A prompt's outputs; None where it neither waits nor runs nor was run."""
+    """A prompt's outputs; None if it is neither waiting nor running nor finished."""
     while True:
         queue = server.get("/queue")
         known = {entry[1] for entry in [*queue["queue_running"], *queue["queue_pending"]]}
@@ -229,7 +229,7 @@ def finished(server: Server, prompt_id: str) -> dict | None:
 
 
 def settled(server: Server, before: dict[str, int], seconds: float = 10) -> dict[str, int]:
-    """What the server holds, once connections that are being closed are closed."""
+    """The server's resources, once closing connections are closed."""
     until = time.monotonic() + seconds
     while True:
         after = held(server)
@@ -241,7 +241,7 @@ def settled(server: Server, before: dict[str, int], seconds: float = 10) -> dict
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--prompts", type=int, default=300)
-    parser.add_argument("--seed", type=int, default=0, help="of what is queued, and stopped")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the prompts and interruptions")
     options = parser.parse_args(arguments)
     if isinstance(find(), str):
         print(find(), file=sys.stderr)

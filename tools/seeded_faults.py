@@ -1,9 +1,9 @@
-"""Do the tests notice? `python -m tools.seeded_faults [--only NAME ...] [--list]`.
+"""Mutation testing with chosen faults: `python -m tools.seeded_faults [--only NAME ...] [--list]`.
 
-Each fault of seeded_faults.toml is a text in one of the project's files and its replacement. It is put into a git
-worktree of the files as they are in the working tree, and the tests named beside it have to fail there, having passed
-without it. A test that hangs counts as failed only where the fault says so (`hangs = true`). Where a test is skipped
-(no ComfyUI, no browser), its faults are not tried.
+Each fault of seeded_faults.toml replaces a text in one of the project's files. It is applied in a git worktree with the
+current state of the working tree, where its tests must pass without it and fail with it. A test that hangs counts as
+failed only if the fault says so (`hangs = true`). If a test is skipped (no ComfyUI, no browser), its faults are not
+tried.
 
 Prints one line per fault, then totals. Exit status: 1 if a fault went unnoticed, 2 if the list or the tests are broken.
 """
@@ -30,12 +30,12 @@ NOTICED, UNNOTICED, NOT_TRIED, BROKEN = "noticed", "UNNOTICED", "not tried", "BR
 
 
 class FaultError(Exception):
-    """A fault that cannot be put in, or tests that say nothing; the message names it and the reason."""
+    """A fault that cannot be applied, or inconclusive tests; the message names it and the reason."""
 
 
 @dataclass(frozen=True)
 class Fault:
-    """`before`, which occurs once in `file`, becomes `after`; one of `tests` (pytest's node ids) has to fail."""
+    """Replaces `before`, which occurs once in `file`, by `after`; one of `tests` (pytest's node ids) must fail."""
 
     name: str
     bullet: str
@@ -43,23 +43,23 @@ class Fault:
     before: str
     after: str
     tests: tuple[str, ...]
-    hangs: bool = False  # whether a test that does not end counts as one that fails
+    hangs: bool = False  # whether a test that times out counts as failed
 
     def changed(self, tree: Path) -> str:
-        """The file with the fault in it. Raises FaultError where `before` does not occur exactly once."""
+        """The file's text with the fault. Raises FaultError unless `before` occurs exactly once."""
         path = tree / self.file
         text = path.read_text("utf-8") if path.is_file() else ""
         if text.count(self.before) != 1:
             raise FaultError(
                 f"{self.name}: its text occurs {text.count(self.before)} times in {self.file}, expected once; "
-                f"bring it up to date: {self.before!r}"
+                f"update it: {self.before!r}"
             )
         return text.replace(self.before, self.after)
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What the tests came to: pytest's exit status (None: they took too long), and node ids in order."""
+    """The result of tests: pytest's exit status (None: timeout), and node ids in order."""
 
     status: int | None
     passed: tuple[str, ...]
@@ -68,10 +68,10 @@ class Outcome:
 
 
 def read_list(path: Path = LIST) -> list[Fault]:
-    """The faults, of different names, each of a bullet and with tests. Raises FaultError for others."""
+    """The faults of the list. Raises FaultError for duplicate names, unknown bullets, and faults without tests."""
     try:
         import tomllib
-    except ImportError:  # Python 3.10, where pytest brings it along
+    except ImportError:  # Python 3.10; a dependency of pytest
         import tomli as tomllib
 
     faults = []
@@ -84,7 +84,7 @@ def read_list(path: Path = LIST) -> list[Fault]:
             raise FaultError(f"{fault.name}: expected a bullet of {', '.join(BULLETS)}, tests, and a change")
         faults.append(fault)
     if len({fault.name for fault in faults}) < len(faults):
-        raise FaultError(f"{path.name} has two faults of one name")
+        raise FaultError(f"{path.name} has two faults with the same name")
     return faults
 
 
@@ -99,7 +99,7 @@ def _git(folder: Path, *arguments: str | Path) -> str:
 
 @contextmanager
 def worktree(root: Path) -> Iterator[Path]:
-    """A temporary worktree of the tracked files as they are now; beside it a link to the test data of `root`."""
+    """A temporary worktree of the tracked files in their current state, with a link to the test data of `root`."""
     with tempfile.TemporaryDirectory(prefix="seeded-") as folder:
         tree = Path(folder) / "tree"
         _git(root, "worktree", "add", "--detach", tree, _git(root, "stash", "create") or "HEAD")
@@ -117,7 +117,7 @@ def run_tests(tree: Path, tests: Sequence[str], seconds: float) -> Outcome:
     process = subprocess.Popen(
         [sys.executable, "-m", "pytest", *options, *tests],
         cwd=tree,
-        # compiled files are matched by second and size: those from before a fault could be taken for it
+        # compiled files are matched by time (in seconds) and size, so stale ones could be used for the changed file
         env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -128,7 +128,7 @@ def run_tests(tree: Path, tests: Sequence[str], seconds: float) -> Outcome:
     except subprocess.TimeoutExpired:
         output, status = b"", None
     finally:
-        if process.returncode is None:  # the servers and workers of the tests too
+        if process.returncode is None:  # also end servers and workers of the tests
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
     text = output.decode("utf-8", "replace")
@@ -138,7 +138,7 @@ def run_tests(tree: Path, tests: Sequence[str], seconds: float) -> Outcome:
 
 
 class Trial:
-    """Puts faults into a worktree. Tests that several faults share are run without a fault once."""
+    """Applies faults in a worktree. Tests that several faults share are run without a fault only once."""
 
     def __init__(self, tree: Path, seconds: float):
         self.tree, self.seconds = tree, seconds
@@ -160,10 +160,10 @@ class Trial:
         return self.passing[tests]
 
     def check(self, fault: Fault) -> tuple[str, str]:
-        """(the outcome, the test that failed first or the reason that none did).
+        """(the outcome, the first test that failed or the reason why none did).
 
         Raises:
-            FaultError: the fault cannot be put in, or its tests stop without failing, with it or without.
+            FaultError: the fault cannot be applied, or its tests stop without failing.
         """
         tests = self.passing_without(fault.tests)
         if not tests:
@@ -186,9 +186,9 @@ class Trial:
 
 def main(arguments: list[str] | None = None, root: Path = ROOT, path: Path = LIST) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--only", nargs="+", metavar="NAME", help="these faults, or those of these bullets, alone")
-    parser.add_argument("--list", action="store_true", help="name the faults, put none in")
-    parser.add_argument("--seconds", type=float, default=300, help="that the tests of a fault may take")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="only these faults, or those of these bullets")
+    parser.add_argument("--list", action="store_true", help="only list the faults")
+    parser.add_argument("--seconds", type=float, default=300, help="time limit for the tests of a fault")
     options = parser.parse_args(arguments)
     try:
         faults = read_list(path)
@@ -197,7 +197,7 @@ def main(arguments: list[str] | None = None, root: Path = ROOT, path: Path = LIS
         if unknown:
             raise FaultError(f"no fault is called {sorted(unknown)[0]!r}; --list names them")
         faults = [fault for fault in faults if not wanted or {fault.name, fault.bullet} & wanted]
-        for fault in faults:  # all of the list fits before any of it is tried
+        for fault in faults:  # check the whole list before running anything
             fault.changed(root)
         if options.list:
             for fault in faults:
@@ -233,5 +233,5 @@ def _try_all(trial: Trial, faults: list[Fault]) -> int:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # by way of every `finally`
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that every `finally` runs
     sys.exit(main())

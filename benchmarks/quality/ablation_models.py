@@ -1,4 +1,4 @@
-"""What colours in an ablation's row where it is no plain Colorizer: called as one, (gray, options) to pictures."""
+"""Models for rows of the ablations, called like a Colorizer: (gray, options) to pictures."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ TOKEN_STEPS = 10
 
 
 class ByPicture:
-    """What is known of each picture beforehand, found again by its luminance: evaluations show nothing else."""
+    """A value for each picture, looked up by its luminance: evaluations pass nothing else to a model."""
 
-    def __init__(self, options: argparse.Namespace, know: Callable[[sources.Entry, Tensor], object]):
-        protocol, self._known = PROTOCOLS[options.protocol], {}
+    def __init__(self, options: argparse.Namespace, value: Callable[[sources.Entry, Tensor], object]):
+        protocol, self._values = PROTOCOLS[options.protocol], {}
         entries = sources.choose(sources.find(options.validation), protocol, None, options.pictures)
         for entry in entries:
             truth, _ = sources.read_truth(entry, protocol)
-            self._known[_key(sources.gray_of(truth))] = know(entry, truth)
+            self._values[_key(sources.gray_of(truth))] = value(entry, truth)
 
     def __getitem__(self, gray: Tensor) -> object:
-        return self._known[_key(gray)]
+        return self._values[_key(gray)]
 
 
 def _key(gray: Tensor) -> bytes:
@@ -49,17 +49,17 @@ DEFAULTS = ColorizeOptions()
 
 
 class Captioned:
-    """A Colorizer whose prompts another says."""
+    """A Colorizer with prompts from another captioner."""
 
-    def __init__(self, colorizer: Colorizer, say: Callable[[Tensor], Sequence[str]]):
-        self.colorizer, self.say, self.folder = colorizer, say, colorizer.folder
+    def __init__(self, colorizer: Colorizer, caption: Callable[[Tensor], Sequence[str]]):
+        self.colorizer, self.caption, self.folder = colorizer, caption, colorizer.folder
 
     def __call__(self, gray: Tensor, options: ColorizeOptions = DEFAULTS) -> Tensor:
-        return self.colorizer(gray, options, prompt=self.say(gray))
+        return self.colorizer(gray, options, prompt=self.caption(gray))
 
 
 def true_captions(options: argparse.Namespace) -> Captioned:
-    """The data set's own captions of each picture (the first), without colour words where it has such."""
+    """The data set's first caption of each picture, the version without colour words if there is one."""
     from seada_core.train.sources import samples
 
     captions = {key: (record.get("captions") or [""])[0] for key, _, record in samples(str(options.validation))}
@@ -68,7 +68,7 @@ def true_captions(options: argparse.Namespace) -> Captioned:
 
 
 def captioned(choice: str) -> Callable[[argparse.Namespace], Captioned]:
-    """Another captioner's, of `KIND=PATH`, see `captioner.load_captioner`."""
+    """Captions by the captioner of `KIND=PATH`, see `load_captioner`."""
     kind, _, path = choice.partition("=")
 
     def make(options: argparse.Namespace) -> Captioned:
@@ -86,7 +86,7 @@ def captioned(choice: str) -> Callable[[argparse.Namespace], Captioned]:
 
 
 class Decoded:
-    """Pictures from their own latents, which `decode` (latent, luminance, seed) brings back: no diffusion model."""
+    """Reconstructs pictures from their own latents by `decode` (latent, luminance, seed), without diffusion."""
 
     def __init__(self, options: argparse.Namespace, decode: Callable[[Tensor, Tensor, int], Tensor]):
         from seada_core.train.encoder import load_encoder
@@ -108,7 +108,7 @@ class Decoded:
 
 
 def _padded(rgb: Tensor) -> Tensor:
-    """To multiples of 8 px, as latents are."""
+    """Padded to multiples of 8 px, as latents need."""
     return F.pad(rgb, (0, -rgb.shape[-1] % 8, 0, -rgb.shape[-2] % 8), mode="replicate")
 
 
@@ -149,7 +149,7 @@ def codebook(options: argparse.Namespace) -> Decoded:
 
 
 def token_diffusion(options: argparse.Namespace) -> Decoded:
-    """`TOKEN_STEPS` steps of token diffusion from the true latent's own tokens, without a text."""
+    """`TOKEN_STEPS` steps of token diffusion from the true latent's own tokens, without text."""
     decoder, diffusion = _part("vq_decoder", options), _part("token_diffusion", options)
 
     def decode(z: Tensor, gray: Tensor, seed: int) -> Tensor:
@@ -170,7 +170,7 @@ def _part(name: str, options: argparse.Namespace) -> torch.nn.Module:
 
 
 class Guided:
-    """A Colorizer whose x0 moves down some terms of L_CCD (Eq. 4) of the decoded picture, once a step."""
+    """A Colorizer whose x0 is guided by terms of L_CCD (Eq. 4) of the decoded picture, once per step."""
 
     def __init__(self, colorizer: Colorizer, terms: Sequence[str]):
         self.colorizer, self.terms, self.folder = colorizer, terms, colorizer.folder

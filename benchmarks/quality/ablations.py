@@ -1,18 +1,18 @@
-"""The papers' ablations at the size that can be afforded: `python -m benchmarks.quality.ablations TABLE --data
+"""The papers' ablations at a small scale: `python -m benchmarks.quality.ablations TABLE --data
 SHARDS ...`.
 
     seada-stages      SeAda Table 2: which training stages
     seada-adapter     SeAda Table 3: parts of the adapter
     seada-control     SeAda Table 4: RCA, residuals, its sites
-    seada-captioner   SeAda Table 5: who writes the captions
-    edn-decoder       EDN Table 3: which decoder
+    seada-captioner   SeAda Table 5: captioners
+    edn-decoder       EDN Table 3: decoders
     edn-sampling      EDN Table 4: temperature, guidance, steps
     edn-ccd           the terms of EDN's L_CCD, in guidance
 
-Every row of a table sees the same data, steps and seeds. The first three train, by `python -m seada_core.train`: base
-and controller once a seed, then each row's stages; what is unknown here goes to that command (`--batch 8 --lr 1e-4`).
-The others evaluate `--model`. A row that is done is not run again. The papers' figures stand beside, at their own size
-(SD1.5, ImageNet, FID): compare directions, not numbers; where a direction differs, the table says so.
+All rows of a table use the same data, steps and seeds. The first three tables train, by `python -m seada_core.train`:
+base and controller once per seed, then each row's stages; unknown options are passed to that command (`--batch 8 --lr
+1e-4`). The others evaluate `--model`. Finished rows are not run again. The papers' figures are at their own size
+(SD1.5, ImageNet, FID): compare directions, not numbers; the table says where a direction differs.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from seada_core.evaluate.protocols import PROTOCOLS
 from seada_core.weights import part_files
 
 NETWORK = "efficientnet-lite0"
-# Figure of a report, title, whether more is better, and the papers' column that it stands beside.
+# Figure of a report, title, whether more is better, and the corresponding column of the papers.
 FIGURES = (
     (f"frechet_{NETWORK}", f"Fréchet ({NETWORK})", False, "FID"),
     ("delta_colorfulness", "ΔCF", False, "ΔCF"),
@@ -48,9 +48,10 @@ STAGE_SHARES = {"stage1": 20, "stage2": 50, "stage3": 10}  # SeAda's 80 K steps
 class Row:
     """One row of a table.
 
-    name: as printed. paper: its figures there, by `FIGURES`' last entry. stages: those that are trained after base and
-    controller. sizes, recipe: arguments of the training command, for all stages and for stage I. control: those by
-    which the controller itself differs. steering: of the Colorizer. make: from options, what colours in its place.
+    name: as printed. paper: the paper's figures, by `FIGURES`' last entry. stages: those trained after base and
+    controller. sizes, recipe: arguments of the training command, for all stages and for stage I. control: arguments
+    that change the controller itself. steering: options of the Colorizer. make: from options, a model that replaces
+    the Colorizer.
     """
 
     name: str
@@ -140,7 +141,7 @@ def _tables() -> dict[str, list[Row]]:
     }
 
 
-TABLES = {  # title, and the papers' remarks on what has no row there
+TABLES = {  # title, and remarks on the papers' figures without a row
     "seada-stages": ("SeAda Table 2: training stages", ""),
     "seada-adapter": ("SeAda Table 3: parts of the semantic adapter", ""),
     "seada-control": (
@@ -151,7 +152,7 @@ TABLES = {  # title, and the papers' remarks on what has no row there
     "seada-captioner": (
         "SeAda Table 5: captioners",
         "SeAda (FID, ΔCF, PSNR): ClipCap 3.47, 1.25, 23.95; BLIP 3.51, 1.66, 23.85; BLIP-2 3.45, 1.46, 24.53; CoCa "
-        "3.36, 1.23, 24.48. There each trains its own model; here one model hears them all. --captioner adds others.",
+        "3.36, 1.23, 24.48. There each has its own model; here all share one. --captioner adds others.",
     ),
     "edn-decoder": (
         "EDN Table 3: decoders, on true latents",
@@ -164,7 +165,7 @@ TABLES = {  # title, and the papers' remarks on what has no row there
     ),
     "edn-ccd": (
         "EDN: the terms of L_CCD (Eq. 4) in guidance",
-        "EDN gives no figures a term. A decoder that puts luminance back leaves nothing to the term luminance; "
+        "EDN gives no figures per term. A decoder that puts luminance back leaves nothing to the term luminance; "
         "exposure takes the mean of R, G and B, which is not luminance, and so still moves colour.",
     ),
 }
@@ -183,7 +184,7 @@ def steps_of(row: Row, total: int) -> dict[str, int]:
 
 
 def train(row: Row, seed: int, options: argparse.Namespace) -> Path:
-    """Trains a row, and returns its folder of part files; what is trained already is not trained again."""
+    """Trains a row, unless that is done already, and returns its folder of part files."""
     given = part_files.model_folder(options.model)
     first = options.out / "training" / f"base-{seed}"
     _bring(given, first / "parts", ("vq_decoder",))  # whose colours weigh the loss
@@ -191,7 +192,7 @@ def train(row: Row, seed: int, options: argparse.Namespace) -> Path:
     control = options.out / "training" / f"control-{_key(row.control)}-{seed}"
     _stage("control", control, [*row.control, "--init", str(first / "parts")], options.pretrain, seed, options)
     _bring(first / "parts", control / "parts", ("unet", "semantic_encoder", "vq_decoder"))
-    # the same training in another table is the same row
+    # rows of different tables with the same training share a folder
     folder = options.out / "training" / f"{_key([*row.stages, *row.sizes, *row.control, *row.recipe])}-{seed}"
     parts = folder / "parts"
     if not (parts / "done").is_file():
@@ -225,7 +226,7 @@ def _stage(stage: str, folder: Path, more: list[str], steps: int, seed: int, opt
     arguments = [*_arguments(options), *more, "--steps", str(steps), "--seed", str(seed), *often, "--resume"]
     print(f"training {folder.name}, {stage}: {steps} steps", file=sys.stderr)
     if command([stage, *arguments, "--out", str(folder)]):
-        raise SystemExit(f"training {folder.name} stopped in {stage}; run the same command again to go on")
+        raise SystemExit(f"training {folder.name} stopped in {stage}; run the same command again to continue")
 
 
 def _bring(source: Path, target: Path, parts: Sequence[str]) -> None:
@@ -253,7 +254,7 @@ def _new_adapter(parts: Path, row: Row, options: argparse.Namespace) -> None:
 
 
 def measure(row: Row, seed: int, options: argparse.Namespace) -> dict[str, float]:
-    """A row's figures for one seed, from disk where it is done."""
+    """A row's figures for one seed, from disk if they exist."""
     folder = options.out / "rows" / options.table / f"{row.slug}-{seed}"
     settings = {
         "row": {**dataclasses.asdict(dataclasses.replace(row, make=None)), "make": getattr(row.make, "__name__", None)},
@@ -297,7 +298,7 @@ def measure(row: Row, seed: int, options: argparse.Namespace) -> dict[str, float
 
 
 def contradictions(rows: list[Row], results: dict[str, list[dict]]) -> list[str]:
-    """Where two rows stand the other way round than in the paper, and whether by more than the seeds do."""
+    """Pairs of rows in the opposite order to the paper, and whether their difference exceeds that of the seeds."""
     lines = []
     for key, title, more, column in FIGURES:
         known = [row for row in rows if column in row.paper]
@@ -318,7 +319,7 @@ def contradictions(rows: list[Row], results: dict[str, list[dict]]) -> list[str]
 
 
 def table(name: str, rows: list[Row], results: dict[str, list[dict]], options: argparse.Namespace) -> str:
-    """The table as markdown, with the paper's figures and what contradicts them."""
+    """The table as Markdown, with the paper's figures and contradictions to them."""
     columns = sorted({column for row in rows for column in row.paper}, key=[f[3] for f in FIGURES].index)
     title, remark = TABLES[name]
     head = ["row", *(f"{f[1]} {'↑' if f[2] else '↓'}" for f in FIGURES), *(f"paper: {column}" for column in columns)]
@@ -351,7 +352,7 @@ def build_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("table", choices=TABLES)
     add("--validation", required=True, help="the pictures to evaluate: a folder or shards")
-    add("--out", type=Path, required=True, help="folder of everything trained and measured")
+    add("--out", type=Path, required=True, help="folder for all models and measurements")
     add("--data", help="training shards (the tables that train)")
     add("--encoder", help="TAESD's encoder (the tables that train, and edn-decoder)")
     add("--decoder", help="TAESD's decoder (edn-decoder)")

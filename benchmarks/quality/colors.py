@@ -1,10 +1,10 @@
-"""How right and how decided a model's colours are, beside what the truth, coarse truths, wrong colours and grey score.
+"""Accuracy and colourfulness of a model, compared with the truth, coarse truths, wrong colours and grey.
 
     python -m benchmarks.quality.colors --data val-001.tar [--model FOLDER] [--size 192] [--saturation 1.2]
 
 The colour distance (`seada_core.evaluate.color_distance`) with a 95 % interval, PSNR over leaving the photo grey, and
-colourfulness as a share of the truth's, through the whole pipeline with an own caption. `--calibrate` adds the rows
-that say what the figures mean.
+colourfulness as a share of the truth's, through the whole pipeline with the model's own captions. `--calibrate` adds
+reference rows.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ CALIBRATION: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 class Figures:
-    """One row's figures, gathered picture by picture."""
+    """One row's figures, collected picture by picture."""
 
     def __init__(self, networks: Networks):
         self.networks = networks
@@ -74,12 +74,12 @@ def main(arguments: list[str] | None = None) -> int:
         prog="python -m benchmarks.quality.colors", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--data", type=Path, required=True, help="validation shard")
-    parser.add_argument("--every", type=int, default=1, help="only every so many of its pictures")
-    parser.add_argument("--first", type=int, default=0, help="from this one on")
+    parser.add_argument("--every", type=int, default=1, help="use every n-th picture")
+    parser.add_argument("--first", type=int, default=0, help="index of the first picture")
     parser.add_argument("--model", nargs="+", default=["mini"], help='"mini" or folders of part files')
     parser.add_argument("--size", type=int, nargs="+", default=[0], help="short sides, px; 0: the model's own")
     parser.add_argument("--saturation", type=float, nargs="+", default=[0.0], help="factors; 0: the model's own")
-    parser.add_argument("--calibrate", action="store_true", help="what the truth, wrong colours and grey score")
+    parser.add_argument("--calibrate", action="store_true", help="add rows for the truth, wrong colours and grey")
     options = parser.parse_args(arguments)
 
     networks = Networks()

@@ -1,4 +1,4 @@
-"""Everything that the model card says of a model's colours, by the commands of the repository:
+"""All figures of the model card.
 
 `python -m benchmarks.quality.embedded_model --data val-001.tar val-000.tar --kodak DIR --historical DIR
 --encoder taesd_encoder.safetensors --photo samples/photo.jpg --out DIR`
@@ -45,7 +45,7 @@ def evaluations(options: argparse.Namespace) -> dict[str, list[str]]:
 
 
 def seconds_a_photo(model: str, device: str | None, photo: Path) -> float:
-    """A photo through the Colorizer with its defaults, warm, best of `REPEATS`."""
+    """Seconds of the Colorizer per photo with its defaults, warm, best of `REPEATS`."""
     from seada_core.pipeline import Colorizer
 
     colorizer = Colorizer.from_pretrained(model, device)
@@ -98,7 +98,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--model", default="mini", help='"mini" or a folder of part files (default: mini)')
     parser.add_argument("--device", help="cpu, cuda, ... (default: the Colorizer's choice)")
     parser.add_argument("--out", type=Path, required=True, help="folder of the evaluations")
-    parser.add_argument("--resume", action="store_true", help="go on with what is there")
+    parser.add_argument("--resume", action="store_true", help="skip evaluations that are finished")
     options = parser.parse_args(arguments)
     for shard in options.data:
         colors.main(["--data", str(shard), "--model", options.model])

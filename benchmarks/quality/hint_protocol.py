@@ -1,7 +1,7 @@
-"""How much each way of following hints helps: `python -m benchmarks.quality.hint_protocol --data val-000.tar`.
+"""PSNR of each hint method: `python -m benchmarks.quality.hint_protocol --data val-000.tar`.
 
-The protocol `icolorit` of `python -m seada_core.evaluate` (224 px, 2x2 px averaged, iColoriT's own places), method by
-method; the places are those of the whole shard, of whose pictures `--pictures` are spread evenly over it.
+The protocol `icolorit` of `python -m seada_core.evaluate` (224 px, 2x2 px averaged, iColoriT's own places) for each
+method; `--pictures` are spread evenly over the shard.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def colored(colorizer: Colorizer, gray: Tensor, hints: Tensor, name: str) -> Ten
 
 
 def rival(chroma: Tensor, gray: Tensor, hints: Tensor, name: str) -> Tensor:
-    """What `apply_hints` might be: the propagated chroma over what is there, or its correction times the confidence."""
+    """Alternatives to `apply_hints`: the propagated chroma composited over the model's, or unsquared confidence."""
     if name == "blended":
         spread = spread_hints(gray, hints)
         return torch.lerp(chroma, spread[:, :2], spread[:, 2:])

@@ -1,10 +1,10 @@
-"""How well the palette bank's schemes are found, and how far they move colours.
+"""Retrieval accuracy of the palette bank, and how far its schemes move colours.
 
 python -m benchmarks.quality.palettes retrieval [--val val-000.tar] [--historical FOLDER]
 python -m benchmarks.quality.palettes strength --historical FOLDER
 
-`palettes.json` beside this file says which schemes a person accepts for captions, labels and photos; it was written
-before anything was retrieved. Prints Markdown rows: hits among the first 1, 3 and 5.
+`palettes.json` beside this file lists the schemes that are acceptable for captions, labels and photos, chosen by a
+person before anything was retrieved. Prints Markdown rows: hits among the first 1, 3 and 5.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from seada_core.pipeline import Colorizer
 ACCEPTED = json.loads(Path(__file__).with_suffix(".json").read_text(encoding="utf-8"))
 SHOWN = ("Sphinx", "ReadingGirl", "BuriedDustbowl", "EgyptRiver2", "MoreBikes", "Scotland1919")  # docs/palettes.jpg
 
-Query = tuple[object, list[str]]  # what is looked up, and what is accepted
+Query = tuple[object, list[str]]  # the query, and the accepted schemes
 
 
 def rates(queries: Iterable[Query], rank: Callable[[object], list[str]]) -> str:
@@ -68,7 +68,7 @@ def labelled(tar_file: Path, each: int = 3) -> list[Query]:
 
 
 def embedding_ranks(schemes: dict[str, palettes.Scheme], colorizer: Colorizer) -> dict[str, dict[str, Callable]]:
-    """The rivals: nearest phrase by the captioner's contrastive heads, and by the semantic encoder's mean token."""
+    """Alternatives: nearest phrase by the captioner's contrastive heads, and by the semantic encoder's mean token."""
     captioner, encoder = colorizer.part("captioner"), colorizer.part("semantic_encoder")
     owners = [(name, phrase) for name, scheme in schemes.items() for phrase in scheme.phrases]
 

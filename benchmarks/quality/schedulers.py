@@ -1,9 +1,9 @@
-"""Fewer steps by other schedulers: how far each is from DDIM's limit of many steps, and how long it takes.
+"""Schedulers with few steps: distance from DDIM's limit of many steps, and time.
 
 `python -m benchmarks.quality.schedulers [--model mini] [--data val-000.tar --pictures 8] [--guidance 5]`: the same
-noise and
-photos for all; root mean square difference of the results' chroma from that of `--limit` DDIM steps, in 1/255, beside
-the difference between two seeds. `--shared` also compares `shared_control` with the default, at 50 DDIM steps.
+noise and photos for all; root mean square difference of the results' chroma from that of `--limit` DDIM steps, in
+1/255, and the difference between two seeds. `--shared` also compares `shared_control` with the default, at 50 DDIM
+steps.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ EXAMPLE = Path(__file__).resolve().parents[2] / "samples" / "photo.jpg"
 
 
 def photos(data: str | None, count: int, side: int) -> torch.Tensor:
-    """Grey squares (B, 1, side, side): of a training source, or views of the example photo."""
+    """Grey squares (B, 1, side, side) of a training source, or views of the example photo."""
     if data:
         from seada_core.train.sources import samples
 

@@ -1,11 +1,11 @@
-"""Whether a colour word colours its thing, and only that: `python -m benchmarks.quality.words --data val-000.tar`.
+"""Whether a colour word colours its thing and nothing else: `python -m benchmarks.quality.words --data val-000.tar`.
 
 Ten colour words on five photos with one clear thing, whose outlines are drawn by hand. "a red rooster" is compared with
 "a rooster": the mean chroma of the thing should have the word's hue, within 30 degrees, and the mean chroma of the rest
 should move less than a third as far as the thing's.
 
-`--names 40`: how often the thing that a photo's label names is found at all, and how often those of the other photos'
-labels are, of which some may be there too; photos of 40 labels, names that the model's classifier has.
+`--names 40`: how often the thing that a photo's label names is found, and how often those of the other photos' labels
+are, some of which may be present too; one photo for each of 40 labels that are classes of the model's classifier.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ THINGS = {
 
 
 def outline(rgb: Tensor, thing: str, polygon: list[float] | None) -> Tensor:
-    """(H, W) bool: where the thing of a picture (3, H, W) is."""
+    """The mask (H, W), bool, of the thing in a picture (3, H, W)."""
     height, width = rgb.shape[-2:]
     if thing == "umbrella":  # on white
         return luminance(rgb)[0] < 0.9
@@ -133,7 +133,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--model", default="mini")
     parser.add_argument("--regions", default="auto", help="see word_hints")
-    parser.add_argument("--names", type=int, metavar="N", help="only how often names are found, on photos of N labels")
+    parser.add_argument("--names", type=int, metavar="N", help="only count how often things of N labels are found")
     parser.add_argument("--sheet", type=Path, help="write the pictures there")
     options = parser.parse_args(arguments)
     colorizer = Colorizer.from_pretrained(options.model)

@@ -1,10 +1,9 @@
-"""Pictures a second of a folder of photos: one process, the same in batches, and Ray's workers.
+"""Pictures per second for a folder of photos: one process, the same in batches, and Ray's workers.
 
 `python -m benchmarks.speed.archive [--pictures 64] [--side 600] [--workers 1 2] [--batch 8] [-- --model FOLDER
-...]`: each
-is the command in a process of its own on the same photos. "steady" leaves out what comes before the first quarter of
-the reports (imports, the model, Ray's start), which a large archive does not notice; "in all" does not. Processor
-seconds, which other work on the machine harms less, are known of the command's own process alone.
+...]`: each is the command in a process of its own on the same photos. "steady" excludes the time before the first
+quarter of the reports (imports, the model, Ray's start), which is negligible for a large archive; "in all" includes
+it. Processor seconds, which other work on the machine affects less, cover only the command's own process.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ def photos(folder: Path, count: int, side: int) -> None:
 
 
 def processor_seconds(pid: int) -> float:
-    """What a process and its threads have used so far."""
+    """Processor time that a process and its threads have used so far."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
@@ -69,7 +68,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--side", type=int, default=600, help="long side of the photos, px")
     parser.add_argument("--workers", type=int, nargs="*", default=[1, 2], help="of Ray")
     parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("options", nargs="*", help="after --: what every run is given besides")
+    parser.add_argument("options", nargs="*", help="after --: options for every run")
     options = parser.parse_args(arguments)
     runs = {"plain": [], f"plain, --batch {options.batch}": ["--batch", str(options.batch)]}
     for count in options.workers:

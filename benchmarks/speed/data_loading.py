@@ -1,8 +1,8 @@
-"""Training samples a second, against Pillow's plain decoding of the same JPEGs.
+"""Training samples per second, against plain decoding of the same JPEGs by Pillow.
 
 `python -m benchmarks.speed.data_loading [--size 512] [--workers 2] [--batch 32] [--steps 12]`: 64 pictures (noise
-over a smooth ground, as large as photos are) in a cache in two shares, read by the trainer's own loader. The peer opens
-and decodes each of the same files in as many processes.
+over a smooth background, as large as photos) in a cache in two parts, read by the trainer's own loader. The peer
+opens and decodes each of the same files in as many processes.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def write_pictures(folder: Path, size: int) -> int:
 
 
 def rate(dataset: Dataset, workers: int, batch: int, steps: int) -> float:
-    """Pictures a second, from the second batch of every worker on."""
+    """Pictures per second, from the second batch of every worker on."""
     skipped = max(1, workers)
     loader = DataLoader(dataset, batch_size=None, sampler=range(steps + skipped), num_workers=workers)
     started = 0.0

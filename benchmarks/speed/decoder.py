@@ -1,9 +1,10 @@
-"""Decoding time: the luminance-aware VQ decoder beside diffusers' AutoencoderKL of SD1.5's size, on the CPU.
+"""Decoding time: the luminance-aware VQ decoder against diffusers' AutoencoderKL of SD1.5's size, on the CPU.
 
 python -m benchmarks.speed.decoder [--size 512] [--repeats 5] [--threads N] [--preset mini]
 
-Both have random weights; time does not depend on them. The two take turns, and the fastest run of each counts, so that
-other work on the machine harms neither. Prints one line of JSON; exit status 1 where ours is less than 5 times faster.
+Both have random weights; time does not depend on them. The two take turns, and the fastest run of each counts, to
+reduce the effect of other work on the machine. Prints one line of JSON; exit status 1 if ours is less than 5 times
+faster.
 """
 
 from __future__ import annotations

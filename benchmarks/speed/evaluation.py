@@ -1,4 +1,4 @@
-"""How long an evaluation takes without colouring, and its memory: `python -m benchmarks.speed.evaluation --photos DIR`.
+"""Time and memory of an evaluation without colouring: `python -m benchmarks.speed.evaluation --photos DIR`.
 
 Random crops of the photos are the truths, the same with half their chroma the results; once with a fifth of the
 pictures, once with all, each in a process of its own.

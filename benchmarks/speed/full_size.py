@@ -1,10 +1,10 @@
-"""`train all --preset sd15` for a few steps on random weights of Stable Diffusion 1.5's size: what it takes.
+"""Time and memory of `train all --preset sd15` for a few steps on random weights of Stable Diffusion 1.5's size.
 
 `python -m benchmarks.speed.full_size --out FOLDER [--size 64] [--steps 2] [--comfy]`: 25 GB of disk, 12 GB of
 memory, no GPU.
 Per stage: seconds, and the trainer's peak memory. Then the `Colorizer` colours a photo with the parts, and with --comfy
-a real ComfyUI does (see CONTRIBUTING.md). Further options, such as --resume, go to the trainer. Random weights make no
-picture worth seeing.
+a real ComfyUI does (see CONTRIBUTING.md). Further options, such as --resume, are passed to the trainer. With random
+weights the pictures are meaningless.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
-"""What CCD's guidance costs: `python -m benchmarks.speed.guidance`. A guided step against a plain one, by turns.
+"""Cost of CCD's guidance: `python -m benchmarks.speed.guidance`.
 
-And against guidance that decodes at each move instead of asking the probe of latent cells.
+A guided step against a plain one, alternating, and against guidance that decodes the picture at each move instead of
+estimating the chroma of latent cells.
 """
 
 from __future__ import annotations

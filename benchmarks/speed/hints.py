@@ -3,9 +3,9 @@
     python -m benchmarks.speed.hints PHOTO [--size 512] [--hints 20] [--segments 500] [--repeat 5] [--threads N]
     [--no-direct]
 
-Prints the best of the repeats, wall-clock and CPU time, beside the aims for two idle cores, and, for propagation, the
-distance from the direct solution. Half the size is the live preview's, which calls `spread_hints` too. SLIC and
-scikit-image's take turns. On a busy machine read the CPU time of one thread: several wait for each other.
+Prints the best of the repeats, wall-clock and CPU time, with the aims for two idle cores, and, for propagation, the
+distance from the direct solution. Half the size is that of the live preview, which calls `spread_hints` too. SLIC and
+scikit-image's take turns. On a busy machine use the CPU time of one thread: several threads wait for each other.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def clocks() -> np.ndarray:
 
 
 def best(repeat: int, *functions: Callable[[], object]) -> list[np.ndarray]:
-    """The least wall-clock and CPU time of `repeat` calls of each function in turns, after one to warm up."""
+    """The minimum wall-clock and CPU time of `repeat` calls of each function, alternating, after one to warm up."""
     times = []
     for _ in range(repeat + 1):
         for function in functions:
@@ -88,7 +88,7 @@ def main() -> None:
     parser.add_argument("--hints", type=int, default=20)
     parser.add_argument("--segments", type=int, default=500)
     parser.add_argument("--repeat", type=int, default=5)
-    parser.add_argument("--no-direct", action="store_true", help="leave out the direct solve, which takes long")
+    parser.add_argument("--no-direct", action="store_true", help="skip the direct solve, which is slow")
     parser.add_argument("--threads", type=int, default=None, help="CPU threads (default: torch's own choice)")
     options = parser.parse_args()
     if options.threads:

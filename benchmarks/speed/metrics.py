@@ -1,4 +1,4 @@
-"""Our measures against those of scikit-image and NumPy, side by side: `python -m benchmarks.speed.metrics PHOTO...`."""
+"""Our metrics against those of scikit-image and NumPy: `python -m benchmarks.speed.metrics PHOTO...`."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from seada_core.evaluate.sources import gray_of, to_tensor
 
 
 def field_colorfulness(image: np.ndarray) -> float:
-    """CF as the code that the colourisation papers share, on (H, W, 3) of 0..255; scikit-image has none."""
+    """CF as in the code that colourisation papers share, on (H, W, 3) in 0..255; scikit-image has none."""
     r, g, b = (image[..., channel].astype("float") for channel in range(3))
     rg, yb = np.absolute(r - g), np.absolute(0.5 * (r + g) - b)
     return np.sqrt(np.std(rg) ** 2 + np.std(yb) ** 2) + 0.3 * np.sqrt(np.mean(rg) ** 2 + np.mean(yb) ** 2)
 
 
 def best(repeats: int, *ways: Callable[[], object]) -> list[float]:
-    """Seconds of each way at its best, by turns."""
+    """The minimum seconds of each function, alternating."""
     times = [float("inf")] * len(ways)
     for _ in range(repeats + 1):  # the first is warm-up
         for index, way in enumerate(ways):

@@ -1,12 +1,12 @@
-"""What ComfyUI costs: the same photo through SeAda Colorize, through the full graph, and without ComfyUI.
+"""Overhead of ComfyUI: the same photo through SeAda Colorize, through the full graph, and without ComfyUI.
 
 `python -m benchmarks.speed.node_path [--repeats 15] [--prompts 50] [--size 512]`; needs a ComfyUI, see CONTRIBUTING.md.
 
 The server and a process of the `Colorizer` run on the same Python, with the same number of threads, and take turns.
-Wall time is ComfyUI's own, from a prompt's start to its end, all that it does around the nodes included. Processor time
-is that of the whole process, the garbage that ComfyUI collects after some prompts included; other work on the machine
-harms it less. ComfyUI keeps the photo, the model and the texts' embeddings from the prompt before, and drops what that
-one had not: each timed prompt follows one of its kind. The Colorizer keeps the model. No picture is written to disk.
+Wall time is ComfyUI's own, from a prompt's start to its end, including everything around the nodes. Processor time is
+that of the whole process, including ComfyUI's garbage collection between prompts; other work on the machine affects it
+less. ComfyUI caches the photo, the model and the texts' embeddings of the previous prompt only: each timed prompt
+follows one of the same kind. The Colorizer keeps the model. No picture is written to disk.
 """
 
 from __future__ import annotations
@@ -73,18 +73,18 @@ asyncio.run(main())
 
 
 def processor_seconds(pid: int) -> float:
-    """What a process and its threads have used so far."""
+    """Processor time that a process and its threads have used so far."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def resident(pid: int) -> int:
-    """KiB in memory."""
+    """Resident memory in KiB."""
     return int(re.search(r"VmRSS:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())[1])
 
 
 def prompts(seed: int) -> dict[str, dict]:
-    """The two ways through ComfyUI, each to its last picture."""
+    """The two prompts for ComfyUI, each up to its final picture."""
     settings = {"image": "bench.png", "model": "embedded", "steps": STEPS}
     one, graph = colorize(**settings, seed=seed, guidance=GUIDANCE), full_graph(**settings, cfg=GUIDANCE, seed=seed)
     graph["sample"]["inputs"]["seed"] = seed
@@ -104,7 +104,7 @@ def in_server(server: Server, prompt: dict) -> float:
 
 
 def memory(server: Server, count: int) -> tuple[int, int]:
-    """KiB after the 5th and after the last of `count` prompts, the two ways in turn."""
+    """KiB after the 5th and after the last of `count` prompts, alternating between the two."""
     after = []
     for seed in range(count):
         in_server(server, list(prompts(seed).values())[seed % 2])
@@ -126,7 +126,7 @@ def import_seconds(folder: Path, repeats: int) -> list[tuple[float, float]]:
 
 
 def compare(server: Server, photo: Path, repeats: int) -> dict[str, list[tuple[float, float]]]:
-    """(wall, processor) seconds of each turn of each way. Seed 0 warms up, and shows that they do the same work."""
+    """(wall, processor) seconds of each repeat of each variant. Seed 0 warms up and checks that results are equal."""
     saved = photo.with_suffix(".pt")
     command = [find()[1], "-c", HEADLESS, photo, str(STEPS), str(GUIDANCE), saved]
     with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as headless:
@@ -146,7 +146,7 @@ def compare(server: Server, photo: Path, repeats: int) -> dict[str, list[tuple[f
             for name in order[seed % 3 :] + order[: seed % 3]:
                 run, pid = ways[name]
                 if name != HEADLESS_NAME:
-                    run(seed + repeats + 1)  # loads what the other way's prompt has made ComfyUI forget
+                    run(seed + repeats + 1)  # reloads what ComfyUI dropped during the other variant's prompt
                 before = processor_seconds(pid)
                 wall = run(seed)
                 seconds[name].append((wall, processor_seconds(pid) - before))

@@ -1,10 +1,9 @@
 """One denoising step at SD1.5's full size: mapper + E_con + RCA against diffusers' plain ControlNet on the same UNet.
 
 `python -m benchmarks.speed.sd15_step [--size 512] [--dtype bfloat16] [--repeats 5] [--compile] [--profile]`: random
-weights,
-rows with and without text in one batch (classifier-free guidance), channels_last, by turns. On a GPU where there is
-one. "shared" runs E_con on the rows with text alone. The mapper is counted once a step, though a picture needs it once.
-`--compile` adds our step compiled beside diffusers' compiled. `--flops` counts operations instead, on no device at all.
+weights, rows with and without text in one batch (classifier-free guidance), channels_last, alternating; on a GPU if
+there is one. "shared" runs E_con only on the rows with text. The mapper is included in every step, though a picture
+needs it only once. `--compile` adds both compiled. `--flops` counts operations instead, without running anything.
 """
 
 from __future__ import annotations
@@ -51,7 +50,7 @@ def our_step(predict: Callable, unet, control, x, timestep, context, picture, sh
 
 
 def plain_step(unet, control, x, timestep, context, picture) -> Callable[[], None]:
-    """What StableDiffusionControlNetPipeline does in a step."""
+    """A step as in StableDiffusionControlNetPipeline."""
 
     def step() -> None:
         z_t, condition = x.repeat(2, 1, 1, 1), picture.repeat(2, 1, 1, 1)
@@ -69,7 +68,8 @@ def plain_step(unet, control, x, timestep, context, picture) -> Callable[[], Non
 
 
 def timed(steps: dict[str, Callable[[], None]], repeats: int, device: str) -> dict[str, list[float]]:
-    """Seconds of each, by turns; the first two turns warm up. On a CPU the processor's: other work takes none of it."""
+    """Seconds of each, alternating, after two turns to warm up. On a CPU, processor time, so that other work matters
+    less."""
     clock = time.perf_counter if device.startswith("cuda") else time.process_time
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     for repeat in range(repeats + 2):
@@ -92,7 +92,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--device", default="cuda" if gpu else "cpu")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--compile", action="store_true", help="also both compiled")
-    parser.add_argument("--flops", action="store_true", help="count operations, and end")
+    parser.add_argument("--flops", action="store_true", help="only count operations")
     parser.add_argument("--profile", action="store_true", help="print where the time of one step of each goes, and end")
     options = parser.parse_args(arguments)
     device, dtype = "meta" if options.flops else options.device, getattr(torch, options.dtype)
@@ -139,7 +139,7 @@ def main(arguments: list[str] | None = None) -> int:
     table = Table("sd15_step", about, ["median s", "best s", "ratio of medians", "of the best"], device)
     for name, values in seconds.items():
         middle = statistics.median(values)
-        # turn by turn: what else the machine does then harms both
+        # alternating, so that other work on the machine affects both
         ratio = statistics.median(a / b for a, b in zip(values, seconds[PEER]))
         best = min(values) / min(seconds[PEER])
         table.add(name, middle, min(values), ratio, best)

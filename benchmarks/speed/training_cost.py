@@ -1,10 +1,9 @@
-"""What a training step of each stage costs at full size: counted on tensors without data, so on any machine.
+"""Cost of a training step of each stage at full size, counted on fake tensors, so on any machine.
 
-`python -m benchmarks.speed.training_cost [--size 512] [--micro-batch 8] [--stages ...]`: floating-point operations a
-picture
-(forward and backward, torch.utils.flop_counter), bytes that a micro-batch's forward pass keeps for the backward pass
-(by a GPU's autocast, with fused attention) with and without checkpointing, bytes of weights, gradients, AdamW and
-averages; and, from an assumed share of the GPUs' peak, the days of the papers' steps.
+`python -m benchmarks.speed.training_cost [--size 512] [--micro-batch 8] [--stages ...]`: floating-point operations
+per picture (forward and backward, torch.utils.flop_counter), bytes that a micro-batch's forward pass keeps for the
+backward pass (with a GPU's autocast and fused attention) with and without checkpointing, bytes of weights, gradients,
+AdamW and averages; and, from an assumed share of the GPUs' peak, the days of the papers' steps.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ GPUS = {"4 x A100": 4 * 312e12, "8 x H100": 8 * 989e12}  # dense bf16 peak, NVID
 
 
 class FusedAttention(torch.autograd.Function):
-    """What a fused kernel keeps: query, key, value, output and a number a row."""
+    """Saves what a fused kernel saves: query, key, value, output and one number per row."""
 
     @staticmethod
     def forward(ctx, q, k, v):
@@ -69,7 +68,7 @@ def operations(name: str, size: int, recompute: bool, changes: dict) -> float:
 
 
 def remembered(name: str, size: int, micro: int, checkpointing: bool, changes: dict) -> int:
-    """Bytes that the forward pass of a micro-batch keeps, weights apart."""
+    """Bytes that the forward pass of a micro-batch keeps, without weights."""
     attend = lambda q, k, v, *_, **__: FusedAttention.apply(q, k, v)  # noqa: E731
     with FAKE, patch.object(F, "scaled_dot_product_attention", attend):
         with torch.device("cuda"):

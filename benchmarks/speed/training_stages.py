@@ -1,9 +1,8 @@
-"""Pictures a second and peak memory of SeAda's stages, with the trainer's own step, on a GPU where there is one.
+"""Pictures per second and peak memory of SeAda's stages, with the trainer's own step, on a GPU if there is one.
 
 `python -m benchmarks.speed.training_stages [--preset sd15] [--size 512] [--batch 32] [--micro-batch 8]`: random
-weights and
-pictures; forward and backward pass, optimiser and averages; the first step warms up. On a CPU use `--preset mini --size
-96`; its memory is the process's own.
+weights and pictures; forward and backward pass, optimiser and averages; the first step warms up. On a CPU use
+`--preset mini --size 96`; there, memory is that of the process.
 """
 
 from __future__ import annotations
@@ -46,7 +45,7 @@ def assemble(name: str, preset: Preset, changes: dict) -> tuple[Stage, TrainConf
 
 
 def batch(count: int, size: int, device: str) -> Batch:
-    """Random pictures with what belongs to them."""
+    """Random pictures with captions and latents."""
     return Batch(
         rgb=torch.rand(count, 3, size, size, device=device),
         latent=torch.randn(count, 4, size // 8, size // 8, device=device),

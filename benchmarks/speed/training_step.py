@@ -1,8 +1,7 @@
 """A training step of `mini` against diffusers' plain ControlNet on the same UNet and batch.
 
 `python -m benchmarks.speed.training_step [--batch 32] [--repeats 5]`: both forward, backward and AdamW, UNet frozen,
-bf16
-autocast, channels_last, alternating, medians.
+bf16 autocast, channels_last, alternating, medians.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from seada_core.presets import PRESETS
 def ours(unet, preset, z, t, context, condition) -> Callable[[], None]:
     control = ControlNetRCA(unet, preset.control).to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(control.parameters(), 1e-5)
-    # as in training: what the mapper's classifier sees in a photo is computed once and cached
+    # as in training: the features of the mapper's classifier are computed once and cached
     recognized = recognize(control.mapper.classifier, condition) if preset.control.recognition else None
 
     def step() -> None:

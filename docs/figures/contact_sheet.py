@@ -1,7 +1,7 @@
-"""One JPEG to look at: `python -m docs.figures.contact_sheet --data val-000.tar --historical FOLDER --out
+"""A contact sheet as one JPEG: `python -m docs.figures.contact_sheet --data val-000.tar --historical FOLDER --out
 sheet.jpg`.
 
-Validation pictures as input, result, truth; historical photos, whose colours nobody knows, as input, result.
+Validation pictures as input, result, truth; historical photos, whose true colours are unknown, as input, result.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ GAP, GROUP_GAP, HEADING = 2, 12, 28  # px between thumbnails of a group, between
 def section(title: str, groups: Iterable[Sequence[Image.Image]], thumb: int, columns: int) -> Image.Image:
     """A headed grid of groups, `columns` groups a row, every picture fitted into `thumb`×`thumb` px.
 
-    Raises ValueError where there is no group, or where groups differ in their number of pictures.
+    Raises ValueError if there is no group, or if groups differ in their number of pictures.
     """
-    # Shrunk as they come: the photos themselves never lie in memory together.
+    # Resized one by one: the full-size photos are never in memory together.
     groups = [[ImageOps.contain(p.convert("RGB"), (thumb, thumb), Image.Resampling.LANCZOS) for p in g] for g in groups]
     if not groups or len({len(group) for group in groups}) != 1:
         raise ValueError(f"{title!r} needs groups with one number of pictures, got {[len(g) for g in groups][:8]}")
@@ -48,7 +48,7 @@ def section(title: str, groups: Iterable[Sequence[Image.Image]], thumb: int, col
 
 
 def stack(sections: Sequence[Image.Image]) -> Image.Image:
-    """Sections below each other."""
+    """Sections, one below the other."""
     sheet = Image.new("RGB", (max(s.width for s in sections), sum(s.height for s in sections)), BACKGROUND)
     top = 0
     for part in sections:

@@ -22,7 +22,7 @@ from seada_core.hints.palettes import load_schemes
 from seada_core.pipeline import Colorizer
 
 PHOTO = Path(__file__).resolve().parents[2] / "samples" / "photo.jpg"
-SIDE = 600  # longest side of what is coloured, px; clicks are given in pixels of the photo itself
+SIDE = 600  # longest side of the coloured photo, px; clicks are given in pixels of the original
 TILE, COLUMNS = 236, 3
 
 
@@ -72,7 +72,7 @@ def find(name: str, folders: list[Path]) -> Path:
 
 
 def pair(colorizer: Colorizer, example: Example, folders: list[Path]) -> tuple[Image.Image, Image.Image]:
-    """The photo in colour as it comes, with the clicks drawn on it; and as steered."""
+    """The photo coloured without steering, with the clicks drawn on it; and with steering."""
     photo = Image.open(find(example.photo, folders)).convert("L")
     scale = min(1.0, SIDE / max(photo.size))
     photo = photo.resize([round(side * scale) for side in photo.size], Image.Resampling.LANCZOS)

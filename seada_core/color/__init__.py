@@ -1,4 +1,4 @@
-"""Colour spaces, sizes, and luminance put back."""
+"""Colour spaces, working sizes, and merging chroma with luminance."""
 
 from typing import TYPE_CHECKING
 

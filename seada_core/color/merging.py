@@ -1,4 +1,4 @@
-"""Gamut, and the chroma of one picture on the luminance of another: guided upsampling, in tiles for large photos."""
+"""Gamut mapping, and merging the chroma of one picture with the luminance of another by guided upsampling, tiled."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from torch import Tensor
 from .sizes import size_of
 from .spaces import CB, CR, KB, KG, KR, _channels, rgb_to_ycbcr, ycbcr_to_rgb
 
-# Guided chroma upsampling, tuned on Kodak24: luma difference (0 to 1) at which a sample's say halves, ridge of the
-# local regression of chroma on luma, and how much of the blur of averaging is undone.
+# Guided chroma upsampling, tuned on Kodak24: luma difference (0 to 1) at which a sample's weight halves, ridge of
+# the local regression of chroma on luma, and the share of the blur of averaging that is undone.
 RANGE, RIDGE, SHARPEN = 0.1, 0.02, 0.6
 
 
-TILE = 512  # px a side: a tile's maps stay in the processor's cache
+TILE = 512  # side, px: a tile's maps fit in the processor's cache
 
 
 Crop = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -28,7 +28,7 @@ def gamut_scale(y: Tensor, cbcr: Tensor) -> Tensor:
     """The largest s <= 1 for which s * (Cb, Cr) at luma `y` lies within RGB [0, 1].
 
     `y` `(..., 1, H, W)`, `cbcr` `(..., 2, H, W)` -> `(..., 1, H, W)`. In closed form: of the three channels' offsets
-    from `y`, the largest may reach 1 and the smallest 0. Luma outside [0, 1] counts as its nearest bound.
+    from `y`, the largest may reach 1 and the smallest 0. Luma is clamped to [0, 1].
     """
     cb, cr = _channels(cbcr, 2)
     y = y.clamp(0, 1)
@@ -57,10 +57,9 @@ def merge(chroma_rgb: Tensor, gray: Tensor) -> Tensor:
 def merge_chroma(cbcr: Tensor, gray: Tensor) -> Tensor:
     """RGB `(..., 3, H, W)` in [0, 1] with the luma `gray` `(..., 1, H, W)` and the chroma `cbcr` `(..., 2, h, w)`.
 
-    Chroma of the luma's own size is taken as it is. Smaller chroma is upsampled with the luma as guide (see `_guided`),
+    Chroma of the luma's own size is used unchanged. Smaller chroma is upsampled with the luma as guide (see `_guided`),
     so that colours do not bleed over edges; larger chroma is averaged down. Colours outside the gamut are pulled in at
-    constant luma and hue. `gray` outside [0, 1] counts as its nearest bound. Raises ValueError for shapes that do not
-    fit.
+    constant luma and hue. `gray` is clamped to [0, 1]. Raises ValueError for mismatched shapes.
     """
     _channels(cbcr, 2), _channels(gray, 1)
     if cbcr.shape[:-3] != gray.shape[:-3]:
@@ -68,7 +67,7 @@ def merge_chroma(cbcr: Tensor, gray: Tensor) -> Tensor:
     if 0 in cbcr.shape or 0 in gray.shape:
         raise ValueError(f"empty picture: chroma {tuple(cbcr.shape)}, luminance {tuple(gray.shape)}")
     dtype, lead, size = gray.dtype, gray.shape[:-3], size_of(gray)
-    # Half precision has too few bits for eight of luma.
+    # Half precision cannot represent 8-bit luma exactly.
     work = dtype if dtype == torch.float64 else torch.float32
     gray, cbcr = (x.to(work).reshape(-1, *x.shape[-3:]) for x in (gray, cbcr))
     gray = gray.clamp(0, 1)
@@ -97,11 +96,11 @@ def merge_chroma(cbcr: Tensor, gray: Tensor) -> Tensor:
 def merge_tiled(
     chroma: Tensor | np.ndarray, gray: np.ndarray, tile: int = TILE, dtype: type[np.unsignedinteger] = np.uint8
 ) -> np.ndarray:
-    """`merge_chroma` for photos of any size: in tiles, in memory for little more than the result.
+    """`merge_chroma` in tiles, for photos of any size: needs little more memory than the result.
 
     `gray` is `(H, W)`, uint8 or float in [0, 1]; `chroma` is a float tensor `(2, h, w)` of (Cb, Cr), or a uint8 RGB
-    array `(h, w, 3)`. Returns RGB `(H, W, 3)` of `dtype`, np.uint8 or np.uint16, the same for every `tile` (pixels a
-    side). The luma of 16 bits, rounded, is `gray`'s, rounded. Raises ValueError for other shapes.
+    array `(h, w, 3)`. Returns RGB `(H, W, 3)` of `dtype`, np.uint8 or np.uint16, the same for every `tile` (side in
+    pixels). The luma of a 16-bit result, rounded, equals `gray`, rounded. Raises ValueError for other shapes.
     """
     if gray.ndim != 2 or gray.size == 0:
         raise ValueError(f"expected a (H, W) luminance, got shape {gray.shape}")
@@ -142,7 +141,7 @@ def merge_tiled(
 
 
 def _words(rgb: Tensor, luma: Tensor) -> np.ndarray:
-    """RGB `(H, W, 3)` in [0, 1] as uint16, of which green makes up for what rounding the others does to the luma."""
+    """RGB `(H, W, 3)` in [0, 1] as uint16; green compensates for the rounding of red and blue in the luma."""
     red, _, blue = rgb.double().mul(65535).round().unbind(-1)
     green = (luma[0, 0].double() * 65535 - KR * red - KB * blue) / KG
     return torch.stack([red, green.round().clamp(0, 65535), blue], dim=-1).numpy().astype(np.uint16)
@@ -189,12 +188,12 @@ def _guided(crop: Crop, y: Tensor, origin: tuple[int, int], size: tuple[int, int
 
     `crop(rows, columns)` gives chroma and luma at low resolution. Joint bilateral upsampling (Kopf et al. 2007) of the
     four nearest chroma samples, weighted by distance and by 1 / (dY^2 + RANGE^2), plus the detail that the local linear
-    model of chroma on luma (guided filter, He et al. 2013, at low resolution) predicts from what is left of dY. Chroma
-    is sharpened beforehand for what averaging and interpolation blur. Kodak24's chroma averaged down 4x and 16x comes
-    back with 42.5 and 35.5 dB (RGB), against 41.1 and 33.9 dB bilinear, 42.4 and 34.6 bicubic.
+    model of chroma on luma (guided filter, He et al. 2013, at low resolution) predicts from the remaining dY. Chroma is
+    sharpened beforehand to undo the blur of averaging and interpolation. Kodak24's chroma averaged down 4x and 16x is
+    restored to 42.5 and 35.5 dB (RGB), against 41.1 and 33.9 dB bilinear, 42.4 and 34.6 bicubic.
 
-    Every output pixel depends on the 4 x 4 low-resolution pixels around it only, by the same operations in the same
-    order wherever tiles begin: tiling changes no bit.
+    Every output pixel depends only on the 4 x 4 low-resolution pixels around it, by the same operations in the same
+    order wherever tiles begin: results are bitwise independent of the tiling.
     """
     rows = _taps(origin[0], origin[0] + y.shape[-2], size[0], low_size[0])
     columns = _taps(origin[1], origin[1] + y.shape[-1], size[1], low_size[1])
@@ -213,7 +212,7 @@ def _guided(crop: Crop, y: Tensor, origin: tuple[int, int], size: tuple[int, int
     mean_y, mean_c = mean(luma), mean(cbcr)
     variance = (mean(luma * luma) - mean_y * mean_y).clamp(min=0)
     slope = (mean(luma * cbcr) - mean_y * mean_c) / (variance + RIDGE)
-    # A picture hardly smaller than its luma has lost hardly anything.
+    # Chroma that is hardly smaller than the luma has lost almost no detail.
     loss = 1 - (low_size[0] * low_size[1]) / (size[0] * size[1])
     sharp = [inner(x) + SHARPEN * loss * (inner(x) - _binomial(x)) for x in (cbcr, luma)]
     samples = torch.cat([*sharp, slope], dim=-3)
@@ -224,7 +223,7 @@ def _guided(crop: Crop, y: Tensor, origin: tuple[int, int], size: tuple[int, int
     a = torch.zeros_like(y).repeat(1, 2, 1, 1)
     for j in (0, 1):
         wx = (columns[2] if j else 1 - columns[2]).to(y)
-        # Columns first, while the rows are few: then whole rows are copied.
+        # Columns first, while there are few rows: then whole rows are copied.
         across = samples.index_select(-1, (columns[j] - c0).to(device))
         for i in (0, 1):
             near = (rows[2] if i else 1 - rows[2]).to(y)[:, None] * wx

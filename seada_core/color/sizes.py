@@ -1,11 +1,11 @@
-"""At which size a photo is diffused and decoded."""
+"""The sizes at which a photo is diffused and decoded."""
 
 from __future__ import annotations
 
 import torch.nn.functional as F
 from torch import Tensor
 
-DECODE_SIZE = 512  # longest short side at which hints meet decoded chroma, px; guided upsampling does the rest
+DECODE_SIZE = 512  # largest short side at which hints are applied to decoded chroma, px; then guided upsampling
 LONGEST = 4  # long side over short side beyond which a photo is squeezed for diffusion
 
 
@@ -29,7 +29,7 @@ def decode_size(photo: tuple[int, int], short: int) -> tuple[int, int]:
 
 
 def resize(gray: Tensor, size: tuple[int, int]) -> Tensor:
-    """A picture (B, C, H, W) in [0, 1] at (height, width) `size`, antialiased; itself where it has that size."""
+    """A picture (B, C, H, W) in [0, 1] at (height, width) `size`, antialiased; unchanged if it has that size."""
     if size_of(gray) == size:
         return gray
     return F.interpolate(gray, size, mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)

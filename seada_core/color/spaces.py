@@ -1,8 +1,8 @@
-"""Colour spaces, gamut, and the chroma of one picture on the luminance of another.
+"""Conversions between colour spaces.
 
 Pictures are float tensors `(..., 3, H, W)` of gamma-encoded sRGB in [0, 1]. Luminance is BT.601 luma of the encoded
-values, PIL's "L"; chroma is (Cb, Cr) of full-range JPEG YCbCr, centred at 0, in [-0.5, 0.5]. Nothing here clips unless
-it says so, and everything but `merge_tiled` is differentiable.
+values, PIL's "L"; chroma is (Cb, Cr) of full-range JPEG YCbCr, centred at 0, in [-0.5, 0.5]. Nothing is clipped, and
+all functions are differentiable.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor
 # ITU-R BT.709 primaries with a D65 white, linear RGB to XYZ (Y of white = 1).
 RGB_TO_XYZ = ((0.412453, 0.357580, 0.180423), (0.212671, 0.715160, 0.072169), (0.019334, 0.119193, 0.950227))
 XYZ_TO_RGB = tuple(map(tuple, np.linalg.inv(np.array(RGB_TO_XYZ)).tolist()))
-# The white of that very matrix rather than the rounded D65 of the tables, so that greys have a* = b* = 0.
+# The white point of this matrix rather than the rounded D65 of the tables, so that greys have a* = b* = 0.
 WHITE = tuple(sum(row) for row in RGB_TO_XYZ)
 
 # BT.601 luma and the full-range chroma of JFIF.

@@ -1,7 +1,7 @@
-"""The one way to write files: aside, then renamed, so that a kill, a power cut or a full disk never leaves half a file.
+"""Atomic writes: a kill, a power cut or a full disk never leaves half a file.
 
-What is written lies in the same folder under a temporary name, is flushed to the disk, and then takes its name in one
-step. After any interruption the name is that of the old file or of the whole new one.
+A file is written under a temporary name in the same folder, flushed to the disk, and then renamed in one step. After
+any interruption the name refers to the old file or to the complete new one.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ _NO_FSYNC = (errno.EINVAL, errno.ENOTSUP, errno.EBADF)  # file systems that cann
 
 
 def part_path(target: Path, unique: bool = False, ending: str = "part") -> Path:
-    """The temporary name beside `target`: `.NAME.part`; long names are cut and told apart by a hash.
+    """The temporary name beside `target`: `.NAME.part`; long names are truncated and made distinct by a hash.
 
-    The name is the same for every writer, so that a new attempt replaces what a kill left behind. `unique` makes it a
-    different one every time, for targets that several processes may write at once.
+    The name is the same for every writer, so that a new attempt replaces the remains of a killed one. `unique` makes
+    it different every time, for targets that several processes may write at once.
     """
     name = os.fsencode(target.name)
     mark = secrets.token_hex(4) if unique else ""
@@ -36,9 +36,9 @@ def part_path(target: Path, unique: bool = False, ending: str = "part") -> Path:
 
 @contextlib.contextmanager
 def replacing(target: Path, unique: bool = False, durable: bool = True) -> Iterator[Path]:
-    """A path to write a file or folder to; at the end of the block it takes `target`'s name, see `rename`.
+    """A path to write a file or folder to; at the end of the block it is renamed to `target`, see `rename`.
 
-    After an error nothing of it is left, and `target` is as it was.
+    On an error it is deleted, and `target` is unchanged.
     """
     part = part_path(target, unique)
     try:
@@ -51,16 +51,16 @@ def replacing(target: Path, unique: bool = False, durable: bool = True) -> Itera
 
 @contextlib.contextmanager
 def opened(target: Path, unique: bool = False, durable: bool = True) -> Iterator[BinaryIO]:
-    """A file to write bytes to, which takes `target`'s name at the end of the block, see `replacing`."""
+    """A file to write bytes to, renamed to `target` at the end of the block, see `replacing`."""
     with replacing(target, unique, durable) as part, open(part, "wb") as file:
         yield file
 
 
 @contextlib.contextmanager
 def new_folder(target: Path, overwrite: bool = False) -> Iterator[Path]:
-    """An empty folder to write into, which takes `target`'s name at the end of the block, see `replacing`.
+    """An empty folder to write into, renamed to `target` at the end of the block, see `replacing`.
 
-    overwrite: replace what has that name. Otherwise a folder with anything in it is an OSError.
+    overwrite: replace whatever has that name. Otherwise a folder that is not empty raises OSError.
     """
     old = part_path(target, ending="old")
     try:
@@ -86,9 +86,9 @@ def write_text(target: Path, text: str) -> None:
 
 
 def rename(part: Path, target: Path, durable: bool = True) -> None:
-    """Give a written file or folder its name, once all of it is on the disk.
+    """Rename a written file or folder, once all of it is on the disk.
 
-    durable: also flush the name. Otherwise a power cut within seconds may undo the renaming, though not damage a file.
+    durable: also flush the name. Otherwise a power cut within seconds may undo the renaming, but never damages a file.
     """
     for path in (*part.rglob("*"), part) if part.is_dir() else (part,):
         _to_disk(path)
@@ -98,7 +98,7 @@ def rename(part: Path, target: Path, durable: bool = True) -> None:
 
 
 def discard(part: Path) -> None:
-    """Delete a temporary file or folder, if it is there; what cannot be deleted is left."""
+    """Delete a temporary file or folder if it exists, ignoring errors."""
     if part.is_dir():
         shutil.rmtree(part, ignore_errors=True)
         return

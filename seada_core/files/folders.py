@@ -11,14 +11,14 @@ from .pictures import SUFFIXES, PictureError
 
 
 def find(paths: Sequence[str | os.PathLike], also: Collection[str] = (), recursive: bool = False) -> list[Path]:
-    """The picture files that `paths` name: files as they are (even missing ones, which `read` reports), folders as the
-    sorted picture files in them, each file once.
+    """The picture files that `paths` name: files unchanged (even missing ones, which `read` reports), folders as the
+    sorted picture files in them, without duplicates.
 
     Args:
         also: suffixes besides those of pictures.
-        recursive: also in the folders of folders, hidden ones left out.
+        recursive: also search subfolders; hidden ones are skipped.
     Raises:
-        PictureError: a folder without pictures, or one that may not be read.
+        PictureError: a folder without pictures, or one that cannot be read.
     """
     found: dict[Path, None] = {}
     for path in map(Path, paths):
@@ -43,4 +43,4 @@ def _files(folder: Path, recursive: bool) -> Iterator[Path]:
                 elif recursive and entry.is_dir(follow_symlinks=False):
                     yield from _files(Path(entry.path), recursive)
     except OSError as error:
-        raise PictureError(f"{folder} may not be read: {reason(error)}") from error
+        raise PictureError(f"{folder} cannot be read: {reason(error)}") from error

@@ -1,4 +1,4 @@
-"""Colour hints as data: points and strokes of the photo, and how text and JSON spell them and palettes."""
+"""Colour hints as data: points and strokes on the photo; parsing of hints and palettes from text and JSON."""
 
 from __future__ import annotations
 
@@ -51,9 +51,9 @@ class Hint:
 class Stroke:
     """A colour within `radius` pixels of a line through pixels of the input photo, (x, y) as in `Hint`.
 
-    With a radius of 0 it is the line alone, with one point a `Hint`. Points may lie outside the photo.
-    Raises ValueError where `Hint` does, and for points that are none, more than MAX_STROKE_POINTS, not pairs, or
-    further than MAX_COORDINATE from 0.
+    With a radius of 0 it is just the line, with one point it equals a `Hint`. Points may lie outside the photo.
+    Raises ValueError where `Hint` does, for no points, for more than MAX_STROKE_POINTS, and for points that are not
+    pairs or have coordinates beyond MAX_COORDINATE.
     """
 
     points: tuple[tuple[float, float], ...]
@@ -114,17 +114,17 @@ def load_hints(path: str | Path) -> list[Hint | Stroke]:
     try:
         size = Path(path).stat().st_size
         if size > MAX_BYTES:
-            raise ValueError(f"it has {size} bytes; a file of hints has at most {MAX_BYTES}")
+            raise ValueError(f"it has {size} bytes; a hints file has at most {MAX_BYTES}")
         text = Path(path).read_text(encoding="utf-8")
     except OSError as error:
         raise ValueError(f"cannot read hints from {path}: {error.strerror or error}") from error
     except ValueError as error:
-        raise ValueError(f"{path} is no file of hints: {error}") from error
+        raise ValueError(f"{path} is not a hints file: {error}") from error
     return parse_hints_text(text, str(path), "a JSON file")
 
 
 def parse_hints_text(text: str, source: str = "hints", kind: str = "JSON") -> list[Hint | Stroke]:
-    """Hints and strokes of JSON text, see `parse_hints`. Raises ValueError naming `source`, not `kind` if not JSON."""
+    """Hints and strokes of JSON text, see `parse_hints`. ValueError names `source`, and `kind` if it is not JSON."""
     try:
         data = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -136,7 +136,7 @@ def parse_hints(data: object, source: str = "hints") -> list[Hint | Stroke]:
     """Hints and strokes of parsed JSON: a list of entries, or {"hints": that list}.
 
     An entry is {"x": 12, "y": 30, "color": "#d0a070", "radius": 4} or {"points": [[12, 30], [40, 35]], "color": ...,
-    "radius": ...}; `radius` may be left out. Raises ValueError naming `source` and the entry (counted from 1) that is
+    "radius": ...}; `radius` is optional. Raises ValueError naming `source` and the entry (counted from 1) that is
     wrong, and for more than MAX_HINTS entries or MAX_POINTS points of all of them.
     """
     entries = data.get("hints") if isinstance(data, dict) else data

@@ -1,4 +1,4 @@
-"""Reading and writing people's photos: any size and mode in, nothing half-written out.
+"""Reading and writing photos of any size and mode; writes are atomic.
 
 A `Picture` keeps what a photo carries besides its pixels (alpha, EXIF, ICC profile, resolution), upright. Files of more
 than 8 bits keep their precision: grey as float luminance, the colours of PNG and TIFF as 16 bits (see `deep`).
@@ -23,14 +23,14 @@ from PIL import Image, ImageFile
 from ..errors import reason
 from . import atomic, sixteen_bit
 
-MAX_PIXELS = 200_000_000  # of a picture, unless the environment or the reader's caller says otherwise
+MAX_PIXELS = 200_000_000  # of a picture, unless overridden by the environment or the caller
 LIMIT_VARIABLE = "SEADA_MAX_MEGAPIXELS"
 
 SUFFIXES = frozenset(
     (".avif", ".bmp", ".dib", ".gif", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg")
     + (".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tga", ".tif", ".tiff", ".webp")
 )
-# Formats that Pillow decodes itself: EPS, for one, would run Ghostscript.
+# Formats that Pillow decodes itself: EPS, for example, would run Ghostscript.
 READABLE = ("AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TGA", "TIFF", "WEBP")
 WRITABLE: dict[str, tuple[str, dict[str, Any]]] = {
     ".jpg": ("JPEG", {"quality": 95, "subsampling": 0}),
@@ -60,14 +60,14 @@ _LAYOUT_TAGS = frozenset(
 )
 _EXIF_LIMIT = 65_000  # bytes that one JPEG segment holds, less its header
 
-# What a damaged EXIF block raises; it is no reason to refuse the photo.
+# Raised for a damaged EXIF block, which is not a reason to refuse the photo.
 _EXIF_ERRORS = (ValueError, TypeError, KeyError, IndexError, SyntaxError, EOFError, OSError, struct.error)
 
 _bomb_lock = threading.Lock()
 
 
 class PictureError(ValueError):
-    """A picture that cannot be read or written; its one line names the file, the reason and what to do."""
+    """A picture that cannot be read or written; the one-line message names the file, the reason and what to do."""
 
 
 @dataclass(frozen=True)
@@ -105,9 +105,9 @@ class Picture:
         return np.asarray(Image.fromarray(self.pixels).convert("L"))
 
     def with_rgb(self, rgb: np.ndarray) -> Picture:
-        """The same photo with other colours, uint8 or uint16 `(H, W, 3)`. A grey ICC profile goes, the rest stays.
+        """The same photo with other colours, uint8 or uint16 `(H, W, 3)`. A grey ICC profile is dropped, the rest kept.
 
-        Raises ValueError when the size differs.
+        Raises ValueError if the size differs.
         """
         if rgb.shape != (*self.pixels.shape[:2], 3) or rgb.dtype not in (np.uint8, np.uint16):
             raise ValueError(f"expected uint8 or uint16 {(*self.pixels.shape[:2], 3)}, got {rgb.dtype} {rgb.shape}")
@@ -118,7 +118,7 @@ class Picture:
 def max_pixels() -> int:
     """Pixels of the largest picture that is read: SEADA_MAX_MEGAPIXELS of the environment, else MAX_PIXELS.
 
-    Raises PictureError where the variable is no number of megapixels above 0.
+    Raises PictureError if the variable is not a number of megapixels above 0.
     """
     text = os.environ.get(LIMIT_VARIABLE)
     if not text:
@@ -139,7 +139,7 @@ def formats() -> list[str]:
 
 
 def read(path: str | os.PathLike, limit: int | None = None) -> Picture:
-    """The first frame of the picture file at `path`. Raises PictureError for whatever is not one.
+    """The first frame of the picture file at `path`. Raises PictureError if it cannot be read.
 
     limit: pixels of the largest picture that is decoded; None for `max_pixels`.
     """
@@ -153,7 +153,7 @@ def read(path: str | os.PathLike, limit: int | None = None) -> Picture:
 
 
 def read_bytes(encoded: bytes, name: str, limit: int | None = None) -> Picture:
-    """`read` for an encoded picture in memory; `name` is what errors call it."""
+    """`read` for an encoded picture in memory; `name` is used in error messages."""
     with _explained(name):
         return _open(io.BytesIO(encoded), name, len(encoded), limit)
 
@@ -183,7 +183,7 @@ def _open(source: Path | io.BytesIO, name: object, length: int, limit: int | Non
 
 
 class _Bounded(io.BufferedReader):
-    """A file that sets no memory aside for more than it holds, whatever length a damaged file names (JPEG 2000)."""
+    """A file that never allocates more than it holds, whatever length a damaged file declares (JPEG 2000)."""
 
     def read(self, size: int | None = -1) -> bytes:
         left = max(0, os.fstat(self.fileno()).st_size - self.tell())
@@ -192,7 +192,7 @@ class _Bounded(io.BufferedReader):
 
 @contextlib.contextmanager
 def _explained(name: object) -> Iterator[None]:
-    """Whatever reading raises, as a PictureError."""
+    """Converts all errors of reading to a PictureError."""
     try:
         yield
     except PictureError as error:
@@ -200,7 +200,7 @@ def _explained(name: object) -> Iterator[None]:
     except Image.UnidentifiedImageError as error:
         raise PictureError(f"{name} is not a picture that can be read (JPEG, PNG, TIFF, WebP, BMP, GIF...)") from error
     except PermissionError as error:
-        raise PictureError(f"{name} may not be read: {error.strerror}") from error
+        raise PictureError(f"{name} cannot be read: {error.strerror}") from error
     except MemoryError as error:
         raise PictureError(f"{name} is too large for this machine's memory") from error
     except Exception as error:  # Decoders of damaged files raise nearly anything.
@@ -208,7 +208,7 @@ def _explained(name: object) -> Iterator[None]:
 
 
 def from_pil(image: Image.Image, limit: int | None = None) -> Picture:
-    """A `Picture` of any mode of PIL image. Raises PictureError over the pixel limit and for values not finite."""
+    """A `Picture` of a PIL image of any mode. Raises PictureError over the pixel limit and for values not finite."""
     _check_size(image.size, limit)
     dpi, icc = _dpi(image), image.info.get("icc_profile")
     image.load()
@@ -234,7 +234,7 @@ def _check_size(size: tuple[int, int], limit: int | None) -> None:
 
 
 def _fitting(icc: bytes | None, pixels: np.ndarray) -> bytes | None:
-    """A profile, where it is one of the pixels' kind."""
+    """The profile, if its colour space matches the pixels."""
     space = icc[16:20] if icc and len(icc) > 20 else None
     return icc if space == (b"RGB " if pixels.ndim == 3 else b"GRAY") else None
 
@@ -271,16 +271,16 @@ def _eight_bits(values: np.ndarray) -> np.ndarray:
 
 
 def holds_16_bits(path: str | os.PathLike) -> bool:
-    """Whether `write` keeps a picture's 16 bits in a file of this suffix."""
+    """Whether `write` keeps a picture's 16 bits in a file with this suffix."""
     return WRITABLE.get(Path(path).suffix.lower(), ("",))[0] in sixteen_bit.WRITABLE
 
 
 def write(picture: Picture, path: str | os.PathLike) -> None:
-    """Writes the picture in the format of the suffix; an existing file is replaced only by a complete one.
+    """Write the picture in the format of the suffix; an existing file is replaced only by a complete one.
 
-    uint16 RGB stays 16 bits in PNG and TIFF, all else is written in 8. JPEG at quality 95 without chroma subsampling.
-    JPEG and BMP hold no alpha: the picture is laid on white. Raises PictureError for an unknown suffix, a missing
-    folder, a full disk and sizes that the format cannot hold.
+    uint16 RGB stays 16-bit in PNG and TIFF, everything else is written as 8-bit. JPEG has quality 95 and no chroma
+    subsampling. JPEG and BMP have no alpha: the picture is composited on white. Raises PictureError for an unknown
+    suffix, a missing folder, a full disk and sizes that the format cannot hold.
     """
     path = Path(path)
     if path.suffix.lower() not in WRITABLE:
@@ -289,7 +289,7 @@ def write(picture: Picture, path: str | os.PathLike) -> None:
         raise PictureError(f"{path}: its folder does not exist; make it first")
     if path.is_dir():
         raise PictureError(f"{path} is a folder; name a file")
-    # A link stays a link to the new file.
+    # A symbolic link is kept, and points to the new file.
     target = Path(os.path.realpath(path))
     try:
         with atomic.opened(target, unique=True, durable=False) as file:
@@ -321,7 +321,7 @@ def _encode(picture: Picture, file: BinaryIO, path: Path) -> None:
 
 @contextlib.contextmanager
 def _own_limit() -> Iterator[None]:
-    # Pillow's limit is a global of its module, checked in `open`: it is off while a file is read, and no longer.
+    # Pillow's limit is a global of its module, checked in `open`: it is disabled only while a file is read.
     with _bomb_lock, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
@@ -345,7 +345,7 @@ def _pixels(image: Image.Image) -> tuple[np.ndarray, np.ndarray | None]:
     pixels = np.array(image.convert(mode))
     if not image.has_transparency_data:
         return pixels, None
-    if image.mode not in ("LA", "RGBA"):  # palettes, and single values that stand for transparent
+    if image.mode not in ("LA", "RGBA"):  # palettes, and single values that mean transparent
         image = image.convert("RGBA")
     return pixels, np.array(image.getchannel("A"))
 
@@ -353,8 +353,8 @@ def _pixels(image: Image.Image) -> tuple[np.ndarray, np.ndarray | None]:
 def _gray_float(values: np.ndarray) -> np.ndarray:
     """Grey of more than 8 bits as float32 in [0, 1].
 
-    Unsigned 16-bit values span 0..65535. 32-bit integers and floats say nothing of their range: the smallest of 1
-    (floats only), 255, 65535 and 2^31 - 1 that holds the largest value is taken.
+    Unsigned 16-bit values span 0..65535. 32-bit integers and floats do not declare their range: the smallest of 1
+    (floats only), 255, 65535 and 2^31 - 1 that is not below the largest value is used.
     """
     if not np.isfinite(values).all():
         raise PictureError("the picture holds values that are not finite (NaN or infinity)")
@@ -367,7 +367,7 @@ def _gray_float(values: np.ndarray) -> np.ndarray:
 
 
 def _exif(image: Image.Image) -> tuple[int, bytes | None]:
-    """The orientation, and the EXIF block without it and without tags that are true of the old file only."""
+    """The orientation, and the EXIF block without it and without tags that only apply to the old file."""
     try:
         exif = image.getexif()
         stale = {tag: exif.pop(tag) for tag in [_ORIENTATION, *_LAYOUT_TAGS] if tag in exif}

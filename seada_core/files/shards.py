@@ -1,7 +1,7 @@
 """Reading webdataset shards: uncompressed tar files, whose members are grouped into samples by their names.
 
-A sample is the members that follow each other and whose names agree up to the first dot, the key: `0001.jpg`,
-`0001.json`. Only headers are read here; the members' bytes are read by `read_at`.
+A sample is a run of members whose names agree up to the first dot, the key: `0001.jpg`, `0001.json`. Only headers are
+read here; the members' bytes are read by `read_at`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd")  # gzip,
 
 
 class ShardError(ValueError):
-    """A shard that cannot be read, or not to its end; the message names it and the `reason`."""
+    """A shard that cannot be read to its end; the message names it and the `reason`."""
 
     def __init__(self, message: str, reason: str = ""):
         super().__init__(message)
@@ -28,8 +28,8 @@ class ShardError(ValueError):
 
 
 def find(source: str | Path) -> list[Path]:
-    """The shards that a source names: a file, the `.tar` files of a folder (none in a folder of pictures), or a pattern
-    `data-{000..007}.tar`, `data-{a,b}.tar`, several joined by `::`. They need not exist."""
+    """The shards that a source names: a file, the `.tar` files of a folder (none in a folder of pictures), or patterns
+    such as `data-{000..007}.tar` and `data-{a,b}.tar`, joined by `::`. They need not exist."""
     path = Path(source)
     if path.is_dir():
         return sorted(path.glob("*.tar"))
@@ -40,8 +40,8 @@ def find(source: str | Path) -> list[Path]:
 
 
 def expand_braces(pattern: str) -> list[str]:
-    """The names that a pattern stands for, as in bash: `{000..007}` counts, in either direction and with leading zeros,
-    and `{a,b}` lists. Braces within braces are not expanded in bash's order."""
+    """Brace expansion as in bash: `{000..007}` is a range, in either direction and with leading zeros, and `{a,b}` a
+    list. Nested braces are not expanded in bash's order."""
     match = _BRACES.search(pattern)
     if match is None:
         return [pattern]
@@ -58,10 +58,10 @@ def expand_braces(pattern: str) -> list[str]:
 
 
 def samples(shard: Path) -> Iterator[tuple[str, dict[str, Place]]]:
-    """(key, members) of each sample in order; members are names to places.
+    """(key, members) of each sample in order; members map names to places.
 
-    Raises ShardError where the shard ends badly, after what came before that: it is not a tar, a member is cut off, or
-    there is data behind a broken header, which tar readers take for the end.
+    Raises ShardError after the last readable sample if the shard is damaged: it is not a tar, a member is truncated,
+    or there is data behind a broken header, which tar readers mistake for the end.
     """
     key = ""
     members: dict[str, Place] = {}
@@ -69,7 +69,7 @@ def samples(shard: Path) -> Iterator[tuple[str, dict[str, Place]]]:
         length = shard.stat().st_size
         with open(shard, "rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
             for info in tar:
-                tar.members = []  # type: ignore[attr-defined]  # it would keep them all
+                tar.members = []  # type: ignore[attr-defined]  # tarfile would keep them all in memory
                 if info.size < 0 or info.offset_data + info.size > length:
                     raise EOFError(f"{info.name} is cut off")
                 match = _MEMBER.fullmatch(info.name) if info.isfile() else None
@@ -82,7 +82,7 @@ def samples(shard: Path) -> Iterator[tuple[str, dict[str, Place]]]:
                 members[info.name] = (info.offset_data, info.size)
             if _has_data_after(file, tar.offset):
                 raise ValueError(f"no member's header at byte {tar.offset}, and data behind it")
-    except (tarfile.TarError, OSError, EOFError, ValueError, OverflowError, MemoryError) as error:  # of wild sizes
+    except (tarfile.TarError, OSError, EOFError, ValueError, OverflowError, MemoryError) as error:  # absurd sizes
         if members:
             yield key, members
         reason = _reason(shard, error)
@@ -110,7 +110,7 @@ def _reason(shard: Path, error: Exception) -> str:
 
 
 def suffix_of(key: str, name: str) -> str:
-    """The rest of a member's name after its sample's key, in small letters: "jpg", "mask.png"."""
+    """The rest of a member's name after its sample's key, in lower case: "jpg", "mask.png"."""
     return name[len(key) + 1 :].lower()
 
 

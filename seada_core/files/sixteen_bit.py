@@ -1,4 +1,4 @@
-"""16 bits a channel in colour, which Pillow reads as 8 and does not write: PNG and TIFF.
+"""PNG and TIFF with 16 bits per colour channel, which Pillow reads as 8 bits and cannot write.
 
 Values are uint16 `(H, W, C)`, 0..65535. Pillow decodes everything here: a file is decoded once for the high bytes and
 once for the low ones, and its own directory writes the TIFF's tags.
@@ -20,21 +20,21 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 WRITABLE = ("PNG", "TIFF")
-_ROWS = 64  # that are filtered and compressed at a time
-_LEVEL = 4  # of zlib
+_ROWS = 64  # filtered and compressed at a time
+_LEVEL = 4  # zlib compression level
 _RAW = re.compile(r"(RGB|RGBA|RGBX|LA);16[BLN]")
 
 
 def is_deep(image: ImageFile.ImageFile) -> bool:
-    """Whether an opened, not yet loaded file holds 16 bits a channel of colour, or of grey with alpha.
+    """Whether an opened, not yet loaded file has 16 bits per channel, in colour or in grey with alpha.
 
-    Raises ValueError where it does in a way that cannot be read.
+    Raises ValueError if its layout is not supported.
     """
     return _raw(image) is not None
 
 
 def _raw(image: ImageFile.ImageFile) -> str | None:
-    """How the file's samples lie, in Pillow's terms; None for whatever is not read here.
+    """The layout of the file's samples as Pillow's raw mode; None for files that this module does not handle.
 
     Raises ValueError for a TIFF of 16-bit planes, which Pillow mistakes for 8 bits.
     """
@@ -42,21 +42,21 @@ def _raw(image: ImageFile.ImageFile) -> str | None:
         return None
     tags = getattr(image, "tag_v2", {})  # a TIFF's
     if tags.get(284) == 2 and 16 in tags.get(258, ()):
-        raise ValueError("its channels of 16 bits lie in separate planes, which is not read; save it interleaved")
+        raise ValueError("its 16-bit channels lie in separate planes, which is not supported; save it interleaved")
     args: Any = image.tile[0][3]
     raw = args if isinstance(args, str) else args[0]
     return raw if _RAW.fullmatch(raw) else None
 
 
 def load(reopen: Callable[[], ImageFile.ImageFile]) -> list[Image.Image]:
-    """The two images, of high and of low bytes, of a file that `is_deep`; `reopen` opens it anew.
+    """The two images, of high and of low bytes, of a file that `is_deep`; `reopen` opens it again.
 
     Grey with alpha has mode LA, the rest RGB or RGBA.
     """
     first = reopen()
     raw = _raw(first)
     assert raw is not None
-    if raw == "LA;16B":  # its four bytes a pixel, as if they were four channels
+    if raw == "LA;16B":  # decode its four bytes per pixel as four channels
         return list(_split_gray(_decoded(first, "RGBA")))
     order = {"B": "BL", "L": "LB", "N": "LB" if sys.byteorder == "little" else "BL"}[raw[-1]]
     return [_decoded(reopen(), f"{raw[:-1]}{end}") for end in order]
@@ -110,7 +110,7 @@ def write_png(file: BinaryIO, values: np.ndarray, exif: bytes | None, icc: bytes
         rows = values[start : start + _ROWS].astype(">u2")
         rows = rows.view(np.uint8).reshape(len(rows), -1)
         filtered = np.empty((len(rows), 1 + rows.shape[1]), np.uint8)
-        filtered[:, 0] = 2  # "up": a row less the one above
+        filtered[:, 0] = 2  # "up": a row minus the one above
         filtered[:, 1:] = rows - np.concatenate([before, rows[:-1]])
         before = rows[-1:]
         if data := compress.compress(filtered.tobytes()):
@@ -132,7 +132,7 @@ def write_tiff(file: BinaryIO, values: np.ndarray, exif: bytes | None, icc: byte
         tags.tagtype[34675] = TiffTags.UNDEFINED
         tags[34675] = icc
     if dpi:
-        tags[282], tags[283], tags[296] = *dpi, 2  # pixels an inch
+        tags[282], tags[283], tags[296] = *dpi, 2  # pixels per inch
     strips = []
     for start in range(0, height, _ROWS):
         rows = values[start : start + _ROWS].astype("<u2")
@@ -144,9 +144,9 @@ def write_tiff(file: BinaryIO, values: np.ndarray, exif: bytes | None, icc: byte
         273: tuple(accumulate(lengths[:-1], initial=0)), 284: 1, 317: 2,
     }  # fmt: skip
     if channels == 4:
-        layout[338] = 2  # alpha that the colours are not multiplied by
+        layout[338] = 2  # unassociated alpha: colours are not premultiplied
     for tag, value in layout.items():
         tags[tag] = value
     tags.tagtype[273] = tags.tagtype[279] = TiffTags.LONG
-    tags.save(file)  # counts the strips' offsets from its own end
+    tags.save(file)  # strip offsets are relative to the end of the directory
     file.writelines(strips)

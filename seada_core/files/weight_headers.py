@@ -1,4 +1,4 @@
-"""What lies in a weights file, by its header alone: names, shapes, and of which model. No tensor is read."""
+"""Inspects a weights file by its header: names, shapes, and which model it belongs to. No tensor is read."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 PICKLES = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
-# bytes: parsing takes some 30 times as much memory; a checkpoint's header has 0.3 MB, the most talkative LoRA's a few
+# bytes: parsing takes some 30 times as much memory; a checkpoint's header has 0.3 MB, the largest of LoRAs a few
 _LARGEST_HEADER = 16_000_000
 _BITS = {"BOOL": 8, "C64": 64, "F64": 64, "F32": 32, "F16": 16, "BF16": 16, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8}
 _BITS |= {f"{sign}{bits}": bits for sign in "IU" for bits in (8, 16, 32, 64)} | {"F4": 4, "F6_E2M3": 6, "F6_E3M2": 6}
 
 
 class CheckpointError(ValueError):
-    """A weights file is missing, of another kind, or broken; the message says which and what to do."""
+    """A weights file is missing, of another model, or damaged; the message says which and what to do."""
 
 
 @dataclass(frozen=True)
@@ -37,18 +37,18 @@ class Header:
 
 @dataclass(frozen=True)
 class Kind:
-    """Of which model a file's weights are: a short name to ask for, and words for messages."""
+    """The model that a file's weights belong to: a short name for code, and a description for messages."""
 
     name: str
     text: str
 
 
 def read_header(path: Path | str) -> Header:
-    """The header of a safetensors file, which is known to be whole afterwards: its tensors fill it, none overlaps.
+    """The header of a safetensors file, checked to be complete: its tensors fill the file without overlaps.
 
     Raises:
-        CheckpointError: no such file; a pickle; a web page or git-lfs pointer in place of the weights; a download that
-            broke off; a header that is none, contradicts itself or is larger than any model's; something else.
+        CheckpointError: no such file; a pickle; a web page or git-lfs pointer in place of the weights; an interrupted
+            download; a header that is invalid, inconsistent or larger than any model's; anything else.
     """
     path = Path(path)
     if not path.is_file():
@@ -61,9 +61,9 @@ def read_header(path: Path | str) -> Header:
             if length > size - 8 and length <= _LARGEST_HEADER:
                 raise CheckpointError(_cut_off(path, size, "at least", 8 + length))
             if length > size - 8:
-                raise ValueError("its header is no safetensors header")
+                raise ValueError("its header is not a safetensors header")
             if length > _LARGEST_HEADER:
-                raise ValueError(f"its header has {length:,} bytes, more than the {_LARGEST_HEADER:,} that are read")
+                raise ValueError(f"its header has {length:,} bytes, more than the {_LARGEST_HEADER:,} allowed")
             file.seek(8)
             header, end = _parse(path, file.read(length), 8 + length)
     except OSError as error:
@@ -89,14 +89,14 @@ def _parse(path: Path, text: bytes, start: int) -> tuple[Header, int]:
     except (UnicodeDecodeError, json.JSONDecodeError):
         entries = None
     if not isinstance(entries, dict):
-        raise ValueError("its header is no safetensors header")
+        raise ValueError("its header is not a safetensors header")
     metadata = entries.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise ValueError("its metadata is not text by name")
     places = []
     for name, entry in entries.items():
         if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
-            raise ValueError(f"its header is no safetensors header at {reprlib.repr(name)}")
+            raise ValueError(f"its header is not a safetensors header at {reprlib.repr(name)}")
         dtype, shape, place = entry["dtype"], entry["shape"], entry["data_offsets"]
         if not isinstance(dtype, str) or dtype not in _BITS:
             raise ValueError(f"{reprlib.repr(name)} has the unknown data type {reprlib.repr(dtype)}")
@@ -122,7 +122,7 @@ def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
 
 
 def _refuse_constant(text: str) -> None:
-    raise ValueError(f"its header holds {text}, which is no number")
+    raise ValueError(f"its header holds {text}, which is not a number")
 
 
 def _are_sizes(values: object) -> bool:
@@ -132,8 +132,8 @@ def _are_sizes(values: object) -> bool:
 def _cut_off(path: Path, found: int, at_least: str, expected: int) -> str:
     size = " ".join(filter(None, (at_least, f"{expected:,}")))
     return (
-        f"{path} is not a readable safetensors file: it has {found:,} bytes and its header tells of {size}, so that a "
-        "download broke off; download it again"
+        f"{path} is not a readable safetensors file: it has {found:,} bytes and its header expects {size}: the "
+        "download was interrupted; download it again"
     )
 
 
@@ -151,7 +151,7 @@ def _refuse_others(path: Path, start: bytes) -> None:
         )
     if text.startswith((b'{"error', b'{"message', b"entry not found", b"access to model", b"invalid username")):
         raise CheckpointError(f"{path} is a server's error message, saved in place of the weights; download it again")
-    safetensors = start[8:9] == b"{"  # before it comes a length, which may look like anything
+    safetensors = start[8:9] == b"{"  # preceded by a length, which may be any bytes
     if not safetensors and (re.match(rb"PK\x03\x04|\x80[\x02-\x05]", start) or path.suffix in PICKLES):
         raise CheckpointError(pickle_text(path))
     if start.startswith(b"GGUF"):
@@ -161,7 +161,7 @@ def _refuse_others(path: Path, start: bytes) -> None:
 
 
 def pickle_text(path: Path) -> str:
-    """Why a pickle is refused, and the way out."""
+    """Why a pickle is refused, and what to do instead."""
     return (
         f"{path} is a pickle, which can run any program as it is loaded, so it is refused: use the .safetensors "
         "release of the same weights, or convert it as docs/weights.md says"
@@ -171,7 +171,7 @@ def pickle_text(path: Path) -> str:
 # --- which model ------------------------------------------------------------------------------------------------------
 
 _LORA = r".*(lora_up|lora_down|lora_A|lora_B|\.lora\.|hada_w1|lokr_w1|oft_blocks|dora_scale|glora)|lora_"
-_OTHERS = (  # name, pattern of a telling tensor's name, words
+_OTHERS = (  # name, pattern of a characteristic tensor's name, description
     ("sdxl", r"conditioner\.embedders\.", "a Stable Diffusion XL checkpoint"),
     ("sdxl", r"(model\.diffusion_model\.|control_model\.)?label_emb\.", "of Stable Diffusion XL's kind"),
     ("sdxl", r"add_embedding\.linear_1\.", "of Stable Diffusion XL's kind, in diffusers' names"),
@@ -199,7 +199,7 @@ _KINDS = (
 
 
 def kind(header: Header) -> Kind:
-    """Of which model a file's weights are, by its telling names and shapes; "unknown" where none tells."""
+    """The model that a file's weights belong to, by characteristic names and shapes; "unknown" if none match."""
     if "seada.part" in header.metadata:
         part = header.metadata["seada.part"]
         return Kind(f"part {part}", f"a SeAda part file ({reprlib.repr(part)[1:-1]})")
@@ -216,11 +216,11 @@ def kind(header: Header) -> Kind:
         if header.has(pattern):
             return _with_width(header, Kind(name, text))
     first = reprlib.repr(next(iter(header.shapes), "none"))
-    return Kind("unknown", f"of no model that is known here (its first tensor is {first})")
+    return Kind("unknown", f"of an unknown model (its first tensor is {first})")
 
 
 def _with_width(header: Header, found: Kind) -> Kind:
-    """A UNet, or a copy of its encoder, tells its family by the width of the texts that it attends to."""
+    """The family of a UNet, or of a copy of its encoder, from the width of the texts that it attends to."""
     if found.name not in ("controlnet", "checkpoint", "unet"):
         return found
     widths = {s[-1] for name, s in header.shapes.items() if name.endswith("attn2.to_k.weight") and s}
@@ -247,7 +247,7 @@ _WAYS_OUT = {
     "lora": ". Merge the LoRA into a checkpoint first, or use it with ComfyUI's LoRA loader",
     **dict.fromkeys(
         ("sdxl", "sd2", "sd3", "flux", "transformer"),
-        ". Its latents and texts are others: use a Stable Diffusion 1.5 model, or put its results through "
+        ". Its latents and texts are different: use a Stable Diffusion 1.5 model, or put its results through "
         "SeAda Merge Luminance",
     ),
 }

@@ -1,4 +1,4 @@
-"""Hints: colours at places and of regions, from clicks, words, references and palettes."""
+"""Colour hints for points and regions, from clicks, words, reference pictures and palettes."""
 
 from typing import TYPE_CHECKING
 

@@ -1,6 +1,6 @@
-"""Colours in words: "a yellow fire hydrant on a green lawn" is two things and the colour of each.
+"""Finds coloured things in a prompt: "a yellow fire hydrant on a green lawn" has two things with a colour each.
 
-Where a thing lies in the photo is for `regions` to find.
+`grounding` locates them in the photo.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from ..models.captioners.caption_text import strip_monochrome
 
-# what people mean by a colour word on a thing in a photo: nearer to paint and cloth than to a screen's primaries
+# typical colours of things in photos for each colour word: closer to paint and cloth than to a screen's primaries
 COLORS = {
     "red": "#b8302c",
     "crimson": "#a8203a",
@@ -55,7 +55,7 @@ COLORS = {
 }
 _SHADE = r"(?:(?:light|dark|bright|deep|pale|vivid|soft|rich|muted|faded|dusty|pastel)[ -]){0,3}"
 _WORD = rf"(?:{'|'.join(sorted(COLORS, key=len, reverse=True))})(?:-colou?red)?(?!\w)"
-# of "red, white and blue", "navy blue" and "blue-green" the first counts
+# "red, white and blue", "navy blue" and "blue-green" count as their first colour
 _MORE = rf"(?:(?:, {_SHADE}{_WORD}){{0,4}},? (?:and|or|&) {_SHADE}{_WORD}|[ /-]{_SHADE}{_WORD}){{0,4}}"
 _BREAK = r",.;:!?()\[\]{}\"“”"  # ends a clause
 _MAX_WORDS = 3  # of a thing's name
@@ -67,7 +67,7 @@ _ATTACHED = {"eyed": "eyes", "haired": "hair", "bearded": "beard", "skinned": "s
 # "the car is red", "a door that was painted a deep blue"
 _VERBS = frozenset(re.findall(r"\w+", "is are was were painted colored coloured dyed"))
 _LINKS = _VERBS | frozenset(re.findall(r"\w+", "a an all also be been being both has have mostly that very which who"))
-# words that a thing's name does not run across
+# words that end a thing's name
 _STOP = frozenset(
     re.findall(
         r"\w+",
@@ -78,7 +78,7 @@ _STOP = frozenset(
         these those some all both each wearing parked seated worn""",
     )
 ) | set(COLORS)
-# what ends in -ing and is a thing, not what one does
+# words in -ing that are things, not actions
 _THINGS_ING = frozenset(
     re.findall(
         r"\w+",
@@ -87,13 +87,13 @@ _THINGS_ING = frozenset(
         tubing wing wiring wrapping""",
     )
 )
-_MAX_TEXT = 2000  # characters; no text encoder reads as far
+_MAX_TEXT = 2000  # characters, beyond the length of any text encoder
 _MAX_PHRASES = 20
 
 
 @dataclass(frozen=True)
 class ColorPhrase:
-    """A thing and its colour: `thing` as the prompt names it, `word` the colour's, `color` "#rrggbb"."""
+    """A thing and its colour: `thing` as in the prompt, `word` the colour word, `color` "#rrggbb"."""
 
     thing: str
     word: str
@@ -101,11 +101,11 @@ class ColorPhrase:
 
 
 def color_phrases(prompt: str) -> list[ColorPhrase]:
-    """The things that a prompt gives a colour, in its order; each thing once, with its first colour.
+    """The things that have a colour in a prompt, in its order; each thing once, with its first colour.
 
-    A colour word before a thing ("a dark green vintage car", "red and white awning": red), or after it ("the car is
-    red", "lips painted red"). A colour word that is itself the thing ("an orange on a table", "the colour green") gives
-    none, and neither do plain captions. At most the first 2,000 characters and 20 things are read.
+    The colour word may precede the thing ("a dark green vintage car", "red and white awning": red) or follow it ("the
+    car is red", "lips painted red"). A colour word that is itself the thing ("an orange on a table", "the colour
+    green") is not a phrase. At most the first 2,000 characters and 20 things are read.
     """
     things: dict[str, ColorPhrase] = {}
     text = strip_monochrome(" ".join(prompt[:_MAX_TEXT].replace("_", " ").split())).lower()
@@ -122,7 +122,7 @@ def color_phrases(prompt: str) -> list[ColorPhrase]:
 def without_colors(prompt: str, phrases: Iterable[ColorPhrase]) -> str:
     """The prompt without the colour words in front of some of its things: "a fire hydrant on a lawn".
 
-    Where a thing has its colour as a hint, the same word in the text would tint the whole photo.
+    When a thing's colour is given as a hint, the same word in the text would tint the whole photo.
     """
     for phrase in phrases:
         colors = rf"(?<![\w-]){_SHADE}{_WORD}{_MORE}\s+(?={re.escape(phrase.thing)}(?!\w))"
@@ -131,7 +131,7 @@ def without_colors(prompt: str, phrases: Iterable[ColorPhrase]) -> str:
 
 
 def _name(words: list[str]) -> str:
-    """The name of a thing that a list of words starts with."""
+    """The name of the thing at the start of a list of words."""
     name: list[str] = []
     for word in words[:_MAX_WORDS]:
         doing = name and word.endswith("ing") and word not in _THINGS_ING  # "a car driving by"
@@ -142,7 +142,7 @@ def _name(words: list[str]) -> str:
 
 
 def _name_before(text: str) -> str:
-    """The thing of which a text's end says that it is some colour."""
+    """The thing that the end of a text describes, as in "the car is" before a colour word."""
     words, linked = re.split(f"[{_BREAK}]", text)[-1].split(), False
     while words and words[-1] in _LINKS:
         linked |= words.pop() in _VERBS

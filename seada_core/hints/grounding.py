@@ -1,7 +1,7 @@
-"""Where a thing that a prompt names lies in a photo.
+"""Locates the things that a prompt names in a photo.
 
-Three ways, best first: CLIPSeg, where the user has its files; what the embedded captioner's classifier sees, cell by
-cell; the UNet's own cross-attention to the words.
+Three methods, best first: CLIPSeg, if the user has its files; the features of the embedded captioner's classifier, cell
+by cell; the UNet's own cross-attention to the words.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ if TYPE_CHECKING:
 
     from ..models.captioners.coca import CoCaCaptioner
 
-SIZES = (256, 384)  # what the classifier looks at, px: cells of 1/8 and 1/12 of the photo
+SIZES = (256, 384)  # sides of the classifier's input, px: cells of 1/8 and 1/12 of the photo
 REFINED = 160  # long side at which regions are fitted to the photo's edges, px
-# what the likeliest cell must reach in one of the two: in 31 validation photos every labelled thing does, and 46 % of
-# the other photos' labels, of which some are there too (python -m benchmarks.quality.words --names 40)
-NEAR = 0.8  # similarity, of a cell whose picture's pooled embedding has unit length
+# A thing is found if its best cell reaches one of these two. In 31 validation photos all labelled things are found, and
+# 46 % of the other photos' labels, some of which are present too (python -m benchmarks.quality.words --names 40).
+NEAR = 0.8  # similarity of a cell, where the picture's pooled embedding has unit length
 PROBABLE = -1.5  # log-probability
-CERTAIN = 0.25  # score this far from the middle speaks for the pixel's neighbours too
+CERTAIN = 0.25  # a score this far from 0.5 is a seed for the random walk
 
 
 def refined_size(photo: tuple[int, int]) -> tuple[int, int]:
@@ -47,8 +47,8 @@ def refined_size(photo: tuple[int, int]) -> tuple[int, int]:
 def refine(gray: Tensor, scores: Tensor) -> Tensor:
     """Coarse scores (B, N, h, w) in [0, 1] fitted to the edges of photos (B, 1, H, W): (B, N, h', w') in [0, 1].
 
-    Where a score is clear it is a seed, of the thing or of what is not it, and seeds spread over what is alike (random
-    walks, Grady 2006, on the same graph as hint propagation). The result has `refined_size`.
+    Clear scores are seeds for the thing or for the background, and seeds spread over similar pixels (random walks,
+    Grady 2006, on the same graph as hint propagation). The result has `refined_size`.
     """
     size = refined_size(size_of(gray))
     photo = F.interpolate(gray, size, mode="bilinear", antialias=True)
@@ -63,7 +63,7 @@ def refine(gray: Tensor, scores: Tensor) -> Tensor:
 
 
 def _scaled(score: Tensor) -> Tensor:
-    """(..., h, w) with each map's least value at 0 and its largest at 1."""
+    """(..., h, w) with each map scaled to [0, 1]."""
     low, high = score.amin((-2, -1), keepdim=True), score.amax((-2, -1), keepdim=True)
     return (score - low) / (high - low).clamp_min(1e-6)
 
@@ -72,10 +72,10 @@ def _scaled(score: Tensor) -> Tensor:
 def recognized_regions(captioner: CoCaCaptioner, gray: Tensor, things: Sequence[str]) -> Tensor:
     """Scores (B, N, h, w) of things by a captioner with a `RecognizingTower`; gray (B, 1, H, W) in [0, 1].
 
-    Two opinions of each cell, averaged: how near its embedding is to the text's (CoCa pools linearly, so that a
+    The mean of two scores of each cell: the similarity of its embedding to the text's (CoCa pools linearly, so that a
     picture's similarity is the sum of its cells': class activation maps, Zhou et al. 2016, with words for classes), and
-    how probable ImageNet's classes of that name are there. An opinion that is sure of the thing in no cell does not
-    count; what neither sees, or has a word for, scores 0 everywhere.
+    the probability of ImageNet's classes of that name. A score that reaches its threshold in no cell is ignored; a
+    thing that neither finds, or has a word for, scores 0 everywhere.
     """
     tower = captioner.model.visual
     tokens = captioner.tokenizer([f"a photo of a {thing}" for thing in things]).to(gray.device)
@@ -92,20 +92,20 @@ def recognized_regions(captioner: CoCaCaptioner, gray: Tensor, things: Sequence[
         log_probability = cell_log_probabilities(maps).to(near)
         scores = []
         for n, (here, thing) in enumerate(zip(classes, things)):
-            opinions = [(near[:, n], NEAR)] if captioner.tokenizer.knows(thing) else []
+            candidates = [(near[:, n], NEAR)] if captioner.tokenizer.knows(thing) else []
             if here:
-                opinions.append((log_probability[:, here].logsumexp(1).clamp_min(-8), PROBABLE))
-            sure = [(x.amax((1, 2), keepdim=True) >= least).to(x) for x, least in opinions]
-            said = sum((_scaled(x) * yes for (x, _), yes in zip(opinions, sure)), torch.zeros_like(near[:, n]))
-            scores.append(said / sum(sure, torch.zeros_like(said[:, :1, :1])).clamp_min(1))
+                candidates.append((log_probability[:, here].logsumexp(1).clamp_min(-8), PROBABLE))
+            found = [(x.amax((1, 2), keepdim=True) >= threshold).to(x) for x, threshold in candidates]
+            score = sum((_scaled(x) * f for (x, _), f in zip(candidates, found)), torch.zeros_like(near[:, n]))
+            scores.append(score / sum(found, torch.zeros_like(score[:, :1, :1])).clamp_min(1))
         total = total + F.interpolate(torch.stack(scores, 1), shape, mode="bilinear")
     return total / len(SIZES)
 
 
 class AttentionRegions:
-    """`with AttentionRegions(unet, columns) as heard:` listens to the UNet's cross-attention while it samples.
+    """`with AttentionRegions(unet, columns) as regions:` records the UNet's cross-attention while it samples.
 
-    columns: of each of N things, the positions of its tokens in the context. The maps of a thing are its tokens' shares
+    columns: for each of N things, the positions of its tokens in the context. The map of a thing is its tokens' share
     of the attention, averaged over heads, layers and calls (Hertz et al. 2022).
     """
 
@@ -115,14 +115,14 @@ class AttentionRegions:
 
     def __enter__(self) -> AttentionRegions:
         blocks = [m.attn2 for m in self.unet.modules() if getattr(m, "attn2", None) is not None]
-        self.handles = [block.register_forward_pre_hook(self._listen, with_kwargs=True) for block in blocks]
+        self.handles = [block.register_forward_pre_hook(self._record, with_kwargs=True) for block in blocks]
         return self
 
     def __exit__(self, *_: object) -> None:
         for handle in self.handles:
             handle.remove()
 
-    def _listen(self, attention: Any, arguments: tuple, options: dict) -> None:
+    def _record(self, attention: Any, arguments: tuple, options: dict) -> None:
         query, key = attention.to_q(arguments[0]), attention.to_k(options["encoder_hidden_states"])
         query, key = (x.unflatten(-1, (attention.heads, -1)).transpose(1, 2) for x in (query, key))
         weights = (query @ key.mT * attention.scale).softmax(-1).mean(1).float()
@@ -140,7 +140,7 @@ class AttentionRegions:
 
 
 def _halves(size: tuple[int, int]) -> Iterator[tuple[int, int]]:
-    """A UNet's grids: the latents' own, its half, and so on, rounded up."""
+    """The grids of a UNet's levels: the latents' own, half of it, and so on, rounded up."""
     while True:
         yield size
         size = (-(-size[0] // 2), -(-size[1] // 2))
@@ -148,9 +148,9 @@ def _halves(size: tuple[int, int]) -> Iterator[tuple[int, int]]:
 
 @lru_cache(maxsize=1)
 def load_clipseg(folder: str | Path) -> tuple[nn.Module, object]:
-    """CLIPSeg and its tokenizer from a transformers folder, the last one kept; nothing is downloaded.
+    """CLIPSeg and its tokenizer from a transformers folder, cached; nothing is downloaded.
 
-    Raises ValueError where the folder is missing or holds something else.
+    Raises ValueError if the folder is missing or holds something else.
     """
     import transformers
 

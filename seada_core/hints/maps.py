@@ -1,4 +1,4 @@
-"""Colour hints: points, discs, strokes, masks and pictures as hint maps; samplers of hints from photos for training.
+"""Hint maps from points, discs, strokes, masks and pictures, and samplers of training hints.
 
 A hint map is a float tensor (B, 3, H, W): (Cb, Cr, mask). The mask is in [0, 1]; chroma is 0 where the mask is 0.
 """
@@ -44,10 +44,9 @@ def scheme_colors(palette: Iterable[str]) -> Tensor:
 def hint_map(hints: Iterable[Hint | Stroke], size: tuple[int, int], photo_size: tuple[int, int]) -> Tensor:
     """Hints given on a photo of `photo_size` (H0, W0), drawn on a map of `size` (H, W): (1, 3, H, W).
 
-    A disc covers the map pixels whose centres lie in it, and every hint at least the pixel that it falls in. A stroke
-    is the union of the capsules around its segments, and at least the pixels that its line runs through; what lies
-    outside the photo is cut off. Where hints overlap, the later one wins. Raises ValueError for a hint, or a stroke's
-    whole line, outside the photo.
+    A disc covers the map pixels whose centres lie in it, and every hint covers at least the pixel that contains it. A
+    stroke is the union of the capsules around its segments, and at least the pixels on its line, clipped to the photo.
+    Where hints overlap, the later one wins. Raises ValueError for a hint, or a stroke's whole line, outside the photo.
     """
     (height, width), (photo_height, photo_width) = size, photo_size
     scale = width / photo_width, height / photo_height
@@ -80,20 +79,20 @@ def hint_map(hints: Iterable[Hint | Stroke], size: tuple[int, int], photo_size: 
         else:
             _draw_line(drawn, segments * scale, color)
     rgb = torch.tensor([*map(parse_color, colors), (0, 0, 0)], dtype=torch.float32)
-    chroma = rgb_to_ycbcr(rgb.T[..., None])[1:, :, 0]  # (2, colours + 1): -1, no colour, is the last
+    chroma = rgb_to_ycbcr(rgb.T[..., None])[1:, :, 0]  # (2, colours + 1): index -1, no colour, is the last
     index = torch.from_numpy(drawn).long()
     return torch.cat([chroma[:, index], (index >= 0)[None].float()])[None]
 
 
 def _clip(ends: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """The parts of segments (N, 2 ends, xy) within the rectangle from (0, 0) to `size` (W, H), less those outside.
+    """Segments (N, 2 ends, xy) clipped to the rectangle from (0, 0) to `size` (W, H), without those outside.
 
     Liang and Barsky 1984.
     """
     start, step = ends[:, 0], ends[:, 1] - ends[:, 0]
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         t = np.stack([(0 - start) / step, (np.array(size) - start) / step])
-    level = step == 0  # runs along this axis: in or out as a whole
+    level = step == 0  # constant along this axis: inside or outside as a whole
     within = (start >= 0) & (start < size)
     enter = np.where(level, 0, t.min(axis=0)).max(axis=1).clip(0)
     leave = np.where(level, 1, t.max(axis=0)).min(axis=1).clip(max=1)
@@ -111,8 +110,8 @@ def _draw_capsule(
     radius: float,
     color: int,
 ) -> None:
-    """`color` where (x, y), the pixels' centres, are within `radius` of the segment from a to b."""
-    reach = radius + 1e-6  # of rounding
+    """Draw `color` where the pixels' centres (x, y) are within `radius` of the segment from a to b."""
+    reach = radius + 1e-6  # tolerance for rounding
     rows, columns = (
         slice(*np.searchsorted(centres, (min(a[i], b[i]) - reach, max(a[i], b[i]) + reach)).tolist())
         for i, centres in ((1, y[:, 0]), (0, x))
@@ -127,7 +126,7 @@ def _draw_capsule(
 
 
 def _draw_line(drawn: np.ndarray, segments: np.ndarray, color: int) -> None:
-    """`color` along segments (N, 2 ends, xy) in pixels of the map, a pixel at least for each step of one."""
+    """Draw `color` along segments (N, 2 ends, xy) in pixels of the map, at least one pixel per unit length."""
     height, width = drawn.shape
     step = segments[:, 1] - segments[:, 0]
     counts = np.ceil(np.abs(step).max(axis=1)).astype(int) + 1
@@ -166,8 +165,8 @@ def hint_map_from_picture(picture: Tensor, mask: Tensor) -> Tensor:
 def resize_hint_map(hint_map: Tensor, size: tuple[int, int], dense: bool = False) -> Tensor:
     """A hint map (B, 3, h, w) at `size` (H, W).
 
-    Chroma is the mask-weighted mean of what falls into a pixel, so that a small hint keeps its colour; the mask is the
-    maximum there, so that it keeps its weight, or the mean for a `dense` map, such as `spread_hints` makes.
+    Chroma is the mask-weighted mean over a pixel, so that a small hint keeps its colour; the mask is the maximum, so
+    that it keeps its weight, or the mean for a `dense` map, such as that of `spread_hints`.
     """
     chroma, mask = hint_map[:, :2], hint_map[:, 2:]
     larger = all(new >= old for new, old in zip(size, hint_map.shape[-2:]))
@@ -190,11 +189,11 @@ def sample_superpixel_hints(
     n_segments: int = SUPERPIXELS,
     labels: Tensor | None = None,
 ) -> Tensor:
-    """EDN's training hints: superpixels of the colour-quantised picture, a random share with their mean chroma.
+    """EDN's training hints: a random share of the superpixels of the colour-quantised picture, with their mean chroma.
 
-    rgb: (B, 3, H, W) sRGB in [0, 1]. reveal: the range of the share, drawn anew for each picture. labels: (B, H, W)
-    from `superpixel_labels`, where they are cached. Returns a hint map (B, 3, H, W). The generator is read picture by
-    picture, so that a batch gives what its pictures would give one after another.
+    rgb: (B, 3, H, W) sRGB in [0, 1]. reveal: the range of the share, sampled for each picture. labels: (B, H, W) from
+    `superpixel_labels`, if cached. Returns a hint map (B, 3, H, W). The generator is used picture by picture, so that
+    a batch gives the same hints as single pictures in order.
     """
     labels = superpixel_labels(rgb, n_segments) if labels is None else labels
     chroma = rgb_to_ycbcr(rgb.float())[:, 1:].flatten(2)
@@ -216,7 +215,7 @@ def sample_point_hints(rgb: Tensor, generator: torch.Generator, max_points: int 
     The number is floor((max_points + 1) u^3) for a uniform u: few points are common (half of the pictures have at most
     an eighth of the maximum), and about a fifth of the pictures have none.
 
-    rgb: (B, 3, H, W) sRGB in [0, 1]. Returns a hint map (B, 3, H, W). The generator is read picture by picture.
+    rgb: (B, 3, H, W) sRGB in [0, 1]. Returns a hint map (B, 3, H, W). The generator is used picture by picture.
     """
     height, width = rgb.shape[-2:]
     ph, pw = min(PATCH, height), min(PATCH, width)
@@ -229,7 +228,7 @@ def sample_point_hints(rgb: Tensor, generator: torch.Generator, max_points: int 
         y = torch.randint(mean.shape[1], (n,), generator=generator, device=device).to(rgb.device)
         x = torch.randint(mean.shape[2], (n,), generator=generator, device=device).to(rgb.device)
         patch = torch.cat([mean[:, y, x], torch.ones(1, n, device=rgb.device)])
-        # pixel by pixel of the patch: no write meets itself with another value, so that the order cannot matter
+        # one pixel of the patches at a time: writes within one call never conflict, so their order does not matter
         for dy in range(ph):
             for dx in range(pw):
                 target[:, y + dy, x + dx] = patch
@@ -237,7 +236,7 @@ def sample_point_hints(rgb: Tensor, generator: torch.Generator, max_points: int 
 
 
 def over(hint_map: Tensor, below: Tensor) -> Tensor:
-    """One dense hint map (B, 3, H, W) laid over another: where both are certain, the upper one's colours."""
+    """One dense hint map (B, 3, H, W) composited over another: where both are certain, the upper one's colours."""
     upper = hint_map[:, 2:]
     lower = (1 - upper) * below[:, 2:]
     mask = upper + lower
@@ -248,9 +247,9 @@ def over(hint_map: Tensor, below: Tensor) -> Tensor:
 def apply_hints(chroma: Tensor, gray: Tensor, hint_map: Tensor) -> Tensor:
     """A photo's chroma (B, 2, H, W) corrected by hints (B, 3, H, W); gray: (B, 1, H, W).
 
-    What the hints ask for beyond what is there is propagated, and added as far as it is certain: a hint has its colour,
-    what is like it moves with it and keeps its own variation, and what is far from it stays. The confidence is squared:
-    a person's click then tints less of what it was not meant for, and points of the truth help as much
+    The difference between the hints and the chroma is propagated, and added in proportion to the squared confidence:
+    hinted pixels get their colour, similar pixels shift with them but keep their own variation, and distant pixels are
+    unchanged. With the square a click tints less of what it was not meant for, and ground-truth points help as much
     (`benchmarks.quality.hint_protocol --methods "all together" "confidence not squared"`).
     """
     mask = hint_map[:, 2:]
@@ -262,7 +261,7 @@ def apply_hints(chroma: Tensor, gray: Tensor, hint_map: Tensor) -> Tensor:
 def spread_hints(gray: Tensor, hint_map: Tensor) -> Tensor:
     """Hints propagated over the photo: gray (B, 1, H, W), hint map (B, 3, H, W) to a dense hint map (B, 3, H, W).
 
-    The mask is the squared confidence: a hint's say fades before its colour does.
+    The mask is the squared confidence: a hint's weight fades before its colour does.
     """
     chroma, confidence = propagate(gray, hint_map)
     return torch.cat([chroma, confidence**2], dim=1)

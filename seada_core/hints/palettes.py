@@ -1,7 +1,7 @@
-"""The palette bank: historical colour schemes, and which of them suit a photo or its caption.
+"""The palette bank: historical colour schemes, and retrieval of those that suit a photo or its caption.
 
 The colours in `palettes.json` are our own sRGB approximations of named pigments, dyes and materials. A scheme is a
-palette of `Colorizer` with a strength: its colours draw what is about as light, in chroma alone.
+palette of `Colorizer` with a strength: its colours attract the chroma of pixels of similar lightness.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..files.hint_format import parse_color
 
-if TYPE_CHECKING:  # names and colours are listed without waiting for torch
+if TYPE_CHECKING:  # torch is not needed to list names and colours
     from PIL import Image
     from torch import Tensor, nn
 
@@ -38,18 +38,18 @@ __all__ = [
 ]
 
 BANK = Path(__file__).with_name("palettes.json")
-AUTO = ("auto", "automatic")  # what commands and nodes call retrieval; no scheme can have these names
+AUTO = ("auto", "automatic")  # names of retrieval in commands and nodes, reserved
 MAX_BYTES = 2_000_000  # of a file
-LENGTHS = {"name": 60, "era": 60, "source": 300, "description": 2000}  # longest texts, characters
+LENGTHS = {"name": 60, "era": 60, "source": 300, "description": 2000}  # maximum lengths, characters
 MAX_COLORS = 32
-_NOT_IN_NAMES = set('<>#,;/\\"')  # a name stands in lists, command lines and pages
+_NOT_IN_NAMES = set('<>#,;/\\"')  # names appear in lists, command lines and web pages
 
 
 @dataclass(frozen=True)
 class Scheme:
-    """Colours that belong together, where they come from, and what photos they suit.
+    """Colours that belong together, their origin, and the photos that they suit.
 
-    `description` is a list of phrases as captions have them, separated by commas. `colors` are "#rrggbb" in lower case,
+    `description` is a comma-separated list of phrases like those of captions. `colors` are "#rrggbb" in lower case,
     `materials` the pigment, dye or thing of each.
     """
 
@@ -69,12 +69,12 @@ class Scheme:
 
 
 def load_schemes(*more: str | Path) -> dict[str, Scheme]:
-    """The bank's schemes by name, then those of other files, or of the .json files of folders.
+    """The bank's schemes by name, then those of other files, or of the .json files in folders.
 
-    A scheme replaces one of the same name, in whatever case, of the bank or of a file before it.
+    A scheme replaces an earlier one of the same name, ignoring case.
 
     Raises:
-        ValueError: a file cannot be read or is not of the bank's form; the message names the file and the scheme.
+        ValueError: a file cannot be read or does not have the bank's format; the message names the file and the scheme.
     """
     schemes = dict(_bank())
     for path in map(Path, more):
@@ -102,7 +102,7 @@ def read_schemes(path: str | Path) -> list[Scheme]:
     except OSError as error:
         raise ValueError(f"cannot read palettes from {path}: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not a text in UTF-8: {error.reason}") from error
+        raise ValueError(f"{path} is not UTF-8 text: {error.reason}") from error
     try:
         data = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -116,7 +116,7 @@ def read_schemes(path: str | Path) -> list[Scheme]:
     for number, entry in enumerate(entries, 1):
         scheme = _parse(entry, f"{path}, scheme {number}")
         if scheme.name.casefold() in schemes:
-            raise ValueError(f"{path}, scheme {number}: there is a {scheme.name!r} before it; names are unique")
+            raise ValueError(f"{path}, scheme {number}: the name {scheme.name!r} is already used; names must be unique")
         schemes[scheme.name.casefold()] = scheme
     return list(schemes.values())
 
@@ -131,13 +131,13 @@ def _parse(entry: Any, where: str) -> Scheme:
     if _NOT_IN_NAMES & set(name):
         raise ValueError(f"{where}: the name {name!r} may not contain any of {' '.join(sorted(_NOT_IN_NAMES))}")
     if name.casefold() in AUTO or name.casefold().endswith(".json"):
-        raise ValueError(f"{where}: the name {name!r} means something else; choose another")
+        raise ValueError(f"{where}: the name {name!r} is reserved; choose another")
     where = f"{where} ({name})"
     if not any(_words(texts["description"])):
         raise ValueError(f"{where} needs a description: what photos it suits, in words separated by commas")
     colors = entry["colors"]
     if not isinstance(colors, list) or not 1 <= len(colors) <= MAX_COLORS:
-        count = len(colors) if isinstance(colors, list) else "no list"
+        count = len(colors) if isinstance(colors, list) else "not a list"
         raise ValueError(f"{where}: colors is {count}; expected a list of 1 to {MAX_COLORS} colours")
     values, materials = [], []
     for number, color in enumerate(colors, 1):
@@ -168,12 +168,12 @@ def _text(value: object, where: str, limit: int) -> str:
     if len(value) > limit:
         raise ValueError(f"{where} has {len(value)} characters; at most {limit} are allowed")
     if not value.isprintable():
-        raise ValueError(f"{where} has a line break or another character that cannot be shown")
+        raise ValueError(f"{where} has a line break or another unprintable character")
     return value.strip()
 
 
 def _short(value: object) -> str:
-    text = str(value) if isinstance(value, Exception) else reprlib.repr(value)  # a plain repr may be of megabytes
+    text = str(value) if isinstance(value, Exception) else reprlib.repr(value)  # a plain repr may have megabytes
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
@@ -181,7 +181,7 @@ def _short(value: object) -> str:
 
 
 def close_names(name: str, schemes: Iterable[str]) -> list[str]:
-    """Up to three names like `name`, the likest first: by letters, or by a word that they share."""
+    """Up to three names similar to `name`, the most similar first: by letters, or by a shared word."""
     known = {candidate.casefold(): candidate for candidate in schemes}
     found = difflib.get_close_matches(name.casefold()[:200], known, n=3, cutoff=0.5)
     words = set(name.casefold().split())
@@ -190,7 +190,7 @@ def close_names(name: str, schemes: Iterable[str]) -> list[str]:
 
 
 def find_scheme(name: str, schemes: Mapping[str, Scheme]) -> Scheme:
-    """The scheme of a name, in whatever case. Raises ValueError that lists names like it."""
+    """The scheme of a name, ignoring case. Raises ValueError that lists similar names."""
     scheme = schemes.get(name) or next((s for s in schemes.values() if s.name.casefold() == name.casefold()), None)
     if scheme is None:
         close = close_names(name, schemes)
@@ -203,7 +203,7 @@ def parse_choice(text: str) -> dict[str, Scheme]:
     """The schemes that "auto" (all), a name (one) or the path of a JSON file (its own) stand for.
 
     Raises:
-        ValueError: there is no such scheme, or the file is no palette file.
+        ValueError: there is no such scheme, or the file is not a palette file.
     """
     text = text.strip()
     if not text:
@@ -218,7 +218,7 @@ def parse_choice(text: str) -> dict[str, Scheme]:
 
 
 def join(schemes: Iterable[Scheme]) -> tuple[str, ...]:
-    """The colours of all of them, each once, in order."""
+    """The colours of all schemes without duplicates, in order."""
     return tuple(dict.fromkeys(color for scheme in schemes for color in scheme.colors))
 
 
@@ -231,7 +231,7 @@ _STOP = frozenset(
         "their is are was be as up down some two three four photo photograph picture image view close",
     )
 )
-_SEEN_CLASSES = 20  # the classifier's likeliest that count
+_SEEN_CLASSES = 20  # the classifier's most probable classes that are used
 
 
 def retrieve(
@@ -240,16 +240,16 @@ def retrieve(
     captioner: nn.Module | None = None,
     count: int | None = None,
 ) -> list[tuple[Scheme, float]]:
-    """The schemes that suit a photo, the nearest first, with similarities in (0, 2]; those of none are left out.
+    """The schemes that suit a photo, nearest first, with similarities in (0, 2]; those with similarity 0 are skipped.
 
-    Words are compared: those of the caption, or for a photo those of the classes that the classifier inside `captioner`
-    sees in it, weighted by their probability. Rare words of the schemes' descriptions weigh more (idf). A similarity is
-    the cosine to the nearest phrase of a description plus that to the whole description; ties keep the schemes' order.
+    Words are compared: those of the caption, or for a photo those of the classes predicted by the classifier in
+    `captioner`, weighted by probability. Rare words of the schemes' descriptions weigh more (idf). A similarity is the
+    cosine to the nearest phrase of a description plus that to the whole description; ties keep the schemes' order.
 
     Args:
-        query: a caption; or a grey photo (1, 1, H, W) in [0, 1], which needs a captioner. One that is no classifier's
-            is asked for its caption.
-        count: at most so many.
+        query: a caption; or a grey photo (1, 1, H, W) in [0, 1], which needs a captioner. A captioner without a
+            classifier writes a caption.
+        count: the maximum number of schemes.
     """
     bag = _caption_bag(query) if isinstance(query, str) else _photo_bag(query, captioner)
     index = _index(tuple(scheme.description for scheme in schemes.values()))
@@ -269,7 +269,7 @@ def _photo_bag(photo: Tensor, captioner: nn.Module | None) -> dict[str, float]:
     from ..models.classifier import class_words, classifier_of, recognize
 
     if captioner is None:
-        raise ValueError("a photo's scheme is found through a captioner, and there is none; give a caption instead")
+        raise ValueError("finding a photo's scheme needs a captioner, and there is none; give a caption instead")
     classifier = classifier_of(captioner)
     if classifier is None:
         return _caption_bag(captioner(photo.expand(-1, 3, -1, -1))[0])
@@ -310,7 +310,7 @@ def _dot(a: dict[str, float], b: dict[str, float]) -> float:
 
 
 def _words(text: str) -> list[str]:
-    """Stems of the words that mean something: lower case, without plural and -ing."""
+    """Stems of the words that are not stop words: lower case, without plural and -ing."""
     return [_stem(word) for word in re.findall(r"[^\W\d_]+", text.casefold().replace("'s", "")) if word not in _STOP]
 
 
@@ -328,7 +328,7 @@ TILE, TITLE, LABEL = 132, 30, 40  # width and height of a tile, height of a sche
 
 
 def swatches(schemes: Sequence[Scheme]) -> Image.Image:
-    """Tiles of each scheme's colours with their names, a scheme a row."""
+    """Tiles of each scheme's colours with their names, one row per scheme."""
 
     from PIL import Image, ImageDraw, ImageFont
 

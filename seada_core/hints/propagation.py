@@ -22,7 +22,7 @@ MAX_ITERATIONS = 1000  # far above what photos need (5 to 10); white noise solve
 
 
 class _Level(NamedTuple):
-    """One grid: the matrix, a diagonal less minus the weights of the edges, and the way to the next coarser grid."""
+    """One grid: the matrix (diagonal, minus the weights of the edges), and the interpolation from the next coarser."""
 
     weights: tuple[Tensor, ...]  # in the order of `_edges`, each (1, 1, h or h-1, w or w-1)
     diagonal: Tensor  # (1, 3, h, w)
@@ -49,7 +49,7 @@ def propagate(
 
     (Cb, Cr) are averaged as a vector, so that hues mix without passing through unrelated ones. The confidence solves
     the same system with hints of value 1 and a prior of 0 whose weight, `prior` over the whole picture, does not depend
-    on resolution: it is 1 at hints and falls with distance and across edges. Each picture is solved by itself.
+    on resolution: it is 1 at hints and falls with distance and across edges. Each picture is solved separately.
 
     gray: (B, 1, H, W) in [0, 1]. hint_map: (B, 3, H, W), (Cb, Cr, mask). guide: (B, 2, H, W) chroma that hints follow
     besides luminance, such as a model's own colours. tolerance: energy norm of the residual, relative to the first.
@@ -70,7 +70,7 @@ def propagate(
         if hint_map[i, 2].any():
             picture, hints = features[i : i + 1], hint_map[i : i + 1].to(dtype)
             single, sound = _propagate(picture, hints, prior, tolerance)
-            if not sound:  # rounding shows, as where a point rules wide areas through the weakest edges
+            if not sound:  # rounding errors, such as where one point determines wide areas through the weakest edges
                 single, _ = _propagate(picture.cpu().double(), hints.cpu().double(), prior, tolerance)
             solution[i : i + 1] = single
     solution = solution.to(gray.dtype)
@@ -157,10 +157,10 @@ def _restrict(interpolation: tuple[Tensor, ...], fine: Tensor) -> Tensor:
 def _interpolation(weights: tuple[Tensor, ...], diagonal: Tensor) -> tuple[Tensor, ...]:
     """Dendy's interpolation for the matrix, in the order of `_parents`.
 
-    A pixel takes the value that balances its edges. One between two coarse pixels takes the three edges on either side
-    together and does without those along its own row or column.
+    A pixel takes the value that balances its edges. A pixel between two coarse pixels adds up the three edges on either
+    side and ignores those within its own row or column.
     """
-    # Coarse matrices can have slightly negative weights: leaving them out keeps interpolation between 0 and 1.
+    # Coarse matrices can have slightly negative weights: ignoring them keeps interpolation between 0 and 1.
     right, down, right_down, left_down = (weight.clamp_min(0) for weight in weights)
     excess = (diagonal - _degree(weights, diagonal)).clamp_min_(0)
     e, w = F.pad(right, (0, 1)), F.pad(right, (1, 0))
@@ -219,7 +219,7 @@ def _hierarchy(weights: tuple[Tensor, ...], data: Tensor, prior: float) -> tuple
     levels = []
     while True:
         diagonals = torch.cat([diagonal, diagonal, diagonal + share], dim=1)
-        # Gershgorin: half the absolute row sum is at least half the largest eigenvalue, whatever the weights' signs
+        # Gershgorin: half the absolute row sum is at least half the largest eigenvalue, for weights of any sign
         bound = torch.maximum(diagonals, (diagonals + _degree([w.abs() for w in weights], diagonal)) / 2)
         interpolation = _interpolation(weights, diagonal) if diagonal.numel() > DIRECT_SIZE else ()
         levels.append(_Level(weights, diagonals, DAMPING / bound, interpolation))
@@ -230,7 +230,7 @@ def _hierarchy(weights: tuple[Tensor, ...], data: Tensor, prior: float) -> tuple
     n = diagonal.numel()
     unit = torch.eye(n, dtype=data.dtype, device=data.device).view(n, 1, *diagonal.shape[-2:])
     edges = _multiply(weights, torch.zeros_like(diagonal), unit).view(n, n)
-    # more than rounding can have taken from the diagonal, which keeps the matrix positive
+    # more than the rounding error of the diagonal, which keeps the matrix positive definite
     dense = edges + torch.diag_embed(diagonals.view(3, n) * (1 + 64 * torch.finfo(data.dtype).eps))
     # in double precision: a point hint and a weak prior lie many orders of magnitude apart
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(dense.cpu().double()))
@@ -253,9 +253,9 @@ def _dot(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _solve(levels: list[_Level], inverse: Tensor, b: Tensor, tolerance: float) -> tuple[Tensor, bool]:
-    """Preconditioned conjugate gradients for the three channels of b (1, 3, H, W) side by side.
+    """Preconditioned conjugate gradients for the three channels of b (1, 3, H, W) in parallel.
 
-    Returns x and whether every energy was positive until the tolerance was met, as without rounding all are.
+    Returns x and whether every energy was positive until the tolerance was met, as they are without rounding errors.
     """
     x, r, direction = torch.zeros_like(b), b, b
     energy: Tensor | None = None

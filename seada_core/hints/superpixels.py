@@ -20,7 +20,7 @@ def slic(image: Tensor, n_segments: int, compactness: float = 10.0, iterations: 
 
     Distances are those of the paper, D^2 = d_lab^2 + (d_xy / S)^2 compactness^2 with S the grid step, and every pixel
     compares the 3x3 centres of the grid around it. Fragments below a quarter of the mean area join the adjacent larger
-    region of the nearest colour; what is left of a divided superpixel counts as several.
+    region of the nearest colour; the other parts of a disconnected superpixel become superpixels of their own.
 
     image: (3, H, W) sRGB in [0, 1]. Returns labels (H, W), long, 0 .. n-1 without gaps, each one 4-connected region; n
     is close to `n_segments`, and at most H W. Raises ValueError for another shape or `n_segments` below 1.
@@ -50,7 +50,7 @@ def _cluster(lab: Tensor, n_segments: int, compactness: float, iterations: int) 
         x = F.pad(x, (0, nx * bw - width, 0, ny * bh - height))
         return x.view(-1, ny, bh, nx, bw).permute(1, 3, 0, 2, 4).reshape(ny * nx, -1, bh * bw)
 
-    # Positions count from the block's corner: far from the origin, single precision would lose the distances.
+    # Positions are relative to the block's corner: far from the origin, single precision would lose the distances.
     y = torch.arange(height, device=device) % bh * scale
     x = torch.arange(width, device=device) % bw * scale
     position = torch.stack(torch.meshgrid(y, x, indexing="ij"))
@@ -88,7 +88,7 @@ def _cluster(lab: Tensor, n_segments: int, compactness: float, iterations: int) 
         total = torch.zeros(rows * columns, 6, device=device).index_add_(0, candidates.flatten(), sums.flatten(0, 1))
         count = total[:, 5:]
         centres = torch.where(count > 0, total[:, :5] / count.clamp_min(1), centres)
-    # argmin along so short an axis is slow
+    # argmin along such a short axis is slow
     rank = torch.arange(9, device=device, dtype=torch.uint8)[:, None]
     labels = candidates.gather(1, ((distance == nearest) * rank).amax(1).long())
     labels = labels.view(ny, nx, bh, bw).transpose(1, 2).reshape(ny * bh, nx * bw)
@@ -118,7 +118,7 @@ def _regions(labels: Tensor) -> Tensor:
     first[:, 1:] = labels[:, 1:] != labels[:, :-1]
     runs = first.flatten().cumsum(0).view_as(labels) - 1
     same = labels[1:] == labels[:-1]
-    # one edge for each pair of touching runs: where either of the two begins
+    # one edge for each pair of touching runs, at the start of the later one
     same &= first[1:] | first[:-1]
     roots = _components(int(runs[-1, -1]) + 1, runs[:-1][same], runs[1:][same])
     return roots.unique(return_inverse=True)[1][runs]

@@ -17,7 +17,7 @@ Hook = Callable[[int, Tensor], Tensor]  # (site, hidden state (B, C, h, w)) -> h
 
 
 def build_unet(config: UNetConfig) -> UNet2DConditionModel:
-    """A randomly initialised UNet of SD1.5's kind."""
+    """A randomly initialised UNet with SD1.5's architecture."""
     from diffusers import UNet2DConditionModel
 
     down = tuple("CrossAttnDownBlock2D" if attn else "DownBlock2D" for attn in config.attention)
@@ -64,7 +64,7 @@ def decoder_sites(unet: UNet2DConditionModel) -> list[tuple[int, int]]:
 
 
 def encoder_features(net: UNet2DConditionModel) -> list[tuple[int, int]]:
-    """(channels, level) of each feature that `encode` gives: the skips in order, then the middle block's output."""
+    """(channels, level) of each feature that `encode` returns: the skips in order, then the middle block's output."""
     features = [(net.conv_in.out_channels, 0)]
     level = 0
     for block in net.down_blocks:

@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 # Weights of `losses` for guidance. Constancy stays small: grey world desaturates.
 WEIGHTS = {"exposure": 0.2, "constancy": 0.01, "smoothness": 0.01, "hint": 1.0, "luminance": 0.2, "palette": 0.3}
 
-PIXEL_TERMS = ("exposure", "constancy", "smoothness")  # of the picture itself: these need it decoded
+PIXEL_TERMS = ("exposure", "constancy", "smoothness")  # computed on pixels: these need a decoded picture
 HINT_SCALE = 6.0  # step length of `Guidance`
-HINT_MOVES = 4  # its moves at each sampling step
-PROBE_GAIN = 1.14  # chroma of the decoder over what `VQDecoder.cell_chroma` says, where guidance has moved a latent
+HINT_MOVES = 4  # its gradient steps at each sampling step
+PROBE_GAIN = 1.14  # decoded chroma over the estimate of `VQDecoder.cell_chroma`, where guidance has moved a latent
 SCHEME_WEIGHT = 0.65  # of `scheme_distance` for guidance at strength 1
 LIGHTNESS = 0.2  # weight of squared lightness beside squared chroma
-SOFTNESS = 0.003  # squared chroma over which colours blend
+SOFTNESS = 0.003  # temperature of the soft minimum over colours, in squared chroma
 
 
 def predict_x0(x_t: Tensor, eps: Tensor, alpha_bar_t: Tensor | float) -> Tensor:
@@ -45,8 +45,8 @@ def losses(
     Args:
         rgb: decoded x0 (B, 3, H, W).
         gray: the photo's luminance (B, 1, H, W).
-        hint_map: (B, 3, H, W): Cb, Cr, mask; None leaves the hint term out.
-        palette: (N, 2) chroma, or (N, 3) Y, Cb, Cr of a colour scheme; None leaves the palette term out.
+        hint_map: (B, 3, H, W): Cb, Cr, mask; None skips the hint term.
+        palette: (N, 2) chroma, or (N, 3) Y, Cb, Cr of a colour scheme; None skips the palette term.
         patch: side of the exposure term's patches, px.
 
     exposure: mean |R_k - R_E| over patches, R_k the patch's mean intensity and R_E the photo's own there.
@@ -90,10 +90,10 @@ def palette_distance(chroma: Tensor, palette: Tensor) -> Tensor:
 
 
 def scheme_distance(chroma: Tensor, gray: Tensor, colors: Tensor) -> Tensor:
-    """(B,) mean squared distance of chroma (B, 2, H, W) to the colours (N, 3: Y, Cb, Cr) that are about as light.
+    """(B,) mean squared distance of chroma (B, 2, H, W) to the colours (N, 3: Y, Cb, Cr) of similar lightness.
 
-    The grey photo (B, 1, H, W) says how light a pixel is. The minimum over colours is a soft one: what lies between two
-    colours gets some of both. It may be a little below 0.
+    The grey photo (B, 1, H, W) gives each pixel's lightness. The minimum over colours is a soft one: a pixel between
+    two colours gets some of both. It may be a little below 0.
     """
     y, target = colors[None, :, 0, None, None], colors[None, :, 1:, None, None]
     distances = (chroma[:, None] - target).pow(2).sum(2) + LIGHTNESS * (gray - y).pow(2)
@@ -112,9 +112,9 @@ def guide(x0: Tensor, loss: Callable[[Tensor], Tensor], scale: float, times: int
     Args:
         x0: estimate (B, 4, h, w); detached here.
         loss: x0 to (B,) losses, each a mean over pixels.
-        scale: step length. The gradient is multiplied by the number of latent cells, so that a cell moves as far at
-            any resolution. The posterior variance does not enter (EDN removes it).
-        times: how often, each time from where the last move ended.
+        scale: step length. The gradient is multiplied by the number of latent cells, so that a cell moves equally far
+            at any resolution. The posterior variance is not used (EDN removes it).
+        times: the number of gradient steps.
     Returns:
         x0 - scale h w grad, same dtype.
     """
@@ -127,17 +127,17 @@ def guide(x0: Tensor, loss: Callable[[Tensor], Tensor], scale: float, times: int
 
 
 class Guidance:
-    """Moves x0 towards hints, a palette, and what natural colour looks like, once a sampling step (Eq. 3 and 4).
+    """Moves x0 towards hints, a palette and natural colour statistics, once per sampling step (Eq. 3 and 4).
 
-    Hints and palette look at the mean chroma of latent cells (`VQDecoder.cell_chroma`), at a hundredth of the cost of
-    decoding; terms of `PIXEL_TERMS` look at the decoded picture, and move once a step.
+    Hints and palette use the mean chroma of latent cells (`VQDecoder.cell_chroma`), at a hundredth of the cost of
+    decoding; the terms of `PIXEL_TERMS` use the decoded picture, with one gradient step per sampling step.
 
     Args:
-        decoder: shows which colours a latent has.
-        gray: the photos (B or 1, 1, 8h, 8w) in [0, 1]. They are the luminance already: only chroma can be wrong.
-        target: hints by latent cell (B or 1, 3, h, w): Cb, Cr, mask.
-        colors: of a palette, see `losses`.
-        weights: by term; those of hints and palette that are not given are `WEIGHTS`', of others 0.
+        decoder: gives the colours of a latent.
+        gray: the photos (B or 1, 1, 8h, 8w) in [0, 1], the luminance of the result.
+        target: hints per latent cell (B or 1, 3, h, w): Cb, Cr, mask.
+        colors: the palette, see `losses`.
+        weights: by term; by default those of `WEIGHTS` for hints and palette, 0 for the others.
         saturation: factor on chroma in the result.
         scale, moves: see `guide`.
     """
@@ -163,7 +163,7 @@ class Guidance:
         self.cells = F.adaptive_avg_pool2d(gray, size_of(features[-1]))
 
     def __call__(self, x0: Tensor) -> Tensor:
-        """x0 (B, 4, h, w) to the same, moved."""
+        """The guided x0, (B, 4, h, w)."""
 
         def each(tensor: Tensor) -> Tensor:
             return tensor.expand(len(x0), *tensor.shape[1:])
@@ -187,11 +187,11 @@ class Guidance:
 class HintEncoder(nn.Module):
     """The learned modulation: features of [grey, hint chroma, hint mask] scale and shift (SFT) the UNet's decoder.
 
-    One zero-initialised projection per decoder sub-block, at every resolution: at the start it changes nothing. What
-    is projected is the features' difference from those without hints: where no hint is near, nothing ever changes.
+    One zero-initialised projection per decoder sub-block, at every resolution: at the start it changes nothing. It
+    projects the features minus those without hints: far from all hints nothing ever changes.
 
     Args:
-        unet: the UNet to modulate; only its sizes are used.
+        unet: the UNet to modulate; only its shapes are used.
         config: widths of the stem at 1/2, 1/4 and 1/8 of the picture; deeper levels keep the last.
     """
 
@@ -215,7 +215,7 @@ class HintEncoder(nn.Module):
             nn.init.zeros_(projection.get_parameter("weight"))
 
     def encode(self, gray: Tensor, hint_map: Tensor) -> list[Tensor]:
-        """Features at the latent's resolution, its half, and so on, less those without hints; for all steps.
+        """Features at the latent's resolution, its half, and so on, minus those without hints; valid for all steps.
 
         Args:
             gray: (B, 1, 8h, 8w) in [0, 1].

@@ -1,7 +1,7 @@
-"""What a photo shows, in words: the captioner's frozen ImageNet classifier with the head that the captioner leaves out.
+"""ImageNet classes of a photo, in words: the captioner's frozen classifier with the head that the captioner skips.
 
-`classes.safetensors` holds EfficientNet-Lite0's head (Apache-2.0) in 8 bits; `classes.json` ImageNet's 1,000 classes in
-everyday words: the names as open_clip has them, and beside them words written by hand: "barn: farm shed field".
+`classes.safetensors` holds EfficientNet-Lite0's head (Apache-2.0) in 8 bits; `classes.json` describes ImageNet's 1,000
+classes in everyday words: open_clip's names, followed by related words chosen by hand: "barn: farm shed field".
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ SIZE = 224
 
 
 def classifier_of(captioner: nn.Module) -> EfficientNetLite0 | None:
-    """The classifier that a captioner looks through; None for those that look otherwise."""
+    """The classifier that a captioner uses as image encoder; None if it uses another encoder."""
     tower = getattr(getattr(captioner, "model", None), "visual", None)
     return tower.classifier if isinstance(tower, RecognizingTower) else None
 
 
 @lru_cache(maxsize=1)
 def class_words() -> tuple[str, ...]:
-    """What each of the 1,000 classes is called, and what a caption of it may say."""
+    """The name of each of the 1,000 classes, with related words that captions may contain."""
     return tuple(json.loads(CLASSES.read_text(encoding="utf-8")))
 
 
@@ -50,7 +50,7 @@ def _head() -> dict[str, Tensor]:
 def recognize(classifier: EfficientNetLite0, gray: Tensor) -> Tensor:
     """Probabilities (B, 1000), on the CPU, of ImageNet's classes for grey photos (B, 1, H, W) in [0, 1].
 
-    The mean of two looks: the centre square, and the whole photo squeezed into a square.
+    The mean of two views: the centre square, and the whole photo squeezed into a square.
     """
     buffer = next(classifier.buffers())
     probabilities = torch.zeros(len(gray), 1000)
@@ -77,7 +77,7 @@ def cell_log_probabilities(last: Tensor) -> Tensor:
 
 
 def save_head(weights: dict[str, Tensor], path: Path = HEAD) -> None:
-    """Write the head of EfficientNet-Lite0's released weights: in 8 bits, a scale a row, batch norm folded."""
+    """Write the head of EfficientNet-Lite0's released weights: in 8 bits, one scale per row, batch norm folded."""
     scale = weights["_bn1.weight"] * (weights["_bn1.running_var"] + BN_EPS).rsqrt()
     tensors = {
         "features": weights["_conv_head.weight"].flatten(1) * scale[:, None],

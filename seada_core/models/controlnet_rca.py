@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 class Mapper(nn.Sequential):
     """Condition picture (B, 3, 8h, 8w) in [0, 1] to c_f (B, out_channels, h, w).
 
-    The paper's "four convolutions, 4x4, stride 2, 512 -> 64" cannot be: three have stride 2, the fourth stride 1.
+    The paper's "four convolutions, 4x4, stride 2, 512 -> 64" is inconsistent: here three have stride 2, the fourth 1.
     """
 
     def __init__(self, in_channels: int = 3, channels: tuple[int, ...] = (16, 32, 64), out_channels: int = 4):
@@ -31,7 +31,7 @@ class Mapper(nn.Sequential):
         for width in channels:
             layers += [nn.Conv2d(in_channels, width, 4, stride=2, padding=1), nn.SiLU()]
             in_channels = width
-        # an even kernel keeps the size with one more row of padding below and to the right
+        # an even kernel keeps the size if the padding has one more row below and column to the right
         super().__init__(*layers, nn.ZeroPad2d((1, 2, 1, 2)), nn.Conv2d(in_channels, out_channels, 4))
 
     def forward(self, picture: Tensor) -> Tensor:
@@ -41,8 +41,8 @@ class Mapper(nn.Sequential):
 def recognize(classifier: EfficientNetLite0, picture: Tensor) -> list[Tensor]:
     """The classifier's maps of a picture (B, 3, 8h, 8w) in [0, 1]: (B, 112, h, w) and (B, 320, h / 2, w / 2).
 
-    It looks at the picture at twice its size, so that its map at 1/16 is as large as a latent. Gradients are kept only
-    for a classifier that learns, see `EfficientNetLite.learn`.
+    The picture is enlarged twofold, so that the map at 1/16 has a latent's size. Gradients are kept only for a
+    trainable classifier, see `EfficientNetLite.learn`.
     """
     learns = any(p.requires_grad for p in classifier.parameters())
     with torch.set_grad_enabled(learns and torch.is_grad_enabled()):
@@ -50,9 +50,9 @@ def recognize(classifier: EfficientNetLite0, picture: Tensor) -> list[Tensor]:
 
 
 class RecognizingMapper(nn.Module):
-    """A mapper that also sees what a classifier recognises in the picture, where a small model has no SD to know it.
+    """A mapper that also takes a classifier's features of the picture, which a small model without SD's prior needs.
 
-    The classifier's weights stay as they are: its maps of a training photo are computed once.
+    The classifier is frozen, so its maps of a training photo are computed only once.
     """
 
     def __init__(self, config: ControlConfig):
@@ -81,7 +81,7 @@ class RecognizingMapper(nn.Module):
 
 
 class ConditionalEncoder(nn.Module):
-    """E_con: a trainable copy of a UNet's encoder that also sees c_f, through a widened `conv_in`.
+    """E_con: a trainable copy of a UNet's encoder that also takes c_f, through a widened `conv_in`.
 
     The columns of `conv_in` for z_t keep the UNet's weights and those for c_f start at zero; the mapper's last layer
     does not, or no gradient would ever reach either.
@@ -109,7 +109,7 @@ class ConditionalEncoder(nn.Module):
 
 
 class RCA(nn.Module):
-    """Representation cross-attention: the decoder's state looks up the controller's feature (PASD; SeAda Fig. 4).
+    """Representation cross-attention: the decoder's state attends to the controller's feature (PASD; SeAda Fig. 4).
 
     Query (B, C, h, w); key and value come from a feature (B, C', h, w) of the same resolution, taken before any zero
     convolution. Residual with a zero-initialised projection: at the start it changes nothing.
@@ -128,7 +128,7 @@ class RCA(nn.Module):
         nn.init.zeros_(self.to_out.bias)
 
     def forward(self, h: Tensor, feature: Tensor) -> Tensor:
-        """The update to add to `h`, same shape. A feature of fewer rows is every so many rows' (`sampling.predict`)."""
+        """The update to add to `h`, same shape. A feature with a smaller batch is repeated (see `sampling.predict`)."""
         query = rearrange(self.norm_h(h), "b c y x -> b (y x) c")
         keys = rearrange(self.norm_f(feature), "b c y x -> b (y x) c")
         q, k, v = (
@@ -148,7 +148,7 @@ class RCA(nn.Module):
 
 @dataclass
 class ControlFeatures:
-    """What one pass of the controller gives: E_con's maps (skips, then middle) and how strongly to apply them."""
+    """The output of one pass of the controller: E_con's maps (skips, then middle) and how strongly to apply them."""
 
     condition: Tensor  # c_f, the mapper's output
     maps: list[Tensor]
@@ -157,7 +157,7 @@ class ControlFeatures:
 
 
 class ControlNetRCA(nn.Module):
-    """Mapper, conditional encoder and RCA around a UNet of SD1.5's kind.
+    """Mapper, conditional encoder and RCA around a UNet with SD1.5's architecture.
 
     Args:
         unet: the UNet whose encoder is copied and whose decoder is attended to; not kept.
@@ -205,9 +205,9 @@ class ControlNetRCA(nn.Module):
             timesteps: (B,) or scalar tensor.
             context: (B, L, d).
             condition: picture (B, 3, 8h, 8w) in [0, 1]; grey pictures repeat their channel.
-            strength: scales residuals and attention; callers leave the controller out altogether at 0.
-            recognized: the classifier's maps of `condition`, where the mapper takes them and they are known already.
-            c_f: `condense(condition)`, the same at every step, where it is known already; `condition` is not needed.
+            strength: scales residuals and attention; callers skip the controller altogether at 0.
+            recognized: the classifier's maps of `condition`, if the mapper takes them and they are computed already.
+            c_f: `condense(condition)`, the same at every step, if computed already; `condition` is then not needed.
         Raises:
             ValueError: `condition` is not 8 times the latent's size, or neither it nor `c_f` is given.
         """
@@ -249,7 +249,7 @@ def _zero_conv(channels: int) -> nn.Conv2d:
 def _pair_sites(sites: list[tuple[int, int]], features: list[tuple[int, int]], which: str) -> dict[int, int]:
     """Decoder site -> index of the controller's feature of the same resolution, the deepest ones first.
 
-    `conv_in`'s output (feature 0) has seen no network yet and is never attended to.
+    `conv_in`'s output (feature 0) is too shallow and is never attended to.
     """
     if which not in ("all", "blocks"):
         raise ValueError(f'sites must be "all" or "blocks", not {which!r}')

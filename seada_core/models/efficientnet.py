@@ -1,7 +1,7 @@
-"""EfficientNet-Lite0's feature maps: what a classifier of ImageNet's thousand classes sees in a photo.
+"""Feature maps of EfficientNet-Lite0, trained on ImageNet's thousand classes.
 
-A model that is trained on a few thousand photos knows too little of the world to tell a lawn from a pond; a classifier
-does. Tan and Le 2019 (EfficientNet), without squeeze-and-excitation and with ReLU6 (the Lite variants). Batch norms are
+A few thousand training photos are too few to learn to distinguish a lawn from a pond; a classifier's features do.
+Tan and Le 2019 (EfficientNet), without squeeze-and-excitation and with ReLU6 (the Lite variants). Batch norms are
 folded into the convolutions, and only the layers up to the last feature map are kept.
 """
 
@@ -31,7 +31,7 @@ DEVIATIONS = (5.8, 2.7)  # of these maps over grey training photos, to bring bot
 
 
 class _Conv(nn.Module):
-    """A convolution with TensorFlow's "same" padding, what is odd below and to the right; its weights are buffers."""
+    """A convolution with TensorFlow's "same" padding, an odd row or column last; its weights are buffers."""
 
     weight: Tensor
     bias: Tensor
@@ -55,7 +55,7 @@ class _Conv(nn.Module):
 
 
 class _Block(nn.Module):
-    """Inverted bottleneck: expand, depthwise, project; a skip where the shape stays."""
+    """Inverted bottleneck: expand, depthwise, project; with a skip connection if the shape stays the same."""
 
     def __init__(self, before: int, after: int, kernel: int, stride: int, expansion: int):
         super().__init__()
@@ -83,8 +83,8 @@ def _groups(size: int) -> list[tuple[int, int, int, int, int]]:
 
 
 class EfficientNetLite(nn.Module):
-    """The trunk of EfficientNet-Lite0, 1 or 2, never trained. Its weights are random until `load_package_weights` or a
-    part file brings the real ones; as buffers they are no optimiser's business."""
+    """The trunk of EfficientNet-Lite0, 1 or 2, frozen by default. Its weights are random until `load_package_weights`
+    or a part file loads the released ones; they are buffers, so that optimisers skip them."""
 
     def __init__(self, size: int = 0):
         super().__init__()
@@ -98,8 +98,8 @@ class EfficientNetLite(nn.Module):
             before = after
 
     def levels(self, picture: Tensor) -> list[Tensor]:
-        """What each of the seven groups makes of (B, 3, H, W) in [0, 1], at least 1x1: maps at 1/2 (the first), 1/4,
-        1/8, 1/16 (the fourth and fifth) and 1/32, sizes rounded up."""
+        """The output of each of the seven groups for (B, 3, H, W) in [0, 1], at least 1x1: maps at 1/2 (the first),
+        1/4, 1/8, 1/16 (the fourth and fifth) and 1/32, sizes rounded up."""
         x = F.relu6(self.stem((picture * 255 - 127) / 128), inplace=True)
         maps = []
         for group in self.groups:
@@ -109,7 +109,7 @@ class EfficientNetLite(nn.Module):
 
     @property
     def widths(self) -> list[int]:
-        """Channels of each of the maps that `levels` gives."""
+        """Channels of each of the maps that `levels` returns."""
         return [channels for *_, channels in _groups(self.size)]
 
     def learn(self) -> None:
@@ -137,7 +137,7 @@ class EfficientNetLite(nn.Module):
 
 
 class EfficientNetLite0(EfficientNetLite):
-    """EfficientNet-Lite0, the eyes of `mini`."""
+    """EfficientNet-Lite0, the image encoder of `mini`."""
 
     def forward(self, picture: Tensor) -> list[Tensor]:
         """(B, 3, H, W) in [0, 1], at least 1x1, to maps (B, 112, H / 16, W / 16) and (B, 320, H / 32, W / 32), sizes

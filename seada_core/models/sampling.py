@@ -1,4 +1,4 @@
-"""From noise to latents, step by step: each step's estimate of x0 is in reach between the prediction and the step."""
+"""The sampling loop. Each step's x0 estimate can be corrected before the solver uses it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Step = Callable[[Tensor, int, Tensor], Tensor]  # (x0, timestep t, x_t) -> x at 
 
 
 def solver(name: str, schedule: DDIMScheduler, steps: int) -> tuple[list[int], Step]:
-    """Timesteps, the last of training first, and what goes from one to the next, given x0.
+    """Timesteps, from the noisiest down, and the function that steps from one to the next, given x0.
 
     Args:
         name: "ddim" (Song et al. 2021, deterministic), "unipc" (UniPC-2, Zhao et al. 2023) or "dpm++" (DPM-Solver++ 2M,
@@ -39,7 +39,7 @@ def solver(name: str, schedule: DDIMScheduler, steps: int) -> tuple[list[int], S
     schedule.set_timesteps(steps)
     timesteps = schedule.timesteps.tolist()
     if name == "ddim":
-        # our own few lines: diffusers' takes the model's output alone, which a corrected x0 no longer is
+        # not diffusers' DDIM: that takes only the model's output, here x0 may have been corrected
         alphas = schedule.alphas_cumprod.tolist()
         before = dict(zip(timesteps, [*timesteps[1:], None]))
 
@@ -75,9 +75,9 @@ def sample(
     """Latents (B, 4, h, w) in float32 from noise x of that shape at the last timestep.
 
     Args:
-        model: (x, timestep) to what `schedule.config.prediction_type` says, noise or v.
+        model: (x, timestep) to noise or v, as in `schedule.config.prediction_type`.
         scheduler: see `solver`.
-        correct: changes each step's x0 estimate.
+        correct: maps each step's x0 estimate to a corrected one.
         callback: called as callback(done, steps) after every step; may raise to interrupt.
     """
     timesteps, step = solver(scheduler, schedule, steps)
@@ -109,7 +109,7 @@ def predict(
     """The UNet's prediction under control for latents x (B, 4, h, w), (rows B, 4, h, w): what `--compile` compiles.
 
     Args:
-        context: (rows B, L, d); rows is 2 with guidance, those with text first.
+        context: (rows B, L, d); rows is 2 with guidance, the ones with text first.
         c_f: the mapper's output (B, C, h, w).
         shared: run E_con on the rows with text alone, for all rows.
         hooks: besides RCA, see `backbone.denoise`.
@@ -134,7 +134,7 @@ def compile_parts(decoder: VQDecoder, device: torch.device) -> Callable[..., Ten
     """`predict` compiled, and the decoder compiled in place: CUDA graphs on a GPU, C++ kernels on a CPU.
 
     Raises:
-        ValueError: there is no compiler, or one that torch has no use for.
+        ValueError: there is no compiler that torch can use.
     """
     missing = _missing_compiler(device)
     if missing:
@@ -147,14 +147,14 @@ def compile_parts(decoder: VQDecoder, device: torch.device) -> Callable[..., Ten
         return compiled
 
     def step(*arguments: Any) -> Tensor:
-        torch.compiler.cudagraph_mark_step_begin()  # what the step before gave is no longer needed
+        torch.compiler.cudagraph_mark_step_begin()  # the previous step's output may be overwritten
         return compiled(*arguments)
 
     return step
 
 
 def _missing_compiler(device: torch.device) -> str | None:
-    """What keeps torch.compile from making code for a device; None if nothing does."""
+    """What torch.compile lacks for a device; None if it lacks nothing."""
     if device.type == "cuda" and find_spec("triton") is None:
         return "triton (pip install triton)"
     names = [os.environ["CXX"]] if "CXX" in os.environ else ["g++", "clang++", "cl"]

@@ -1,4 +1,4 @@
-"""SeAda's semantic adapter (Fig. 3, Eq. 2, 3, 5): from a grey photo's caption to an embedding that knows of colour."""
+"""SeAda's semantic adapter (Fig. 3, Eq. 2, 3, 5): from a grey photo's caption to an embedding close to a colour one."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class SemanticAdapter(nn.Module):
     """Part (c): e_r = MLP(softmax(e_t e_g^T / alpha) e_g + e_g), Eq. 3.
 
     e_t is one trainable (L, d) query for all pictures; e_g is key and value, single head. The MLP is a residual whose
-    last layer starts at zero, so that an untrained adapter does not scramble the text space that the UNet knows.
+    last layer starts at zero, so that an untrained adapter keeps the text space that the UNet was trained on.
     """
 
     def __init__(self, config: AdapterConfig):

@@ -1,8 +1,8 @@
 """Mask-and-replace diffusion over the decoder's codebook tokens: EDN Eq. 6, after VQ-Diffusion (Gu et al. 2022).
 
 K codes are 0..K-1 and the mask token is K. A step keeps a token with probability alpha + beta, replaces it by any other
-code with beta each, and masks it with gamma; a mask stays. The network sees a noisy token map and tells what the clean
-tokens were, given the tokens of the colour latent of the first diffusion (z_c), grey features and text.
+code with beta each, and masks it with gamma; a mask stays. The network predicts the clean tokens from a noisy token
+map, given the tokens of the colour latent of the first diffusion (z_c), grey features and text.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ UNIFORM_SHARE = 0.1  # of the draws of t are uniform, which bounds the importanc
 class TokenSchedule:
     """Cumulative probabilities of mask-and-replace diffusion; float64, `steps + 1` long, index 0 is clean.
 
-    After t steps a token is masked with `gamma_bar[t]`, else it is its own with `alpha_bar[t]` or drawn anew from all K
-    codes with `beta_bar[t]` each: alpha_bar + K beta_bar + gamma_bar = 1. All are linear in t; at the end 0.9 of the
-    tokens are masked and 0.1 uniform, but for a trace of alpha_bar that keeps every ratio finite.
+    After t steps a token is masked with `gamma_bar[t]`, unchanged with `alpha_bar[t]`, or resampled from all K codes
+    with `beta_bar[t]` each: alpha_bar + K beta_bar + gamma_bar = 1. All are linear in t; at the end 0.9 of the tokens
+    are masked and 0.1 uniform, except for a small alpha_bar that keeps every ratio finite.
     """
 
     def __init__(self, num_codes: int, steps: int = 100, mask: float = 0.9, trace: float = 1e-5):
@@ -47,14 +47,14 @@ class TokenSchedule:
 
 
 def _rand(shape: Sequence[int], generators: Sequence[torch.Generator] | None, device: torch.device) -> Tensor:
-    """Uniform float32 in [0, 1): row i from its own generator, so that a batch draws what its pictures would alone."""
+    """Uniform float32 in [0, 1): row i from its own generator, so that draws do not depend on the batch."""
     if generators is None:
         return torch.rand(*shape, device=device)
     return torch.stack([torch.rand(*shape[1:], generator=g, device=g.device).to(device) for g in generators])
 
 
 def _times(t: int | Tensor, batch: int) -> Tensor:
-    """(B,) long on the CPU, where float64 always exists."""
+    """(B,) long on the CPU, which always supports float64."""
     return torch.as_tensor(t, dtype=torch.long, device="cpu").expand(batch)
 
 
@@ -70,8 +70,8 @@ def q_sample(
     fate, code = draws.unbind(1)
     keep = schedule.alpha_bar[times].to(fate)[:, None]
     unmasked = (1 - schedule.gamma_bar[times]).to(fate)[:, None]
-    anew = (code * schedule.num_codes).long().clamp(max=schedule.num_codes - 1)  # float32 may round up to K
-    return torch.where(fate < keep, x0, torch.where(fate < unmasked, anew, schedule.num_codes))
+    uniform = (code * schedule.num_codes).long().clamp(max=schedule.num_codes - 1)  # float32 may round up to K
+    return torch.where(fate < keep, x0, torch.where(fate < unmasked, uniform, schedule.num_codes))
 
 
 def log_posterior(schedule: TokenSchedule, log_x0: Tensor, x_t: Tensor, t: int | Tensor, s: int | Tensor) -> Tensor:
@@ -128,7 +128,7 @@ def sample_categorical(log_p: Tensor, generators: Sequence[torch.Generator] | No
 
 
 def rotary_angles(height: int, width: int, head_dim: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """cos and sin, (h * w, head_dim / 2), of 2-D rotary positions: half of the pairs turn with y, half with x.
+    """cos and sin, (h * w, head_dim / 2), of 2-D rotary positions: half of the pairs rotate with y, half with x.
 
     The wavelengths run from 6 to about 600 tokens: attention depends on offsets alone, so any picture size works.
     """
@@ -140,7 +140,7 @@ def rotary_angles(height: int, width: int, head_dim: int, device: torch.device) 
 
 
 def rotate(x: Tensor, angles: tuple[Tensor, Tensor]) -> Tensor:
-    """Turn the pairs (i, i + d/2) of (B, heads, N, d) by their positions' angles."""
+    """Rotate the pairs (i, i + d/2) of (B, heads, N, d) by their positions' angles."""
     cos, sin = (a.to(x.dtype) for a in angles)
     a, b = x.chunk(2, -1)
     return torch.cat([a * cos - b * sin, a * sin + b * cos], -1)
@@ -216,7 +216,7 @@ class TokenDiffusion(nn.Module):
             nn.init.zeros_(zero.bias)
         for embedding in (self.embed, self.embed_z):
             nn.init.normal_(embedding.weight, std=0.5)
-        # Of the importance sampling of t: buffers, so that a resumed training draws the same t. Index 0 is t = 1.
+        # For importance sampling of t: buffers, so that a resumed training draws the same t. Index 0 is t = 1.
         self.register_buffer("loss_square", torch.zeros(config.steps))
         self.register_buffer("loss_count", torch.zeros(config.steps))
 
@@ -252,7 +252,7 @@ class TokenDiffusion(nn.Module):
     def _remember(self, kl: Tensor, t: Tensor) -> None:
         hit = F.one_hot(t - 1, self.config.steps).to(kl)  # a scatter's order varies on a GPU
         sums = torch.stack([hit.sum(0), (kl.square()[:, None] * hit).sum(0)])
-        if torch.distributed.is_initialized():  # all processes draw t by what all of them saw
+        if torch.distributed.is_initialized():  # all processes draw t from the same loss statistics
             torch.distributed.all_reduce(sums)
         number, squares = sums
         mean = squares / number.clamp(min=1)
@@ -273,11 +273,11 @@ class TokenDiffusion(nn.Module):
 
         `kl`, an unbiased estimate of sum_t KL(q(x_{t-1} | x_t, x_0) || p_theta(x_{t-1} | x_t)), whose term t = 1 is the
         negative log-likelihood; `auxiliary`, the same with KL(x_0 || p_theta(x_0 | x_t)); `loss`, their weighted sum;
-        `accuracy`, the share of clean tokens that the network guesses right (no gradient).
+        `accuracy`, the share of clean tokens that the network predicts correctly (no gradient).
 
-        x0: (B, N) clean tokens. t: (B,) in 1..T; None draws by importance. generators: one a picture, on the CPU; None
-        draws from torch's global generator. In training mode the conditions are dropped
-        at random (text alone, or text and z_tokens), for guidance and for use without text, and the draw of t learns.
+        x0: (B, N) clean tokens. t: (B,) in 1..T; None uses importance sampling. generators: one per picture, on the
+        CPU; None draws from torch's global generator. In training mode the conditions are dropped at random (text
+        alone, or text and z_tokens), for guidance and for use without text, and the statistics for t are updated.
         """
         batch = len(x0)
         probabilities = self.time_probabilities()
@@ -343,11 +343,11 @@ class TokenDiffusion(nn.Module):
         """Tokens (B, N) in 0..K-1 drawn by `steps` exact strides of the reverse process; 0 steps give z_tokens.
 
         The process starts from z_tokens diffused to `strength` of the way; at 1, that is pure noise (0.9 mask, 0.1
-        uniform) and z_tokens act as a condition alone. `temperature` (above 0) divides the logits, `truncation` is the
-        share r of probability that is kept, in (0, 1]; `guidance` is on z_tokens and text together, 1 is none.
-        generators: one a picture, so that a batch gives the same as its pictures one by one.
+        uniform) and z_tokens act only as a condition. `temperature` (above 0) divides the logits, `truncation` is the
+        share r of probability that is kept, in (0, 1]; `guidance` applies to z_tokens and text together, 1 is off.
+        generators: one per picture, so that a batch gives the same results as single pictures.
 
-        Raises ValueError for values out of these ranges.
+        Raises ValueError for values outside these ranges.
         """
         if not 0 <= steps <= self.config.steps:
             raise ValueError(f"token steps must be 0 to {self.config.steps}, got {steps}")
@@ -358,7 +358,7 @@ class TokenDiffusion(nn.Module):
         if not 0 <= strength <= 1:
             raise ValueError(f"strength must be 0 to 1, got {strength}")
         if len(generators) != len(z_tokens):
-            raise ValueError(f"one generator a picture is needed, {len(z_tokens)} in all, got {len(generators)}")
+            raise ValueError(f"expected one generator per picture, {len(z_tokens)} in all, got {len(generators)}")
         start = round(strength * self.config.steps)
         if steps == 0 or start == 0:
             return z_tokens

@@ -1,4 +1,4 @@
-"""CLIP's byte-pair tokens, optionally reduced to the tokens that a small model knows."""
+"""CLIP's byte-pair tokenizer, optionally with a reduced vocabulary for small models."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def _clip_bpe() -> SimpleTokenizer:
 class Tokenizer:
     """Text to fixed-length token ids, and back.
 
-    With `vocabulary`, CLIP token ids are renumbered to their place in that list, and tokens outside it are dropped, so
+    With `vocabulary`, CLIP token ids are renumbered by their index in that list, and tokens outside it are dropped, so
     that a small text model needs no 49,408-row embedding. Padding, start and end are the ids `pad`, `start`, `end`.
     The full vocabulary pads with `end`, as SD1.5 does.
     """
@@ -76,7 +76,7 @@ class Tokenizer:
         return rows
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of token ids, up to the first `end`; special tokens left out."""
+        """The text of token ids, up to the first `end`, without special tokens."""
         kept = []
         for i in map(int, ids):
             if i == self.end:
@@ -89,6 +89,6 @@ class Tokenizer:
         return _clip_bpe().decode(kept).strip()
 
     def mask(self, ids: Tensor) -> Tensor:
-        """(B, L) bool: True from start up to and with the first end, False for padding."""
+        """(B, L) bool: True from start up to and including the first end, False for padding."""
         is_end = (ids == self.end).long()
         return (is_end.cumsum(-1) - is_end) == 0

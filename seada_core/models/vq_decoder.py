@@ -1,7 +1,7 @@
 """The luminance-aware VQ decoder (EDN Eq. 5): a latent and the photo's own luminance in, a colour photo out.
 
-The decoder gives chroma only; luminance is the grey photo's, put back exactly. The codebook codes what the grey photo
-does not tell: a conditional mean of the latent comes from grey features, and only the residual is quantised.
+The decoder outputs chroma only; the luminance is exactly the grey photo's. Grey features predict a conditional mean of
+the latent, and only the residual is quantised, so that the codebook holds only what the grey photo does not determine.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _NEAREST_CHUNK = 16384  # positions compared with the codebook at once; bounds m
 
 
 class Residual(nn.Module):
-    """`x + conv(relu(conv(relu(x))))`, 3x3 at constant width. No norms: a pixel depends on its surroundings alone."""
+    """`x + conv(relu(conv(relu(x))))`, 3x3 at constant width. No norms: a pixel depends only on its neighbourhood."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -69,11 +69,11 @@ class Block(nn.Module):
 
 
 class Decoder(nn.Module):
-    """A latent to chroma, coarse to fine. At every level `F_D' = F_D + Conv1x1(F_G)` (Eq. 5), the maps zero at first.
+    """A latent to chroma, coarse to fine. `F_D' = F_D + Conv1x1(F_G)` at every level (Eq. 5), zero-initialised.
 
-    F_D is what enters a level's residual blocks, so that these see both: what a latent cell says of chroma depends on
-    the luminance in it (a linear map of z explains Kodak's mean chroma of cells to 30 dB only). Built as TAESD's
-    decoder is, so that it can start from that one's weights, as EDN's starts from the base model's decoder.
+    F_D is the input of a level's residual blocks, so that these get both: the chroma that a latent cell encodes depends
+    on its luminance (a linear map of z predicts the cells' mean chroma on Kodak to only 30 dB). The architecture is
+    TAESD's decoder, so that training can start from its weights, as EDN's starts from the base model's decoder.
     """
 
     def __init__(self, config: CodecConfig):
@@ -97,7 +97,7 @@ class Decoder(nn.Module):
         return self.chroma(self.hidden(z, features))
 
     def hidden(self, z: Tensor, features: list[Tensor], finest: int = 0) -> Tensor:
-        """What the levels down to `finest` make of z: (B, C_finest, 8h / 2^finest, 8w / 2^finest)."""
+        """The hidden state after the levels down to `finest`: (B, C_finest, 8h / 2^finest, 8w / 2^finest)."""
         x = F.relu(self.stem(torch.tanh(z / 3) * 3))
         for level in reversed(range(finest, len(self.levels))):
             x = self.levels[level](x + self.maps[level](features[level]))
@@ -109,7 +109,7 @@ class Decoder(nn.Module):
 class CellChroma(nn.Module):
     """The mean (Cb, Cr) of each latent cell, from the latent and the grey features there.
 
-    Guidance asks at every step what colour a latent has, and how to change it: this costs a hundredth of decoding.
+    Guidance needs a latent's colours and their gradient at every step: this costs a hundredth of decoding.
     """
 
     def __init__(self, config: CodecConfig, width: int = 64):
@@ -146,7 +146,7 @@ class VQDecoder(nn.Module):
         self.mean = nn.Conv2d(config.gray_channels[-1], config.latent_channels, 3, padding=1)
         self.projection = nn.Parameter(torch.eye(config.latent_channels)[: config.code_dim].clone())
         self.register_buffer("codebook", torch.randn(config.codes, config.code_dim))
-        self.register_buffer("usage", torch.zeros(config.codes))  # of each code, positions a training step
+        self.register_buffer("usage", torch.zeros(config.codes))  # positions per training step that use each code
 
     def gray_features(self, gray: Tensor) -> list[Tensor]:
         """F_G of a grey photo (B, 1, H, W) in [0, 1]: (B, C_i, ceil(H / 8) 8 / 2^i, ...), finest first."""
@@ -161,19 +161,19 @@ class VQDecoder(nn.Module):
         return merge_chroma(self.chroma(z, gray).to(gray.dtype), gray)
 
     def chroma(self, z: Tensor, gray: Tensor, features: list[Tensor] | None = None) -> Tensor:
-        """What `decode` joins to the luminance: (Cb, Cr) (B, 2, H, W), centred at 0, not limited to the gamut."""
+        """The (Cb, Cr) that `decode` adds to the luminance: (B, 2, H, W), centred at 0, not limited to the gamut."""
         features = self.gray_features(gray) if features is None else features
         chroma = self.decoder(self._on_grid(z, features).to(features[-1].dtype), features)
         return chroma[..., : gray.shape[-2], : gray.shape[-1]]
 
     def cell_chroma(self, z: Tensor, features: list[Tensor]) -> Tensor:
-        """About what the means of `chroma` over each latent cell are, (B, 2, h, w), for guidance; see `CellChroma`."""
+        """An estimate of the mean of `chroma` over each latent cell, (B, 2, h, w), for guidance; see `CellChroma`."""
         return self.cells(self._on_grid(z, features).to(features[-1].dtype), features)
 
     def chroma_tiled(self, z: Tensor, gray: Tensor, tile: int, margin: int = 128) -> Tensor:
-        """`chroma` in tiles of `tile` px, a multiple of 8, each decoded with `margin` px around it: little memory.
+        """`chroma` in tiles of `tile` px, a multiple of 8, each decoded with `margin` px around it, to save memory.
 
-        What lies further off than the margin hardly matters to a pixel, so that tiles meet without blending.
+        Pixels beyond the margin have almost no influence, so that tiles need no blending.
         """
         height, width = gray.shape[-2:]
         grid = (-(-height // 8), -(-width // 8))
@@ -196,7 +196,8 @@ class VQDecoder(nn.Module):
         """The latent through the codebook, straight-through.
 
         Returns `z_hat` (B, 4, h, w) on the grey photo's grid, `tokens` (B, h w) long in row order, and the loss terms:
-        `mean`, how badly grey features predict the latent, and `commitment`, how far the residual lies from its code.
+        `mean`, the error of the latent predicted from grey features, and `commitment`, the residual's distance to its
+        code.
         """
         features = self.gray_features(gray) if features is None else features
         z = self._on_grid(z, features)
@@ -208,7 +209,7 @@ class VQDecoder(nn.Module):
         return z_hat, tokens, terms
 
     def encode_tokens(self, z: Tensor, gray: Tensor) -> Tensor:
-        """Codes 0..K-1 of a latent, (B, ceil(H / 8) ceil(W / 8)) long in row order; z_hat of these has them again."""
+        """Codes 0..K-1 of a latent, (B, ceil(H / 8) ceil(W / 8)) long in row order; their z_hat encodes to the same."""
         features = self.gray_features(gray)
         return self._nearest(self.residual(self._on_grid(z, features), features)[1])
 
@@ -238,7 +239,7 @@ class VQDecoder(nn.Module):
     def residual(self, z: Tensor, features: list[Tensor]) -> tuple[Tensor, Tensor]:
         """The latent's conditional mean given grey features (B, 4, h, w), and the projected rest (B, h w, code_dim)."""
         mean = self.mean(features[-1]).float()
-        with torch.autocast(z.device.type, enabled=False):  # neighbouring codes lie closer than bf16's steps
+        with torch.autocast(z.device.type, enabled=False):  # neighbouring codes are closer than bf16's precision
             return mean, (z.float() - mean).flatten(2).mT @ self.projection.float().mT
 
     def _unproject(self, vectors: Tensor, shape: torch.Size) -> Tensor:

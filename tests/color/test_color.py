@@ -41,7 +41,7 @@ def to_tensor(picture: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(np.array(picture)).permute(2, 0, 1).float() / 255
 
 
-def test_xyz_and_lab_are_scikit_images(rgb):
+def test_xyz_and_lab_match_scikit_image(rgb):
     np.testing.assert_allclose(
         last(spaces.linear_to_xyz(spaces.srgb_to_linear(rgb))), skcolor.rgb2xyz(last(rgb)), atol=1e-9
     )
@@ -51,13 +51,13 @@ def test_xyz_and_lab_are_scikit_images(rgb):
     assert spaces.rgb_to_lab(rgb)[1:, 1].abs().max() < 1e-9
 
 
-def test_ycbcr_is_scikit_images_at_full_range(rgb):
+def test_ycbcr_matches_scikit_image_at_full_range(rgb):
     studio = skcolor.rgb2ycbcr(last(rgb))  # Y in [16, 235], C in [16, 240]
     full = np.stack([(studio[..., 0] - 16) / 219, (studio[..., 1] - 128) / 224, (studio[..., 2] - 128) / 224], -1)
     np.testing.assert_allclose(last(spaces.rgb_to_ycbcr(rgb)), full, atol=2e-5)  # its coefficients have 3 decimals
 
 
-def test_luminance_and_chroma_are_pils_to_a_rounding(kodak):
+def test_luminance_and_chroma_match_pil_up_to_rounding(kodak):
     for picture in kodak:
         image = Image.fromarray(picture)
         ycbcr = spaces.rgb_to_ycbcr(to_tensor(picture)) * 255
@@ -66,7 +66,7 @@ def test_luminance_and_chroma_are_pils_to_a_rounding(kodak):
         assert torch.equal(spaces.luminance(to_tensor(picture)) * 255, ycbcr[:1])
 
 
-def test_hsl_is_colorsys(rgb):
+def test_hsl_matches_colorsys(rgb):
     got = last(spaces.rgb_to_hsl(rgb)).reshape(-1, 3)
     expected = np.array([colorsys.rgb_to_hls(*pixel) for pixel in last(rgb).reshape(-1, 3)])[:, [0, 2, 1]]
     turn = np.abs(got - expected)
@@ -116,7 +116,7 @@ def test_gamut_keeps_luma_and_hue_and_is_the_largest_that_fits():
     assert 0.1 < (high > 1 - 1e-9).double().mean() < 0.9
 
 
-def test_gamut_leaves_real_colours_alone(kodak):
+def test_to_gamut_keeps_colours_of_photos(kodak):
     ycbcr = spaces.rgb_to_ycbcr(to_tensor(kodak[0]).double())
     assert (merging.gamut_scale(ycbcr[:1], ycbcr[1:]) > 1 - 1e-6).all()
     y = torch.full((1, 1, 1), 0.9, dtype=torch.float64)
@@ -170,7 +170,7 @@ def test_colours_do_not_bleed_over_an_edge():
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 9), (37, 1), (200, 333)])
 @pytest.mark.parametrize("low", [(1, 1), (3, 2), (25, 40), (300, 500)])
-def test_any_size_onto_any_size_keeps_luma(shape, low):
+def test_merging_any_two_sizes_keeps_luma(shape, low):
     generator = np.random.default_rng(5)
     chroma = torch.from_numpy(generator.random((2, *low)) - 0.5).float()
     gray = generator.integers(0, 256, shape, dtype=np.uint8)
@@ -182,7 +182,7 @@ def test_any_size_onto_any_size_keeps_luma(shape, low):
     assert np.abs(last(whole) * 255 - merged).max() < 0.51
 
 
-def test_luminance_is_locked_on_real_photos(data_dir):
+def test_merging_keeps_the_luminance_of_photos(data_dir):
     generator = torch.Generator().manual_seed(2)
     for path in sorted((data_dir / "test/historical").iterdir())[:6]:
         gray = np.asarray(Image.open(path).convert("L"))
@@ -191,7 +191,7 @@ def test_luminance_is_locked_on_real_photos(data_dir):
 
 
 @pytest.mark.parametrize("kind", ["cbcr", "rgb", "float gray"])
-def test_tiles_change_no_bit(kind):
+def test_tiling_is_bitwise_exact(kind):
     generator = np.random.default_rng(7)
     gray = generator.integers(0, 256, (230, 410), dtype=np.uint8)
     chroma = generator.integers(0, 256, (61, 97, 3), dtype=np.uint8)
@@ -204,7 +204,7 @@ def test_tiles_change_no_bit(kind):
         np.testing.assert_array_equal(merging.merge_tiled(chroma, gray, tile=tile), whole)
 
 
-def test_a_batch_is_its_pictures_one_by_one_and_gradients_flow():
+def test_a_batch_equals_single_pictures_and_gradients_flow():
     generator = torch.Generator().manual_seed(3)
     cbcr = (torch.rand(3, 2, 9, 12, generator=generator) - 0.5).requires_grad_()
     gray = torch.rand(3, 1, 30, 50, generator=generator)
@@ -217,7 +217,7 @@ def test_a_batch_is_its_pictures_one_by_one_and_gradients_flow():
     assert half.dtype == torch.float16 and (half - merged).abs().max() < 5e-3
 
 
-def test_wrong_shapes_are_named():
+def test_wrong_shapes_are_refused():
     with pytest.raises(ValueError, match=r"expected a \(\.\.\., 3, H, W\) tensor, got shape \(1, 8, 8\)"):
         spaces.luminance(torch.rand(1, 8, 8))
     with pytest.raises(ValueError, match="batches differ"):
@@ -231,7 +231,7 @@ def test_wrong_shapes_are_named():
 
 
 def peak_megabytes(code: str) -> float:
-    """Growth of a fresh process's peak resident memory while `code` runs, after imports and a warm-up merge."""
+    """Growth of a new process's peak resident memory in MB while `code` runs, after imports and a warm-up merge."""
     program = """
         import resource, numpy as np, torch
         from seada_core.color import merging
@@ -253,13 +253,13 @@ MERGE = """
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs the resource module")
-def test_memory_of_a_big_merge_is_the_picture_itself():
+def test_a_large_merge_needs_little_more_memory_than_the_picture():
     height, width = 1500, 4000  # grey in and RGB out: 4 bytes a pixel
     assert peak_megabytes(MERGE.format(height=height, width=width)) < 4 * height * width / 2**20 + 60
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="needs the resource module")
-def test_memory_of_a_hundred_megapixels_is_the_picture_itself():
+def test_merging_100_megapixels_needs_little_more_memory_than_the_picture():
     height, width = 8_000, 12_500
     assert peak_megabytes(MERGE.format(height=height, width=width)) < 4 * height * width / 2**20 + 60

@@ -160,7 +160,7 @@ def test_coloured_things_of_the_prompt_and_a_reference_become_soft_hints(run, tm
     for argv, said in (
         (["--reference", gray], "is grey"),
         (["--reference", tmp_path / "none.png"], "none.png"),
-        (["--hint-methods", "magic"], "'magic' is none of modulation"),
+        (["--hint-methods", "magic"], "'magic' is not one of modulation"),
     ):
         status, _, err = run(photo, *flags, *argv, model="mini")
         assert (status, len(err)) == (2, 1)

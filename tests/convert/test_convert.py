@@ -225,7 +225,7 @@ def test_the_text_encoder_has_the_names_that_others_read(small_sd15, tmp_path, c
         ("nowhere", "does not exist; expected a diffusers folder"),
         ("some/name", "not in the local cache"),
         ("lora.safetensors", "is a LoRA"),
-        ("cut.safetensors", "a download broke off"),
+        ("cut.safetensors", "the download was interrupted"),
         ("empty", r"holds no unet/config\.json"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Files are written aside: whole or as they were, whatever happens and however long their names are."""
+"""Atomic writes: files are complete or unchanged after any error, for names of any length."""
 
 import errno
 import os
@@ -28,7 +28,7 @@ def test_names_up_to_the_file_systems_limit(tmp_path, name, unique):
     assert target.read_text() == "second" and names(tmp_path) == [name]
 
 
-def test_long_names_that_begin_alike_do_not_share_a_temporary_name(tmp_path):
+def test_long_names_with_the_same_prefix_have_different_temporary_names(tmp_path):
     first, second = tmp_path / ("x" * 200 + "1"), tmp_path / ("x" * 200 + "2")
     assert atomic.part_path(first) != atomic.part_path(second)
     assert atomic.part_path(first) == atomic.part_path(first)
@@ -36,13 +36,13 @@ def test_long_names_that_begin_alike_do_not_share_a_temporary_name(tmp_path):
     assert atomic.part_path(tmp_path / "unet.safetensors").name == ".unet.safetensors.part"
 
 
-def test_a_picture_with_a_long_name_in_letters_of_several_bytes(tmp_path):
+def test_a_picture_with_a_long_multibyte_name(tmp_path):
     path = tmp_path / ("写" * 83 + ".png")
     pictures.write(pictures.Picture(np.zeros((4, 4), np.uint8)), path)
     assert pictures.read(path).pixels.shape == (4, 4) and names(tmp_path) == [path.name]
 
 
-def test_after_an_error_the_old_file_is_there_and_nothing_else(tmp_path):
+def test_an_error_leaves_only_the_old_file(tmp_path):
     target = tmp_path / "a.txt"
     atomic.write_text(target, "old")
     with pytest.raises(ZeroDivisionError), atomic.opened(target) as file:
@@ -54,7 +54,7 @@ def test_after_an_error_the_old_file_is_there_and_nothing_else(tmp_path):
     assert names(tmp_path) == ["a.txt", "folder"]
 
 
-def test_what_a_kill_left_is_replaced(tmp_path):
+def test_a_leftover_temporary_file_is_replaced(tmp_path):
     target = tmp_path / "a.txt"
     atomic.part_path(target).write_text("half of a lo")
     atomic.write_text(target, "new")
@@ -67,7 +67,7 @@ def test_what_a_kill_left_is_replaced(tmp_path):
     assert names(tmp_path / "folder") == ["b"] and names(tmp_path) == ["a.txt", "folder"]
 
 
-def test_a_folder_is_replaced_only_when_asked_for_and_only_by_a_whole_one(tmp_path):
+def test_a_folder_is_replaced_only_on_request_and_only_by_a_complete_one(tmp_path):
     folder = tmp_path / "folder"
     folder.mkdir()
     (folder / "precious").touch()
@@ -98,7 +98,7 @@ def test_a_folder_that_cannot_be_replaced_stays(tmp_path, monkeypatch):
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="which file a descriptor is of is read from /proc")
-def test_what_is_renamed_is_on_the_disk_before(tmp_path, monkeypatch):
+def test_files_are_flushed_before_they_are_renamed(tmp_path, monkeypatch):
     (tmp_path / "a.part" / "b").mkdir(parents=True)
     (tmp_path / "a.part" / "b" / "c").write_text("c")
     done, replace, fsync = [], os.replace, os.fsync
@@ -109,7 +109,7 @@ def test_what_is_renamed_is_on_the_disk_before(tmp_path, monkeypatch):
     assert sorted(found[:3]) == ["a.part", "a.part/b", "a.part/b/c"] and found[3:] == ["renamed", "."]
 
 
-def test_a_file_system_that_cannot_flush_a_folder_is_fine_but_a_file_must_be_flushed(tmp_path, monkeypatch):
+def test_flushing_a_folder_may_fail_but_flushing_a_file_may_not(tmp_path, monkeypatch):
     fsync = os.fsync
 
     def refuse(descriptor, *, of_folders: bool):

@@ -1,4 +1,4 @@
-"""Reading and writing photos: every mode, what they carry, bad files, full disks, memory."""
+"""Reading and writing photos: every mode, metadata, bad files, full disks, memory."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def save(image, path, **options):
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("size", [(1, 1), (7, 5)])
-def test_every_mode_keeps_pils_own_luminance_and_alpha(mode, size):
+def test_every_mode_has_the_luminance_of_pil_and_keeps_alpha(mode, size):
     rgba = Image.fromarray(RNG.integers(0, 256, (size[1], size[0], 4), dtype=np.uint8))
     image = {
         "P": lambda: rgba.convert("RGB").quantize(16),
@@ -104,7 +104,7 @@ def test_exif_orientation_is_applied_once_and_the_rest_kept(tmp_path, orientatio
     assert again.getexif()[0x010F] == "Kodak" and ORIENTATION not in again.getexif()
 
 
-def test_reading_leaves_the_callers_image_alone(tmp_path):
+def test_from_pil_does_not_change_the_image(tmp_path):
     exif = Image.Exif()
     exif[ORIENTATION] = 6
     image = Image.open(save(Image.fromarray(RGB), tmp_path / "x.jpg", exif=exif))
@@ -117,7 +117,7 @@ def test_a_damaged_exif_block_does_not_stop_a_photo(tmp_path):
     assert read(path).size == (7, 5)
 
 
-def test_profiles_stay_only_where_they_are_true(tmp_path):
+def test_icc_profiles_are_kept_only_if_they_match_the_pixels(tmp_path):
     srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     gray_profile = srgb[:16] + b"GRAY" + srgb[20:]
     color = read(save(Image.fromarray(RGB), tmp_path / "c.png", icc_profile=srgb, dpi=(300, 300)))
@@ -132,7 +132,7 @@ def test_profiles_stay_only_where_they_are_true(tmp_path):
     assert read(save(inks, tmp_path / "k.tif", icc_profile=inks_profile)).icc is None
 
 
-def test_a_tiffs_layout_tags_do_not_enter_the_new_file(tmp_path):
+def test_layout_tags_of_a_tiff_are_not_copied(tmp_path):
     tags = {270: "a street", 315: "W. Evans"}
     picture = read(save(Image.fromarray(GRAY), tmp_path / "a.tif", compression="tiff_lzw", tiffinfo=tags))
     for suffix in (".tif", ".jpg", ".png"):
@@ -144,7 +144,7 @@ def test_a_tiffs_layout_tags_do_not_enter_the_new_file(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tif", ".tiff", ".bmp", ".webp", ".jpg", ".JPEG"])
-def test_written_pictures_come_back(tmp_path, suffix, data_dir):
+def test_write_and_read_round_trip(tmp_path, suffix, data_dir):
     photo = read(data_dir / "test/kodak24/kodim23.png")
     write(photo, tmp_path / f"out{suffix}")
     error = read(tmp_path / f"out{suffix}").pixels.astype(float) - photo.pixels
@@ -155,7 +155,7 @@ def test_written_pictures_come_back(tmp_path, suffix, data_dir):
     assert os.listdir(tmp_path) == [f"out{suffix}"]
 
 
-def test_alpha_survives_and_lies_on_white_where_the_format_has_none(tmp_path):
+def test_alpha_is_kept_or_composited_on_white(tmp_path):
     alpha = np.zeros((5, 7), np.uint8)
     alpha[:, 3:] = 255
     picture = Picture(RGB, alpha)
@@ -172,7 +172,7 @@ def test_alpha_survives_and_lies_on_white_where_the_format_has_none(tmp_path):
     assert Image.open(tmp_path / "g.jpg").mode == "L"
 
 
-def test_bad_files_get_one_clear_line(tmp_path, data_dir):
+def test_errors_of_bad_files_are_one_line(tmp_path, data_dir):
     good = (data_dir / "test/kodak24/kodim05.png").read_bytes()
     buffer = io.BytesIO()
     Image.open(io.BytesIO(good)).save(buffer, "JPEG")
@@ -192,7 +192,7 @@ def test_bad_files_get_one_clear_line(tmp_path, data_dir):
             read(path)
 
 
-def test_random_damage_never_escapes_as_another_error(tmp_path):
+def test_random_damage_raises_only_picture_errors(tmp_path):
     rng = np.random.default_rng(3)
     image = Image.fromarray(rng.integers(0, 256, (40, 40, 3), dtype=np.uint8))
     for suffix in ("png", "jpg", "tif", "webp", "gif", "bmp"):
@@ -248,7 +248,7 @@ def test_a_disk_that_fills_up_while_the_last_bytes_are_flushed(tmp_path, monkeyp
     assert os.listdir(tmp_path) == []
 
 
-def test_what_cannot_be_written_is_said_before_anything_is(tmp_path):
+def test_unwritable_paths_are_reported_before_writing(tmp_path):
     cases = {"x.xyz": "cannot write .xyz", "x": "without suffix", "no/x.png": "folder does not exist"}
     for name, reason in cases.items():
         with pytest.raises(PictureError, match=reason):
@@ -289,6 +289,6 @@ def test_recoloured_pictures_must_fit():
         Picture(GRAY).with_rgb(RGB / 255)
 
 
-def test_the_historical_photos_read_as_pil_sees_them(data_dir):
+def test_historical_photos_match_pil(data_dir):
     for path in sorted((data_dir / "test/historical").iterdir())[:8]:
         np.testing.assert_array_equal(read(path).luminance, np.array(Image.open(path).convert("L")))

@@ -1,4 +1,4 @@
-"""The reader of webdataset shards, and the names that a pattern stands for."""
+"""The reader of webdataset shards, and the expansion of patterns."""
 
 import bz2
 import gzip
@@ -47,7 +47,7 @@ def test_the_same_groups_as_webdataset(tmp_path):
 
 
 def until_the_fault(path: Path) -> tuple[list[str], str]:
-    """The keys that a shard gives, and the reason why it gives no more."""
+    """The keys of a shard's readable samples, and the reason of the error."""
     keys = []
     with pytest.raises(shards.ShardError) as fault:
         for key, _ in shards.samples(path):
@@ -62,7 +62,7 @@ def three(tmp_path: Path) -> tuple[Path, list[tarfile.TarInfo]]:
         return path, tar.getmembers()
 
 
-def test_a_shard_that_is_cut_short_gives_what_it_has(tmp_path):
+def test_a_truncated_shard_gives_its_complete_samples(tmp_path):
     path, members = three(tmp_path)
     whole = path.read_bytes()
     path.write_bytes(whole[: members[2].offset_data + 100])
@@ -84,7 +84,7 @@ def test_a_hole_in_the_middle_is_not_the_end(tmp_path, hole):
     assert keys == ["0"] and f"at byte {members[1].offset}, and data behind it" in reason
 
 
-def test_what_is_not_a_plain_tar_says_so(tmp_path):
+def test_files_that_are_not_plain_tars_are_refused(tmp_path):
     path, _ = three(tmp_path)
     for name, packed in (("x.tar.gz", gzip.compress(path.read_bytes())), ("bz.tar", bz2.compress(path.read_bytes()))):
         (tmp_path / name).write_bytes(packed)
@@ -111,13 +111,13 @@ def test_braces_expand_as_in_bash(pattern, names):
     assert shards.expand_braces(pattern) == names
 
 
-def test_braces_expand_as_braceexpand_does():
+def test_braces_match_braceexpand():
     braceexpand = pytest.importorskip("braceexpand").braceexpand
     for pattern in ("d-{0..3}.tar", "d-{00..12}.tar", "{train,val}-{000..001}.tar", "{3..1}", "{x}", "a{b,c}d{e,f}"):
         assert shards.expand_braces(pattern) == list(braceexpand(pattern))
 
 
-def test_what_a_source_names(tmp_path):
+def test_shards_of_a_source(tmp_path):
     for name in ("b-1.tar", "b-0.tar", "odd-{0..1}.tar"):
         write_tar(tmp_path / name, {})
     (tmp_path / "pictures").mkdir()

@@ -41,7 +41,7 @@ def test_tiffs_of_other_programs(tmp_path, channels, compression, order):
         np.testing.assert_array_equal(picture.alpha, values[..., 3])
     planes = np.moveaxis(values, -1, 0).copy()
     tifffile.imwrite(tmp_path / "planes.tif", planes, **options, planarconfig="separate")
-    with pytest.raises(PictureError, match=r"planes\.tif: its channels of 16 bits lie in separate planes"):
+    with pytest.raises(PictureError, match=r"planes\.tif: its 16-bit channels lie in separate planes"):
         pictures.read(tmp_path / "planes.tif")
 
 
@@ -65,7 +65,7 @@ def test_grey_with_alpha_keeps_both(tmp_path):
 
 @pytest.mark.parametrize("alpha", [False, True])
 @pytest.mark.parametrize("suffix", [".png", ".tif"])
-def test_other_programs_read_what_is_written(tmp_path, suffix, alpha):
+def test_other_programs_read_written_files(tmp_path, suffix, alpha):
     exif = Image.Exif()
     exif[0x010F], exif[0x9003] = "Kodak", "1938:05:01 10:00:00"
     exif.get_ifd(0x8769)[0x9286] = b"ASCII\0\0\0a street"
@@ -88,7 +88,7 @@ def test_other_programs_read_what_is_written(tmp_path, suffix, alpha):
     assert (again.alpha is None) is not alpha and os.listdir(tmp_path) == [path.name]
 
 
-def test_formats_of_8_bits_get_the_nearest(tmp_path):
+def test_8_bit_formats_get_the_nearest_values(tmp_path):
     pictures.write(Picture(VALUES[..., :3], VALUES[..., 3]), tmp_path / "out.webp")
     pictures.write(Picture(VALUES[..., :3]), tmp_path / "out.bmp")
     nearest = np.round(VALUES[..., :3] / 257)
@@ -96,7 +96,7 @@ def test_formats_of_8_bits_get_the_nearest(tmp_path):
     assert [pictures.holds_16_bits(f"x{suffix}") for suffix in (".png", ".TIFF", ".jpg", ".xyz")] == [1, 1, 0, 0]
 
 
-def test_merged_colours_have_the_scans_luminance_to_the_last_of_16_bits():
+def test_merging_keeps_the_luminance_of_a_16_bit_scan():
     gray = (np.arange(65536, dtype=np.float32) / 65535).reshape(256, 256)
     chroma = torch.rand(2, 40, 40, generator=torch.Generator().manual_seed(0)) - 0.5
     rgb = merging.merge_tiled(chroma, gray, dtype=np.uint16)
@@ -150,7 +150,7 @@ def bomb(kind: str, side: int) -> bytes:
 @pytest.mark.parametrize("kind", ["PNG", "TIFF", "GIF", "JPEG", "WEBP", "16-bit PNG", "16-bit TIFF"])
 def test_bombs_are_refused_with_their_size_and_the_option_that_allows_more(kind, monkeypatch):
     encoded = bomb(kind, 2000)
-    pictures.formats()  # Pillow's own formats decode something as they are imported
+    pictures.formats()  # importing Pillow's formats decodes something
     monkeypatch.setattr(Image.Image, "load", lambda self: pytest.fail("it was decoded"))
     monkeypatch.setenv("SEADA_MAX_MEGAPIXELS", "0.5")
     message = r"bomb: the picture is 2000 x 2000, 4 megapixels, over the limit of 0.5; .*--max-megapixels 4 or SEADA"

@@ -1,4 +1,4 @@
-"""Headers of weights files, and every other thing that lies under such a name."""
+"""Headers of weights files, and other files with such a name."""
 
 import io
 import json
@@ -29,7 +29,7 @@ def pickled(legacy: bool) -> bytes:
     return buffer.getvalue()
 
 
-def test_names_and_shapes_are_those_of_the_library(tmp_path):
+def test_names_and_shapes_match_safetensors(tmp_path):
     path = tmp_path / "some.safetensors"
     save_file({"a.b": torch.zeros(2, 3).half(), "scalar": torch.tensor(1), "none": torch.zeros(0, 4)}, path, {"m": "1"})
     header = read_header(path)
@@ -42,8 +42,8 @@ def test_names_and_shapes_are_those_of_the_library(tmp_path):
 
 
 @pytest.mark.parametrize("length", [0x280, 0x380, 0x480, 0x044B50])
-def test_a_header_whose_length_looks_like_a_pickle_is_none(length, tmp_path):
-    """Its first bytes are a pickle's, or nearly a zip's."""
+def test_a_header_length_that_looks_like_a_pickle_is_accepted(length, tmp_path):
+    """Its first bytes are those of a pickle, or almost those of a zip file."""
     path = tmp_path / "some.safetensors"
     path.write_bytes(written(length))
     assert read_header(path).shapes == {"x": (2,)}
@@ -54,8 +54,8 @@ def test_a_header_whose_length_looks_like_a_pickle_is_none(length, tmp_path):
 GOOD = written(200)
 FAULTS = {
     "empty": (b"", "it is empty"),
-    "torn header": (GOOD[:100], "has 100 bytes and its header tells of at least 208, so that a download broke off"),
-    "torn": (GOOD[:-3], "has 213 bytes and its header tells of 216, so that a download broke off"),
+    "torn header": (GOOD[:100], "has 100 bytes and its header expects at least 208: the download was interrupted"),
+    "torn": (GOOD[:-3], "has 213 bytes and its header expects 216: the download was interrupted"),
     "longer": (GOOD + b"x", "1 bytes follow its last tensor"),
     "seven bytes": (GOOD[:7], "not a readable safetensors file"),
     "lfs": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", "git-lfs pointer.*git lfs pull"),
@@ -66,22 +66,22 @@ FAULTS = {
     "zip pickle": (pickled(legacy=False), r"is a pickle, which can run any program.*docs/weights\.md"),
     "old pickle": (pickled(legacy=True), "is a pickle"),
     "gguf": (b"GGUF\x03\x00\x00\x00" + bytes(50), "GGUF"),
-    "noise": (bytes(range(256)) * 9, "no safetensors header"),
-    "not json": (struct.pack("<Q", 20) + b"{" * 40, "no safetensors header"),
-    "a list": (struct.pack("<Q", 20) + b"[]".ljust(20), "no safetensors header"),
-    "wrong fields": (struct.pack("<Q", 30) + b'{"x":{"shape":3}}'.ljust(30), "no safetensors header"),
+    "noise": (bytes(range(256)) * 9, "not a safetensors header"),
+    "not json": (struct.pack("<Q", 20) + b"{" * 40, "not a safetensors header"),
+    "a list": (struct.pack("<Q", 20) + b"[]".ljust(20), "not a safetensors header"),
+    "wrong fields": (struct.pack("<Q", 30) + b'{"x":{"shape":3}}'.ljust(30), "not a safetensors header"),
 }
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_what_is_no_weights_file_is_named(fault, tmp_path):
+def test_files_that_are_not_weights_are_identified(fault, tmp_path):
     content, message = FAULTS[fault]
     path = tmp_path / "model.safetensors"
     path.write_bytes(content)
     with pytest.raises(CheckpointError, match=message) as error:
         read_header(path)
     assert str(path) in str(error.value) and "\n" not in str(error.value)
-    # wherever a file of weights can be given
+    # all functions that take a weights file
     for read in (
         lambda: part_files.load_part(path, "unet"),
         lambda: loading.load_captioner("coca", path),
@@ -91,7 +91,7 @@ def test_what_is_no_weights_file_is_named(fault, tmp_path):
             read()
 
 
-def test_neither_folders_nor_nothing(tmp_path):
+def test_folders_and_missing_files_are_refused(tmp_path):
     with pytest.raises(CheckpointError, match="is a folder, expected a file"):
         read_header(tmp_path)
     with pytest.raises(CheckpointError, match="does not exist"):
@@ -129,7 +129,7 @@ def test_kinds(name, kind, tmp_path):
     assert weight_headers.kind(read_header(path)).name == kind
 
 
-def test_a_model_in_a_parts_place_is_named(small_sd15):
+def test_a_whole_model_in_place_of_a_part_is_identified(small_sd15):
     with pytest.raises(
         CheckpointError, match=r"not a SeAda part file .* a single-file checkpoint; .*seada_core\.convert"
     ):
@@ -148,7 +148,7 @@ def test_a_part_that_does_not_fit_is_not_read(tiny_model, tmp_path, monkeypatch)
         part_files.load_part(tmp_path / "x.safetensors", "hint_encoder")
 
 
-def test_the_documents_way_to_convert_a_pickle_works(tmp_path):
+def test_the_documented_pickle_conversion_works(tmp_path):
     import re
     import subprocess
     import sys

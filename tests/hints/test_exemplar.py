@@ -37,12 +37,12 @@ def picture() -> torch.Tensor:
 
 
 def unlike(size: tuple[int, int] = (160, 240)) -> torch.Tensor:
-    """A picture of nothing: soft stripes in colour."""
+    """A picture without objects: soft stripes in colour."""
     y = torch.linspace(0, 12, size[0]).sin().view(1, 1, -1, 1).expand(1, 3, *size)
     return (0.5 + 0.3 * y * torch.tensor([1.0, -0.5, 0.2]).view(1, 3, 1, 1)).clamp(0, 1)
 
 
-def test_a_mirrored_crop_lends_the_photo_its_own_colours(classifier, picture):
+def test_a_mirrored_crop_as_reference_gives_the_photos_own_colours(classifier, picture):
     gray, wanted = luminance(picture), rgb_to_ycbcr(picture)[:, 1:]
     found = exemplar.reference_hints(classifier, gray, picture[..., 10:150, 20:230].flip(3))
     assert found.shape == (1, 3, 107, 160) and found[:, 2].min() >= 0 and found[:, 2].max() <= 1
@@ -50,14 +50,14 @@ def test_a_mirrored_crop_lends_the_photo_its_own_colours(classifier, picture):
     assert (chroma - wanted).norm(dim=1).mean() < 0.5 * wanted.norm(dim=1).mean()  # leaving it grey
 
 
-def test_the_mask_says_how_alike_the_pictures_are(classifier, picture):
+def test_the_mask_is_higher_for_similar_pictures(classifier, picture):
     gray = luminance(picture)
     alike, other = (exemplar.reference_hints(classifier, gray, x)[:, 2].mean() for x in (picture.flip(3), unlike()))
     assert alike > 0.8
     assert other < 0.5 * alike
 
 
-def test_a_batch_gives_what_its_photos_give(classifier, picture):
+def test_a_batch_equals_single_photos(classifier, picture):
     gray, pictures = torch.cat([luminance(picture), luminance(unlike())]), torch.cat([picture.flip(3), unlike()])
     one, each = (exemplar.reference_hints(classifier, gray, x) for x in (pictures[:1], pictures))
     for i in range(2):

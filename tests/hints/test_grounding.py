@@ -1,4 +1,4 @@
-"""Where things lie: each finder and the fitting to edges against plain recomputation."""
+"""Locating things: each method and the fitting to edges against plain recomputation."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def photo() -> torch.Tensor:
 # --- attention --------------------------------------------------------------------------------------------------------
 
 
-def test_attention_is_an_explicit_softmax_over_the_words(tiny_preset):
+def test_attention_matches_an_explicit_softmax(tiny_preset):
     from seada_core.models.backbone import denoise
     from seada_core.weights import part_files
 
@@ -49,14 +49,14 @@ def test_attention_is_an_explicit_softmax_over_the_words(tiny_preset):
     seen = []
     blocks = [m.attn2 for m in unet.modules() if getattr(m, "attn2", None) is not None]
     keep = [b.register_forward_pre_hook(lambda m, a, k: seen.append((m, a[0], k)), with_kwargs=True) for b in blocks]
-    with torch.no_grad(), grounding.AttentionRegions(unet, columns) as heard:
+    with torch.no_grad(), grounding.AttentionRegions(unet, columns) as regions:
         denoise(unet, x, torch.tensor(10), context)
-    assert len(heard.maps) == len(seen) == len(blocks) > 0
+    assert len(regions.maps) == len(seen) == len(blocks) > 0
     for handle in keep:
         handle.remove()
     with torch.no_grad():
         denoise(unet, x, torch.tensor(10), context)
-    assert len(heard.maps) == len(seen)  # nobody listens any more
+    assert len(regions.maps) == len(seen)  # the hooks are removed
 
     expected = torch.zeros(2, 3, 8, 6)
     for block, hidden, options in seen:
@@ -75,11 +75,11 @@ def test_attention_is_an_explicit_softmax_over_the_words(tiny_preset):
         expected += F.interpolate(cells.unflatten(2, grid), (8, 6), mode="bilinear") / len(seen)
     low, high = expected.amin((2, 3), keepdim=True), expected.amax((2, 3), keepdim=True)
     expected = (expected - low) / (high - low).clamp_min(1e-6)
-    torch.testing.assert_close(heard.scores((8, 6)), expected, atol=1e-3, rtol=1e-3)
-    assert (heard.scores((8, 6))[:, 2] == 0).all()
+    torch.testing.assert_close(regions.scores((8, 6)), expected, atol=1e-3, rtol=1e-3)
+    assert (regions.scores((8, 6))[:, 2] == 0).all()
 
 
-def test_attention_of_a_batch_is_that_of_its_photos(tiny_model):
+def test_attention_of_a_batch_equals_single_photos(tiny_model):
     colorizer = Colorizer.from_pretrained(str(tiny_model), "cpu")
     gray = torch.rand(2, 1, 40, 70, generator=torch.Generator().manual_seed(0))
     both, phrases, missing = steering.word_hints(colorizer, gray, "a red dog, a purple zorblat", "attention")
@@ -99,7 +99,7 @@ def test_attention_takes_any_shape(tiny_model, size):
 # --- fitting to edges -------------------------------------------------------------------------------------------------
 
 
-def test_refine_is_a_dense_solve():
+def test_refine_matches_a_dense_solve():
     generator = torch.Generator().manual_seed(0)
     gray, scores = torch.rand(1, 1, 7, 9, generator=generator), torch.rand(1, 2, 7, 9, generator=generator)
     found = grounding.refine(gray, scores)
@@ -126,7 +126,7 @@ def test_a_large_photo_is_refined_at_a_small_size():
 # --- recognition ------------------------------------------------------------------------------------------------------
 
 
-def test_recognition_knows_everyday_things_alone(mini, photo):
+def test_recognition_finds_only_known_things(mini, photo):
     captioner = mini.part("captioner")
     scores = grounding.recognized_regions(captioner, photo, ["cup", "zorblat", "coffee mug"])
     assert scores.shape == (1, 3, 60, 90)
@@ -143,10 +143,10 @@ def test_recognition_of_a_batch_and_of_large_photos(mini, photo):
         alone = grounding.recognized_regions(captioner, both[i : i + 1], ["cup"])
         torch.testing.assert_close(scores[i : i + 1], alone, atol=1e-4, rtol=1e-4)
     large = grounding.recognized_regions(captioner, F.interpolate(photo, (1200, 1800)), ["cup"])
-    assert large.shape == (1, 1, 107, 160)  # many things of a large photo must fit in memory
+    assert large.shape == (1, 1, 107, 160)  # many things in a large photo must fit in memory
 
 
-def test_words_paint_the_thing_and_name_what_is_unknown(mini, photo):
+def test_words_colour_known_things_and_report_unknown_ones(mini, photo):
     found, phrases, missing = steering.word_hints(mini, photo, "a red cup beside a purple zorblat")
     assert ([p.thing for p in phrases], [p.thing for p in missing]) == (["cup"], ["zorblat"])
     assert found.shape == (1, 3, 60, 90) and found[:, 2].min() >= 0 and found[:, 2].max() <= steering.WORD_WEIGHT + 1e-6
@@ -156,7 +156,7 @@ def test_words_paint_the_thing_and_name_what_is_unknown(mini, photo):
     assert steering.word_hints(mini, photo, "a purple zorblat")[0] is None
 
 
-def test_who_looks(mini, tiny_model, tmp_path):
+def test_the_method_depends_on_the_models_parts(mini, tiny_model, tmp_path):
     tiny = Colorizer.from_pretrained(str(tiny_model), "cpu")
     assert [steering.finder(c) for c in (mini, tiny)] == ["recognition", "attention"]
     with pytest.raises(ValueError, match="no classifier to find things with"):
@@ -168,9 +168,9 @@ def test_who_looks(mini, tiny_model, tmp_path):
 # --- CLIPSeg ----------------------------------------------------------------------------------------------------------
 
 
-def test_clipseg_scores_are_the_model_s_own(clipseg):
+def test_clipseg_scores_match_the_model(clipseg):
     model, tokenizer = grounding.load_clipseg(clipseg)
-    assert grounding.load_clipseg(clipseg)[0] is model  # a folder of photos does not load it for each
+    assert grounding.load_clipseg(clipseg)[0] is model  # cached, so that it is not loaded for every photo
     gray = torch.rand(2, 1, 32, 32, generator=torch.Generator().manual_seed(0))
     things = ["cup", "fire hydrant", "zorblat"]
     scores = grounding.clipseg_regions(model, tokenizer, gray, things)
@@ -191,11 +191,11 @@ def test_clipseg_takes_any_photo_and_one_thing(clipseg, mini):
             found, phrases, _ = steering.word_hints(mini, torch.rand(count, 1, *size), "a red cup", loaded)
             assert found.shape == (count, 3, *size) and len(phrases) == 1
     assert steering.word_hints(mini, torch.rand(1, 1, 20, 20), "a red cup", clipseg)[0].shape == (1, 3, 20, 20)
-    long = grounding.clipseg_regions(*loaded, torch.rand(1, 1, 9, 9), ["a very long name of a thing that nobody has"])
+    long = grounding.clipseg_regions(*loaded, torch.rand(1, 1, 9, 9), ["a very long name of an unknown thing"])
     assert long.shape == (1, 1, 32, 32)
 
 
-def test_no_clipseg_gets_a_plain_message(tmp_path, clipseg):
+def test_a_missing_clipseg_gets_a_plain_message(tmp_path, clipseg):
     with pytest.raises(ValueError, match="no complete CLIPSeg model with its tokenizer in"):
         grounding.load_clipseg(tmp_path / "nowhere")
     (tmp_path / "config.json").write_text((clipseg / "config.json").read_text())

@@ -22,7 +22,7 @@ def photo(data_dir, name, size):
     return torch.tensor(list(picture.tobytes()), dtype=torch.float32).view(size[1], size[0], 3).permute(2, 0, 1) / 255
 
 
-def test_a_point_is_one_pixel_with_its_colour_s_chroma():
+def test_a_point_is_one_pixel_with_the_chroma_of_its_colour():
     drawn = H.hint_map([Hint(5, 3, "#ff8000")], (8, 10), (8, 10))
     assert drawn.shape == (1, 3, 8, 10)
     assert drawn[0, 2].nonzero().tolist() == [[3, 5]]
@@ -43,7 +43,7 @@ def test_hints_scale_from_photo_to_map():
     assert (columns.max() - columns.min() + 1, rows.max() - rows.min() + 1) == (20, 40)
     assert drawn.sum().item() == pytest.approx(math.pi * 10 * 20, rel=0.03)
     assert columns.float().mean() + 0.5 == pytest.approx(50, abs=0.6)
-    # every pixel of the photo has a place on the map, whatever the ratio
+    # every pixel of the photo maps to a pixel of the map, for any ratio
     for size in ((1, 1), (3, 7), (450, 301)):
         for x, y in ((0, 0), (399, 199), (399.9, 0)):
             assert H.hint_map([Hint(x, y, "#204080")], size, (200, 400))[0, 2].sum() == 1
@@ -57,7 +57,7 @@ def test_the_later_hint_wins():
 
 
 @pytest.mark.parametrize("x, y", [(-1, 2), (20, 2), (2, 10), (2, -0.5)])
-def test_a_hint_outside_the_photo_is_named(x, y):
+def test_a_hint_outside_the_photo_is_refused(x, y):
     with pytest.raises(ValueError, match=rf"\({x:g}, {y:g}\) lies outside the photo, which is 20 wide and 10 high"):
         H.hint_map([Hint(x, y, "#ff0000", 50)], (10, 20), (10, 20))
 
@@ -112,12 +112,12 @@ def test_the_later_of_hints_and_strokes_wins():
 
 
 @pytest.mark.parametrize("points", [[(-5, 3)], [(-5, 3), (-1, 9)], [(25, -9), (25, 30)], [(-8, 5), (5, -8)]])
-def test_a_stroke_outside_the_photo_is_named(points):
+def test_a_stroke_outside_the_photo_is_refused(points):
     with pytest.raises(ValueError, match=r"stroke #ff0000 from .* outside the photo, which is 20 wide and 10 high"):
         H.hint_map([Stroke(points, "#ff0000", 50)], (10, 20), (10, 20))
 
 
-def test_many_hints_draw_as_one_by_one_and_far_ends_do_no_harm():
+def test_many_hints_equal_single_draws_and_distant_points_are_harmless():
     generator = torch.Generator().manual_seed(0)
     x, y, radius = (torch.rand(3, 200, generator=generator) * torch.tensor([[50], [40], [6]])).tolist()
     colors = [f"#{i:02x}80{255 - i:02x}" for i in range(200)]

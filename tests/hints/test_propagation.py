@@ -74,7 +74,7 @@ def test_white_noise_the_worst_case_converges():
     np.testing.assert_allclose(confidence[0, 0], expected[1], atol=1e-5)
 
 
-def test_no_hints_give_nothing_and_a_batch_gives_what_its_pictures_give():
+def test_no_hints_give_zeros_and_a_batch_equals_single_pictures():
     pictures = [scene(40, 44, seed) for seed in (1, 2, 3)]
     gray = torch.tensor(np.stack([p[0][None] for p in pictures])).float()
     hints = torch.tensor(np.stack([p[1] for p in pictures])).float()
@@ -119,7 +119,7 @@ def test_propagation_brings_a_photo_nearer_to_its_colours(data_dir):
         assert error[confidence > median].mean() < error[confidence <= median].mean()
 
 
-def test_mismatched_shapes_are_named():
+def test_mismatched_shapes_are_refused():
     gray = torch.zeros(1, 1, 8, 8)
     with pytest.raises(ValueError, match=r"hint_map has shape \(1, 3, 8, 9\); expected \(1, 3, 8, 8\)"):
         propagate(gray, torch.zeros(1, 3, 8, 9))

@@ -1,4 +1,4 @@
-"""Our walk through the UNet's blocks against diffusers' own forward."""
+"""`denoise`, which calls the UNet's blocks itself, against diffusers' own forward."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Captioners: decoding against naive loops and brute force, phrases that go, the training stage."""
+"""Captioners: decoding against naive loops and brute force, removed phrases, the training stage."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def test_any_picture_size(size):
     assert len(tiny_coca()(pictures(2, *size))) == 2
 
 
-def test_tiny_coca_sees_luminance_not_contrast():
+def test_tiny_coca_does_not_depend_on_contrast():
     captioner = tiny_coca()
     gray = pictures()[:, :1].expand(-1, 3, -1, -1)
     gray = 0.3 + 0.4 * gray  # away from 0 and 1, where resampling would clip
@@ -137,7 +137,7 @@ def test_wrong_picture_shape():
         tiny_coca()(torch.rand(3, 32, 32))
 
 
-def test_tiny_coca_wants_a_compact_vocabulary():
+def test_tiny_coca_needs_a_compact_vocabulary():
     with pytest.raises(ValueError, match="compact vocabulary"):
         TinyCoCa(TINY, Tokenizer(32))
 
@@ -270,13 +270,13 @@ KEPT = [
 
 
 @pytest.mark.parametrize("text", STRIPPED)
-def test_monochrome_phrases_go(text):
+def test_monochrome_phrases_are_removed(text):
     assert strip_monochrome(text) == STRIPPED[text]
     assert strip_monochrome(STRIPPED[text]) == STRIPPED[text]
 
 
 @pytest.mark.parametrize("text", KEPT)
-def test_black_and_white_things_stay(text):
+def test_black_and_white_things_are_kept(text):
     assert strip_monochrome(text) == text
 
 

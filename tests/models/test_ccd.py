@@ -114,7 +114,7 @@ def test_hint_encoder_starts_as_identity_and_learns(tiny_preset):
         optimizer.step()
     assert all(p.grad is not None and p.grad.abs().max() > 0 for p in encoder.parameters())
     assert not torch.equal(run(), backbone.denoise(unet, x, t, context))
-    hints.zero_()  # a trained encoder still changes nothing where no hint is
+    hints.zero_()  # a trained encoder still changes nothing where there are no hints
     torch.testing.assert_close(run(), backbone.denoise(unet, x, t, context), rtol=0, atol=0)
 
 

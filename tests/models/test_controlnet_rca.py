@@ -1,4 +1,4 @@
-"""Mapper, conditional encoder, RCA: shapes, what starts at zero, and what learns."""
+"""Mapper, conditional encoder, RCA: shapes, zero initialisation, and gradients."""
 
 from dataclasses import replace
 

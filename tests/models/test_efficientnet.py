@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0's trunk against the released network, and the mapper and captioner that look through it."""
+"""EfficientNet-Lite0's trunk against the released network, and the mapper and captioner that use it."""
 
 from dataclasses import replace
 
@@ -15,7 +15,7 @@ from seada_core.train.encoder import load_encoder
 
 
 def released(weights: bool, size: int = 0):
-    """The released implementation; with random weights and statistics where not `weights`."""
+    """The released implementation; with random weights and statistics unless `weights`."""
     pytest.importorskip("efficientnet_lite_pytorch", reason="the feature network's package is not installed")
     from efficientnet_lite_pytorch import EfficientNet
 
@@ -104,7 +104,7 @@ def test_the_classifier_follows_its_inputs_precision():
     assert [m.dtype for m in maps] == [torch.bfloat16] * 2
 
 
-def test_all_of_the_mapper_learns_but_the_classifier(tiny_preset):
+def test_the_mapper_trains_except_its_classifier(tiny_preset):
     from seada_core.models import backbone
 
     torch.manual_seed(0)
@@ -144,4 +144,4 @@ def test_cached_maps_are_those_of_the_grey_photo_and_of_its_mirror_image(tmp_pat
             torch.testing.assert_close(found, wanted, atol=1e-2, rtol=1e-2)
         flipped += sum(not torch.equal(rgb, batch.rgb.flip(-1)[k]) for k, rgb in enumerate(batch.rgb))
     assert flipped
-    assert Batches(cache, 2, 32, 0)[0].recognized is None  # of crops nothing is known
+    assert Batches(cache, 2, 32, 0)[0].recognized is None  # crops have no cached maps

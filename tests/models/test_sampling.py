@@ -18,7 +18,7 @@ def colorizer(tiny_model):
 
 
 def gaussian(schedule, mean: torch.Tensor, deviation: float):
-    """The best model of data from N(mean, deviation^2), and what its ODE makes of noise at the last timestep."""
+    """The optimal model of data from N(mean, deviation^2), and its ODE's exact solution from noise."""
     alphas = schedule.alphas_cumprod.double()
     v_prediction = schedule.config.prediction_type == "v_prediction"
 
@@ -38,7 +38,7 @@ def gaussian(schedule, mean: torch.Tensor, deviation: float):
 
 
 @pytest.mark.parametrize("preset", [MINI, SD15], ids=lambda preset: preset.name)
-def test_solvers_come_to_the_exact_solution_the_better_ones_sooner(preset):
+def test_solvers_converge_to_the_exact_solution_higher_orders_faster(preset):
     schedule = build_scheduler(preset.diffusion)
     torch.manual_seed(0)
     noise, mean = torch.randn(2, 4, 8, 8), torch.randn(2, 4, 8, 8)
@@ -51,17 +51,17 @@ def test_solvers_come_to_the_exact_solution_the_better_ones_sooner(preset):
             error[name, steps] = (result - exact(noise)).pow(2).mean().sqrt().item()
     for name in SCHEDULERS:
         assert error[name, 50] < error[name, 15] < error[name, 1]
-        # one step of any goes to the x0 that the model estimates at once
+        # with one step, every solver returns the model's x0 estimate
         assert math.isclose(error[name, 1], error["ddim", 1], rel_tol=1e-2)
-        # the last step to x0 is of first order for all, and most of what is left
+        # the last step to x0 is of first order for all, and most of the remaining error
         assert name == "ddim" or error[name, 15] < 0.95 * error["ddim", 15]
         assert name == "ddim" or error[name, 50] < 0.8 * error["ddim", 50]
 
 
 @pytest.mark.parametrize("name", ["unipc", "dpm++"])
 @pytest.mark.parametrize("preset", [MINI, SD15], ids=lambda preset: preset.name)
-def test_given_x0_they_are_diffusers_own(name, preset):
-    """The same as diffusers' scheduler that is told what the model predicts, and turns that into x0 by itself."""
+def test_solvers_given_x0_match_diffusers(name, preset):
+    """Equal to diffusers' scheduler with the model's prediction type, which computes x0 itself."""
     import diffusers
 
     kind = {"unipc": diffusers.UniPCMultistepScheduler, "dpm++": diffusers.DPMSolverMultistepScheduler}[name]
@@ -94,7 +94,7 @@ def test_unknown_scheduler(colorizer):
 
 
 def test_a_shared_controller_runs_once_with_the_prompt(colorizer):
-    """Rows with text are what they are anyway; those without see the controller as the prompt's rows do."""
+    """Rows with text are unchanged; rows without use the same controller features."""
     torch.manual_seed(0)
     unet, control = colorizer.part("unet"), colorizer.part("controlnet_rca")
     x, context, uncond = torch.randn(2, 4, 8, 8), torch.randn(2, 16, 32), torch.randn(2, 16, 32)
@@ -115,7 +115,7 @@ def test_a_shared_controller_runs_once_with_the_prompt(colorizer):
 
 
 def test_a_step_is_one_graph_with_hooks_and_all(colorizer):
-    """What is compiled has no break, does not start again for other photos' hooks, and computes the same."""
+    """The compiled step has no graph break, is not recompiled for other photos' hooks, and computes the same."""
     from seada_core.files.hint_format import Hint
 
     graphs = []
@@ -145,7 +145,7 @@ def test_compiling_without_a_compiler(colorizer, monkeypatch):
 
 
 @pytest.mark.slow
-def test_compiled_colours_the_same(tiny_model, colorizer):
+def test_compiling_gives_the_same_colours(tiny_model, colorizer):
     compiled = Colorizer.from_pretrained(str(tiny_model))
     compiled.compile()
     for size in ((64, 64), (64, 96)):
@@ -154,8 +154,8 @@ def test_compiled_colours_the_same(tiny_model, colorizer):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3)
 
 
-def test_offloading_keeps_on_the_device_what_is_at_work(tiny_model, monkeypatch):
-    """With a device that is none: parts are seen to come and to go, each before it is used."""
+def test_offloading_moves_parts_to_the_device_only_for_use(tiny_model, monkeypatch):
+    """With a fake device: moves are recorded, and every part must be moved there before it is used."""
     colorizer = Colorizer.from_pretrained(str(tiny_model))
     gray = torch.rand(1, 1, 64, 64)
     expected = colorizer.chroma(gray, prompt="a dog")

@@ -75,7 +75,7 @@ def test_semantic_encoder_gives_embeddings_and_mask():
 
 @torch.no_grad()
 def test_names_are_the_same_where_transformers_wraps_the_model(monkeypatch):
-    """Releases before 5 hold the text model in an attribute of another; part files are read by both."""
+    """Releases before 5 wrap the text model in another module; both must read the same part files."""
     from transformers import CLIPTextConfig
     from transformers.models.clip import modeling_clip
 

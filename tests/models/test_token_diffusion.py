@@ -107,7 +107,7 @@ def test_posterior_is_bayes_on_transition_matrices(schedule, cumulative, stride)
         x_t = torch.arange(K + 1).expand(K, -1)
         log_x0 = log_one_hot(K)[:, :, None].expand(K, K, K + 1)
         actual = log_posterior(schedule, log_x0, x_t, t, s).exp().transpose(1, 2)  # (j, m, k)
-        # s = 0 is certain, even of a pair that the process cannot tell: there Bayes divides by a trace of 1e-16
+        # s = 0 is exact even for pairs of probability about 1e-16, where Bayes divides by that
         torch.testing.assert_close(actual, expected, rtol=0, atol=1e-9)
         torch.testing.assert_close(actual.sum(-1), torch.ones(K, K + 1, dtype=torch.float64), rtol=0, atol=1e-9)
 
@@ -207,7 +207,7 @@ def test_categorical_frequencies():
 
 
 class Constant(TokenDiffusion):
-    """Predicts given logits, whatever it sees; remembers the calls."""
+    """Always predicts the given logits; records the calls."""
 
     def __init__(self, logits: Tensor):
         super().__init__(TINY)
@@ -245,7 +245,7 @@ def test_loss_is_the_hand_written_kl(schedule, cumulative):
 
 
 class Exact(TokenDiffusion):
-    """Knows the distribution p of every token: its prediction is Bayes' p(x_0 | x_t), from the cumulative matrices."""
+    """The exact model for tokens of distribution p: predicts p(x_0 | x_t) by Bayes from the cumulative matrices."""
 
     def __init__(self, p: Tensor, cumulative: list[Tensor]):
         super().__init__(TINY)
@@ -321,7 +321,7 @@ def test_an_oracle_recovers_the_truth_and_corrects_replaced_tokens(steps, streng
     sampled = oracle.sample(wrong, torch.zeros(2, 5, 3, 4), None, steps, seeds(1, 2), strength=strength)
     assert torch.equal(sampled, truth)
     replaced = oracle.calls[0][0]
-    assert (replaced != truth).any() and (replaced < K).any()  # it began with unmasked tokens that were wrong
+    assert (replaced != truth).any() and (replaced < K).any()  # the start has unmasked tokens that are wrong
 
 
 def test_strides_and_start_of_sampling():
@@ -364,7 +364,7 @@ def test_temperature_divides_the_logits_and_truncation_follows():
 
 
 def random_model(seed: int = 0) -> TokenDiffusion:
-    """Not at its zero start, where the conditions have no influence."""
+    """A model without zero-initialised weights, with which conditions would have no influence."""
     torch.manual_seed(seed)
     model = TokenDiffusion(TINY).eval()
     with torch.no_grad():
@@ -402,7 +402,7 @@ def test_every_condition_and_the_position_matter():
     ):
         assert (base - other).abs().max() > 1e-3
     turned = model(x, t, z.view(1, 2, 3).mT.flatten(1), gray.mT, context).view(1, K, 3, 2).mT.flatten(2)
-    assert (base - turned).abs().max() > 1e-3  # y and x are told apart
+    assert (base - turned).abs().max() > 1e-3  # y and x are distinguished
 
 
 @pytest.mark.parametrize("height, width", [(1, 1), (1, 9), (13, 4), (40, 40)])
@@ -421,7 +421,7 @@ def test_bad_values_are_refused():
         ("temperature", (z, gray, None, 5, seeds(0)), {"temperature": 0.0}),
         ("truncation", (z, gray, None, 5, seeds(0)), {"truncation": 0.0}),
         ("strength", (z, gray, None, 5, seeds(0)), {"strength": 1.5}),
-        ("one generator a picture", (z, gray, None, 5, seeds(0, 1)), {}),
+        ("one generator per picture", (z, gray, None, 5, seeds(0, 1)), {}),
         (r"must be \(1, 4\), one token for each position", (z[:, :3], gray, None, 5, seeds(0)), {}),
     ):
         with pytest.raises(ValueError, match=match):
@@ -431,7 +431,7 @@ def test_bad_values_are_refused():
 
 
 def test_tiny_training_learns_tokens_from_their_conditions():
-    """Four pictures, told apart only by text, with half of their z_c tokens wrong: sampling gives the true tokens."""
+    """Four pictures that differ only in their text, with half of their z_c tokens wrong: sampling restores them."""
     torch.manual_seed(0)
     model = TokenDiffusion(TINY).train()
     x0 = torch.randint(K, (4, 12))
@@ -440,7 +440,7 @@ def test_tiny_training_learns_tokens_from_their_conditions():
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     before = model.eval().loss(x0, z, gray, context, t=torch.tensor([5, 30, 60, 90]))["kl"].item()
     model.train()
-    reached = set()  # the text's stand-in only learns from batches in which a text was dropped
+    reached = set()  # the empty text's embedding only gets gradients from batches in which a text was dropped
     for _ in range(250):
         optimizer.zero_grad()
         model.loss(*(a.repeat(4, *[1] * (a.ndim - 1)) for a in (x0, z, gray, context)))["loss"].backward()

@@ -23,7 +23,7 @@ LUMA = torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)
 
 
 def trained_looking(config=SMALL, seed=0) -> VQDecoder:
-    """A codec with every weight away from its special initial value, so that no path is dead."""
+    """A codec without zero-initialised weights, so that every path has an influence."""
     torch.manual_seed(seed)
     codec = VQDecoder(config)
     with torch.no_grad():
@@ -74,7 +74,7 @@ def taesd_decoder() -> tuple[torch.nn.Module, dict[str, torch.Tensor]]:
 
 
 @torch.no_grad()
-def test_a_codec_that_starts_from_taesd_shows_taesds_colours():
+def test_a_codec_initialised_from_taesd_gives_its_colours():
     taesd, weights = taesd_decoder()
     codec = VQDecoder(CodecConfig(codes=8, channels=(64,) * 4, blocks=(1, 3, 3, 5))).eval()
     assert start_from_taesd(codec.decoder, weights) == len(weights)
@@ -86,7 +86,7 @@ def test_a_codec_that_starts_from_taesd_shows_taesds_colours():
     )
 
 
-def test_taesds_layers_of_other_sizes_are_left_out_and_other_files_refused(tmp_path):
+def test_taesds_layers_of_other_sizes_are_skipped_and_other_files_refused(tmp_path):
     _, weights = taesd_decoder()
     codec = VQDecoder(CodecConfig(codes=8, channels=(24, 64, 64, 64)))
     left_out = {"17.weight", "19.weight"} | {n for n in weights if n.startswith("18.")}
@@ -143,8 +143,8 @@ def test_a_larger_grey_photo_takes_the_latent_resized():
 
 
 @pytest.mark.parametrize("margin", [128, 256])
-def test_tiles_make_the_whole_picture(margin):
-    """What lies beyond the margin hardly matters; at 256 px, more than the network's reach here, not at all."""
+def test_tiles_equal_the_whole_picture(margin):
+    """Pixels beyond the margin hardly matter; at 256 px, beyond the receptive field here, not at all."""
     codec = trained_looking()
     gray, z = torch.rand(2, 1, 180, 700), torch.randn(2, 4, 22, 88)
     whole, tiled = codec.chroma(z, gray), codec.chroma_tiled(z, gray, 64, margin)
@@ -216,7 +216,7 @@ def test_half_precision_weights_and_a_safetensors_round_trip(tmp_path):
 
 def batch_of(rgb: torch.Tensor, codec_seed=0) -> Batch:
     generator = torch.Generator().manual_seed(codec_seed)
-    # An invertible mixture of the cells' mean colours and noise stands in for an encoder.
+    # An invertible mixture of the cells' mean colours and noise replaces the encoder.
     means = F.avg_pool2d(rgb, 8)
     extra = torch.randn(means[:, :1].shape, generator=generator)
     return make_batch(rgb, torch.cat([4 * (means - 0.5), extra], 1))
@@ -227,7 +227,7 @@ def test_gradient_reaches_every_parameter():
     stage = CodecStage(VQDecoder(SMALL))
     batch = batch_of(torch.rand(4, 3, 32, 32))
     optimizer = torch.optim.SGD(stage.parameters(), lr=0.05)
-    for _ in range(2):  # the grey encoder learns once its maps have left zero
+    for _ in range(2):  # the grey encoder gets gradients once its zero-initialised maps have changed
         optimizer.zero_grad()
         stage(batch)["loss"].backward()
         optimizer.step()
@@ -236,7 +236,7 @@ def test_gradient_reaches_every_parameter():
 
 
 def test_loss_terms_against_pictures():
-    """L1 and MSE as measured on whole RGB pictures with the photo's luminance put back."""
+    """L1 and MSE as measured on whole RGB pictures with the photo's luminance."""
     torch.manual_seed(0)
     stage = CodecStage(VQDecoder(SMALL)).eval()
     rgb = torch.rand(2, 3, 32, 64)
@@ -283,7 +283,7 @@ def test_unused_codes_restart_on_vectors_of_the_batch():
     assert (vectors[0] - stage.codec.codebook[5]).abs().sum(1).min() < 1e-5
 
 
-def test_evaluation_leaves_the_codebook_alone():
+def test_evaluation_does_not_change_the_codebook():
     torch.manual_seed(0)
     stage = CodecStage(VQDecoder(SMALL)).eval()
     before = stage.codec.codebook.clone()

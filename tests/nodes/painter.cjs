@@ -334,11 +334,11 @@ const [width, height] = settings.photo;
   await run(["SeAdaLoadFolder", { folder: "strangers" }], ["PreviewAny", {}, "NAME"]);
   report.stranger.names = await shown("onerror");
   await run(["SeAdaPalette", { colors: markup }], ["PreviewImage", {}, "preview"]);
-  const told = () => document.body.innerText.includes("bad colour");
-  await page.waitForFunction(told, null, { timeout: 120000 });
+  const rejected = () => document.body.innerText.includes("bad colour");
+  await page.waitForFunction(rejected, null, { timeout: 120000 });
   report.stranger.error = await page.evaluate(() => document.body.innerText.match(/bad colour[^\n]*/)[0]);
   report.stranger.marksOfAnswers = await marks();
-  report.errors.length = ownErrors; // of the page, which tells of the prompt that failed
+  report.errors.length = ownErrors; // drop the page's message about the failed prompt
 
   console.log(JSON.stringify(report));
   await browser.close();

@@ -38,7 +38,7 @@ def test_every_workflow_loads_without_a_red_node_and_a_picture_appears(comfy, dr
     workflows = sorted(WORKFLOWS.glob("*.json"))
     report = drive("frontend.cjs", f"http://127.0.0.1:{comfy.port}", WORKFLOWS / "seada-one-node.json", *workflows)
     assert report["unknown"].keys() == {path.name for path in workflows}
-    for name, red in report["unknown"].items():  # newer pages also mark loaders whose file is not there
+    for name, red in report["unknown"].items():  # newer pages also mark loaders whose file is missing
         assert set(red) <= (LOADERS if name.startswith("seada-sd15") else set()), name
     assert report["errors"] == []
     assert report["picture"] == [150, 130]
@@ -126,7 +126,7 @@ def test_the_page_reads_hints_as_python_does():
 
 
 def flat_places(gray) -> list[tuple[int, int]]:
-    """A pixel (x, y) in each third of a grey picture (H, W) whose neighbourhood is even, and of middling luminance."""
+    """A pixel (x, y) in each third of a grey picture (H, W) whose neighbourhood is flat, with medium luminance."""
     import torch.nn.functional as F
 
     side = 21
@@ -142,7 +142,7 @@ def flat_places(gray) -> list[tuple[int, int]]:
 
 @pytest.fixture(scope="module")
 def painted(comfy, drive):
-    """What painter.cjs saw on the hints workflow, with a real photo and three colours that its luminance allows."""
+    """The report of painter.cjs for the hints workflow, with a real photo and three colours that suit it."""
     import torch
     from PIL import Image
 
@@ -200,7 +200,7 @@ def test_undo_redo_and_remove(painted):
     assert steps["stroke redone"] == steps["stroked"]
     assert steps["third removed"] == steps["clicked"][:2] == steps["third removed again"]
     assert steps["third back"] == steps["clicked"]
-    assert painted["sameNode"]  # ComfyUI's own undo, which makes the nodes anew, kept out of it
+    assert painted["sameNode"]  # ComfyUI's own undo, which recreates the nodes, was not triggered
 
 
 def test_a_clicked_hint_is_drawn_in_its_colour(painted):
@@ -217,7 +217,7 @@ def test_the_preview_shows_the_colours_on_the_photo_s_luminance(painted):
 
 
 def test_the_result_has_the_colours_at_their_places_and_the_photo_s_luminance(comfy, painted):
-    """The luminance is the photo's, so what is compared is each colour's chroma on the photo's own luminance there."""
+    """The luminance is the photo's, so each colour's chroma is compared at the photo's luminance."""
     from urllib.parse import parse_qs, urlparse
 
     import torch
@@ -276,7 +276,7 @@ def test_fingers_tap_drag_press_and_pinch(painted):
 
 def test_a_dropped_picture_is_a_reference_to_pick_from(painted):
     assert painted["picked"] == "#20a060"
-    assert painted["nodes"] == 6  # the page made no node of it
+    assert painted["nodes"] == 6  # the page did not create a node for it
 
 
 def test_hints_come_from_files_and_the_clipboard_and_go_there(painted):
@@ -296,7 +296,7 @@ def test_hostile_hints_are_shown_as_text_and_kept(painted):
 
 
 def test_names_prompts_and_hints_with_html_are_text(painted):
-    """A stranger's workflow, whose every text is markup, and what the server answers to it."""
+    """An untrusted workflow with markup in all texts, and the server's answers to it."""
     seen = painted["stranger"]
     assert seen["photo"] == "210 × 140"  # of the file whose name is markup
     assert "unknown field" in seen["message"] and "<img" in seen["message"] and seen["kept"]

@@ -1,4 +1,4 @@
-"""The pack in a real ComfyUI: what it registers, and what its nodes make of good and bad input."""
+"""The pack in a real ComfyUI: what it registers, and its nodes with good and bad input."""
 
 import importlib.util
 import json
@@ -92,7 +92,7 @@ result = [list(a.shape), float(((a - b) @ weights).abs().max()), float((a - a.me
     assert chroma > 0.02
 
 
-def test_a_batch_gives_what_its_pictures_give(comfy):
+def test_a_batch_equals_single_pictures(comfy):
     nodes = colorize() | {"other": node("LoadImage", image="flipped.png")}
     nodes["both"] = node("ImageBatch", image1=["image", 0], image2=["other", 0])
     for name, source in (("color 2", "other"), ("color both", "both")):
@@ -110,7 +110,7 @@ def test_alpha_is_dropped(comfy):
     assert comfy.probe(DIFFERENCE, nodes, a=["color", 0], b=["color 2", 0]) == 0
 
 
-def test_an_empty_prompt_asks_the_captioner(comfy):
+def test_an_empty_prompt_uses_the_captioner(comfy):
     nodes = colorize(prompt="")
     nodes["caption"] = node(
         "SeAdaCaptioner", image=["image", 0], captioner="the model's own", beams=1, max_tokens=30, seada=["load", 1]
@@ -148,7 +148,7 @@ def test_an_interrupted_prompt_stops_and_the_next_one_works(comfy):
 # --- hints ------------------------------------------------------------------------------------------------------------
 
 
-def test_a_hint_is_the_colour_where_it_is(comfy):
+def test_a_hinted_place_has_the_hints_colour(comfy):
     nodes = colorize()
     nodes["hints"] = node("SeAdaHints", image=["image", 0], points=POINT, mask_color="#000000")
     nodes["color"]["inputs"]["hints"] = ["hints", 0]
@@ -185,7 +185,7 @@ def test_a_reference_gives_the_share_of_superpixels_asked_for(comfy):
     assert shown == [1, 80, 120, 3]
 
 
-def test_a_palette_draws_colours_to_itself(comfy):
+def test_a_palette_attracts_colours(comfy):
     nodes = colorize() | {"palette": node("SeAdaPalette", colors="#2040e0", count=3)}
     nodes["color 2"] = node("SeAdaColorize", **nodes["color"]["inputs"] | {"hints": ["palette", 0]})
     code = """
@@ -221,7 +221,7 @@ result = [list(a.shape), float((y(a) - y(b)).abs().max()), float((a - b).abs().m
 
 @pytest.fixture
 def folder(comfy):
-    """Three photos, one in 16 bits, and a file that is none, in ComfyUI's input folder."""
+    """Three photos, one with 16 bits, and a file that is not a picture, in ComfyUI's input folder."""
     import shutil
 
     import numpy as np
@@ -241,7 +241,7 @@ def _folder(**inputs) -> dict:
     return {"folder": node("SeAdaLoadFolder", **{"folder": "folder", "first": 0, "count": 0} | inputs)}
 
 
-def test_a_folder_s_photos_keep_their_sizes_and_what_is_no_photo_is_reported(comfy, folder):
+def test_photos_of_a_folder_keep_their_sizes_and_other_files_are_reported(comfy, folder):
     nodes = _folder()
     nodes["names"] = node("PreviewAny", source=["folder", 1])
     nodes["sizes"] = node("GetImageSize", image=["folder", 0])
@@ -275,8 +275,8 @@ def test_a_large_folder_is_read_in_parts(comfy, folder):
 @pytest.mark.parametrize(
     ("inputs", "message"),
     [
-        ({"folder": "../models"}, "lies outside ComfyUI's input folder"),
-        ({"folder": "/"}, "lies outside ComfyUI's input folder"),
+        ({"folder": "../models"}, "is outside ComfyUI's input folder"),
+        ({"folder": "/"}, "is outside ComfyUI's input folder"),
         ({"folder": "nowhere"}, "no folder 'nowhere' in ComfyUI's input folder.*create it and put photos there"),
         ({"folder": "folder", "first": 9}, "first is 9, and the folder has 4 photos"),
         ({"folder": "folder", "count": 1}, "none of the files could be read:\n.*a.jpg is not a picture"),
@@ -304,7 +304,7 @@ def _graph(**changes) -> dict:
     return nodes | {"show": node("PreviewImage", images=["decode", 0])}
 
 
-NOT_LISTED = "'nowhere.*' not in "  # newer ComfyUIs compare with the list before the node is asked
+NOT_LISTED = "'nowhere.*' not in "  # newer ComfyUIs check the list before they call the node
 
 
 @pytest.mark.parametrize(
@@ -380,6 +380,6 @@ def test_a_folder_without_a_unet_serves_as_parts_beside_another_model(comfy, tin
     assert comfy.probe("result = list(a.shape)", nodes, a=["decode", 0]) == [1, 80, 120, 3]
     nodes["control"]["inputs"]["model"] = ["parts", 0]
     blocked = comfy.run(nodes | {"show": node("PreviewImage", images=["decode", 0])})
-    assert "show" not in blocked  # ComfyUI shows the reason in the page alone
+    assert "show" not in blocked  # ComfyUI shows the reason only in the page
     with pytest.raises(PromptError, match="SeAda Colorize needs a whole model"):
         comfy.probe("", colorize(model="parts"), a=["color", 0])

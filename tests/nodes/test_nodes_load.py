@@ -16,12 +16,12 @@ def _proc():
         pytest.skip("memory is read from /proc")
 
 
-def test_a_dozen_mixed_prompts_give_what_they_give_alone(comfy):
+def test_mixed_prompts_give_the_same_results_as_alone(comfy):
     found = load.run(comfy, 16, seed=3, seeds=1, sizes=2)
     assert found.faults == []
     assert found.answered >= 6 and found.refused
     assert found.answered + sum(found.refused.values()) + found.stopped == 16
-    # a server that has just started still grows by up to 5 %
+    # shortly after its start, a server still grows by up to 5 %
     assert statistics.median(found.memory[-3:]) <= 1.09 * found.memory[0]
 
 
@@ -33,7 +33,7 @@ def test_each_kind_of_bad_prompt_is_refused(comfy, kind):
 
 
 @pytest.mark.slow
-def test_a_hundred_prompts_take_no_more_memory(comfy):
+def test_100_prompts_do_not_increase_memory(comfy):
     before = len(comfy.log.read_text())
     found = load.run(comfy, 100)
     assert found.faults == []

@@ -33,5 +33,5 @@ result = sorted(float(change.norm()) for change in changes)
         float((0.5 * tensors[f"{layer}.lora_up.weight"] @ tensors[f"{layer}.lora_down.weight"]).norm())
         for layer in layers
     )
-    assert len(found) == len(wanted) > 0  # every layer of the file has its place in ComfyUI's UNet
+    assert len(found) == len(wanted) > 0  # every layer of the file has a counterpart in ComfyUI's UNet
     torch.testing.assert_close(torch.tensor(found), torch.tensor(wanted), rtol=1e-3, atol=1e-4)

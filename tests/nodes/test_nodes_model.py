@@ -1,4 +1,4 @@
-"""MODEL in a real ComfyUI: the same UNet, patches that leave no trace, and graphs that equal the headless pipeline."""
+"""MODEL in a real ComfyUI: the same UNet, patches without side effects, graphs that equal the headless pipeline."""
 
 import pytest
 import torch
@@ -81,8 +81,8 @@ def test_a_lora_works_on_model(comfy):
 
 
 @pytest.mark.parametrize(("steps", "limit"), [(2, 0.02), (5, 0.02), (7, 1.0)])
-def test_the_embedded_graph_gives_what_the_headless_pipeline_gives(comfy, steps, limit):
-    """KSampler with ddim and simple takes our timesteps where the steps divide 1000; else it rounds otherwise."""
+def test_the_embedded_graph_equals_the_headless_pipeline(comfy, steps, limit):
+    """KSampler with ddim and simple uses our timesteps if the steps divide 1000; otherwise it rounds differently."""
     nodes = full_graph(model="embedded", steps=steps) | {
         "color": colorize(model="embedded", steps=steps)["color"],
     }
@@ -119,7 +119,7 @@ def test_hints_through_ccd_equal_hints_in_the_pipeline(comfy):
     assert (guided - free).abs().mean() > 1e-3
 
 
-def test_guidance_decodes_once_a_step_at_most_and_looks_at_the_photo_once(comfy):
+def test_guidance_decodes_at_most_once_per_step_and_encodes_the_photo_once(comfy):
     from graphs import POINT, ccd
 
     code = """
@@ -179,7 +179,7 @@ def test_tiles_decode_to_the_same_picture(comfy):
     assert largest < 2
 
 
-def test_short_memory_leads_to_tiles(comfy):
+def test_tiles_are_used_when_memory_is_short(comfy):
     code = """
 decoder = a.part("vq_decoder")
 whole = decoder.chroma
@@ -233,7 +233,7 @@ def test_a_clone_s_patches_never_touch_the_original_and_a_second_queue_gives_the
     assert comfy.probe(left, nodes, a=["load", 0]) == 0
 
 
-def test_two_windows_make_the_whole(comfy):
+def test_two_windows_equal_the_whole(comfy):
     nodes = full_graph(steps=4)
     halves = [nodes["control"]["inputs"] | {"start": start, "end": end} for start, end in ((0.0, 0.5), (0.5, 1.0))]
     nodes["first"] = node("SeAdaApplyControlNetRCA", **halves[0])
@@ -245,8 +245,8 @@ def test_two_windows_make_the_whole(comfy):
     assert not torch.equal(whole, half)
 
 
-def test_the_controller_maps_the_photo_once_a_sampling(comfy):
-    """And again where the size is another; the picture is what it is without that."""
+def test_the_controller_maps_the_photo_once_per_sampling(comfy):
+    """And again for another size; the picture does not change."""
     code = """
 mapper, out = a.patcher.model.module.mapper, a
 mapper.calls, forward = 0, mapper.forward
@@ -267,7 +267,7 @@ mapper.forward = count
     assert comfy.probe(end, nodes, a=["counted", 0], **wires) in (2, 3)  # as the order of the samplers is
 
 
-def test_batches_see_their_own_pictures(comfy):
+def test_each_latent_of_a_batch_uses_its_own_picture(comfy):
     nodes = full_graph(cfg=2.0) | {"other": node("LoadImage", image="flipped.png")}
     nodes["both"] = node("ImageBatch", image1=["image", 0], image2=["other", 0])
     nodes["twice"] = node("RepeatLatentBatch", samples=["latent", 0], amount=2)
@@ -300,7 +300,7 @@ result = [
 """
 
 
-def test_each_row_sees_its_part_of_the_photo(comfy):
+def test_each_row_uses_its_part_of_the_photo(comfy):
     assert comfy.probe(AREAS, {"load": node("SeAdaLoadModel", model_name="tiny")}, a=["load", 1]) == [True] * 3
 
 
@@ -316,7 +316,7 @@ def test_areas_and_masks_sample(comfy):
 
 
 def test_gradients_pass_weights_that_were_moved_in_inference_mode(comfy):
-    """On a GPU ComfyUI moves weights inside inference mode; a clone made there stands in for the move."""
+    """On a GPU ComfyUI moves weights inside inference mode; here they are cloned in inference mode instead."""
     from graphs import POINT, ccd
 
     code = """

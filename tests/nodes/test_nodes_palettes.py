@@ -47,14 +47,14 @@ def test_a_caption_finds_schemes_which_are_joined_and_shown(comfy):
     assert name == " + ".join(scheme.name for scheme in found)
 
 
-def test_without_a_caption_the_embedded_model_looks(comfy):
+def test_without_a_caption_the_scheme_is_found_from_the_photo(comfy):
     nodes = bank()
     name = comfy.probe("result = a", nodes, a=["bank", 2])
     assert name in palettes.load_schemes()
     assert comfy.probe("result = a", bank(caption="qqq zzz"), a=["bank", 2]) == name  # near no scheme: it looks too
 
 
-def test_earlier_hints_stay(comfy):
+def test_earlier_hints_are_kept(comfy):
     nodes = bank(scheme="Dutch interior", hints=["palette", 0])
     nodes["palette"] = node("SeAdaPalette", colors="#123456", count=3, hints=["points", 0])
     points = '[{"x": 30, "y": 20, "color": "#d04020"}]'
@@ -113,7 +113,7 @@ def test_an_unknown_scheme_is_refused_with_names_like_it(comfy, scheme):
         comfy.queue(bank(scheme=scheme) | {"show": node("PreviewImage", images=["bank", 1])})
 
 
-def test_without_a_captioner_it_says_what_to_do(comfy):
+def test_without_a_captioner_the_error_says_what_to_do(comfy):
     nodes = bank()
     code = """
 import sys

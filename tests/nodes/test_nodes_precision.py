@@ -1,8 +1,8 @@
-"""Precisions and short memory in a real ComfyUI: the embedded model's pictures stay what they are in fp32.
+"""Precisions and short memory in a real ComfyUI: the embedded model's pictures stay close to those in fp32.
 
-On the CPU, ComfyUI stores a UNet in half precision where asked to and computes in fp32; in half it computes on GPUs
-alone. Here some tests make it compute in half on the CPU, and one takes "meta" for a GPU: it has no data, but refuses
-to mix with tensors of the CPU.
+On the CPU, ComfyUI can store a UNet in half precision but computes in fp32; it computes in half only on GPUs. Here
+some tests make it compute in half on the CPU, and one uses "meta" as a GPU: its tensors have no data, but cannot be
+mixed with those of the CPU.
 """
 
 import pytest
@@ -30,7 +30,7 @@ def graphs() -> dict:
 
 
 def pictures(server, nodes: dict | None = None) -> dict[str, torch.Tensor]:
-    """What the four come to in a server."""
+    """The four pictures of a server."""
     path = server.base / "pictures.pt"
     wires = {letter: [kind, 0] for letter, kind in zip("abcd", KINDS)}
     server.probe(f"import torch; torch.save([a, b, c, d], {str(path)!r})", nodes or graphs(), **wires)
@@ -144,7 +144,7 @@ result = [left, stay, sorted({output.device.type for output in outputs})]
 """
 
 
-def test_what_is_loaded_in_part_runs_on_another_device_than_the_one_that_keeps_the_rest(comfy):
+def test_partly_loaded_models_run_on_another_device_than_the_offloaded_weights(comfy):
     nodes = {"load": node("SeAdaLoadModel", model_name="embedded")}
     left, stay, devices = comfy.probe(ON_ANOTHER_DEVICE, nodes, a=["load", 1])
     assert left == []

@@ -1,6 +1,6 @@
-"""What a stranger's workflow may not do in a real server: read or write elsewhere, reach the network, end the server.
+"""An untrusted workflow in a real server cannot read or write elsewhere, reach the network, or crash the server.
 
-An audit hook inside the server notes every file that is opened and every address that is asked for.
+An audit hook inside the server records every opened file and every requested address.
 """
 
 import json
@@ -39,7 +39,7 @@ PACK = 'import sys; folders = next(m for n, m in list(sys.modules.items()) if n.
 
 @pytest.fixture(scope="module")
 def bait(comfy, tiny_model, tmp_path_factory):
-    """A folder elsewhere whose files are good ones: whatever opens them would succeed."""
+    """A folder elsewhere with valid files: opening them would succeed."""
     folder = tmp_path_factory.mktemp("bait-elsewhere")
     shutil.copytree(tiny_model, folder / "model")
     Image.open(comfy.base / "input" / "photo.png").save(folder / "photo.png")
@@ -60,7 +60,7 @@ def hostile(bait, comfy) -> list[str]:
 
 
 def around(comfy, name: str, **changes) -> dict:
-    """A prompt that runs a node with its defaults, wired by the types of its inputs, but for `changes`."""
+    """A prompt that runs a node with its defaults, connected by the types of its inputs, except for `changes`."""
     nodes = {
         "image": node("LoadImage", image="odd.png"),
         "load": node("SeAdaLoadModel", model_name="tiny"),
@@ -82,7 +82,7 @@ def around(comfy, name: str, **changes) -> dict:
 
 
 def widgets(comfy, kinds: tuple[str, ...]) -> list[tuple[str, str]]:
-    """(node, input) of all of the pack's that a workflow gives a value of these kinds."""
+    """(node, input) of all inputs of the pack whose values of these kinds are stored in workflows."""
     found = []
     for name, info in sorted(comfy.object_info.items()):
         for group in info["input"].values() if name.startswith("SeAda") else ():
@@ -93,7 +93,7 @@ def widgets(comfy, kinds: tuple[str, ...]) -> list[tuple[str, str]]:
 
 
 def foreign(seen: list[list[str]], bait) -> list[list[str]]:
-    """What should not have been: the bait, the network, other programs."""
+    """Forbidden events: access to the bait or the network, other programs."""
     names = (str(bait), "etc/passwd", "example.org", "custom_nodes/..")
     outward = ("socket.connect", "socket.getaddrinfo", "os.system", "subprocess.Popen")
     return [one for one in seen if one[0] in outward or any(name in one[1] for name in names)]
@@ -107,7 +107,7 @@ def attempt(comfy, nodes: dict) -> str:
     return ""
 
 
-def test_the_watch_sees_what_it_should(comfy, bait):
+def test_the_audit_hook_records_events(comfy, bait):
     comfy.probe(WATCH)
     code = (
         f"open({str(bait / 'photo.png')!r}).close(); import socket; s = socket.socket(); s.connect_ex(('127.0.0.1', 9))"
@@ -117,7 +117,7 @@ def test_the_watch_sees_what_it_should(comfy, bait):
 
 
 @pytest.mark.parametrize("every", [5, pytest.param(1, marks=pytest.mark.slow)])
-def test_no_text_and_no_choice_leads_out_or_to_the_network(comfy, bait, every):
+def test_no_text_or_choice_reaches_other_files_or_the_network(comfy, bait, every):
     values = hostile(bait, comfy)
     texts, choices = widgets(comfy, ("STRING",)), widgets(comfy, ("COMBO",))
     assert len(texts) >= 7 and len(choices) >= 5
@@ -135,8 +135,8 @@ def test_no_text_and_no_choice_leads_out_or_to_the_network(comfy, bait, every):
     assert attempt(comfy, around(comfy, "SeAdaColorize")) == ""  # and it still works
 
 
-def test_no_name_that_passes_the_list_leads_out(comfy, bait):
-    """A wire hands over what the server's lists have not seen."""
+def test_names_that_bypass_the_list_cannot_leave_the_folders(comfy, bait):
+    """Values from links are not checked against the server's lists."""
     code = """
 result = []
 for name in VALUES + [None, 3, [], {}, b"x"]:
@@ -194,7 +194,7 @@ del folder_paths.folder_names_and_paths["elsewhere"]
 
 @pytest.mark.parametrize("count", [1, pytest.param(13, marks=pytest.mark.slow)])
 def test_wild_numbers_and_wrong_types_are_refused_or_harmless(comfy, count):
-    """Each costs an error or a picture, and never the server."""
+    """Each gives an error or a picture, and the server keeps running."""
     wild = [float("nan"), float("inf"), -1e309, 1e309, 10**30, -(10**30), 2**64, "abc", None, [], {}, [1], True]
     rng = random.Random(0)
     for name, key in widgets(comfy, ("INT", "FLOAT", "BOOLEAN")):

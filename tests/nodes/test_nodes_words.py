@@ -6,7 +6,7 @@ from comfy_server import PromptError, colorize, full_graph, node
 
 DIFFERENCE = "result = float((a - b).abs().max())"
 SOFT = "result = [list(a.soft.shape), float(a.soft[:, 2].max()), list(b.shape), a.map is None]"
-# chroma (b - y, r - y) over the cup's inside, and what the soft mask is there
+# mean chroma (b - y, r - y) inside the cup
 CUP = """
 def chroma(x):
     y = (x @ x.new_tensor([0.299, 0.587, 0.114]))[..., None]
@@ -68,7 +68,7 @@ def test_the_thing_takes_its_colour_in_one_node(comfy):
 
 
 def test_the_thing_takes_its_colour_in_the_full_graph(comfy):
-    """CCD leaves soft hints alone, VQ Decode has the last word."""
+    """CCD ignores soft hints; VQ Decode applies them."""
     nodes = full_graph(model="embedded") | words("a red cup")
     weights = {"hint": 1.0, "palette": 0.3, "exposure": 0.0, "constancy": 0.0, "smoothness": 0.0, "modulation": 1.0}
     wires = {"model": ["control", 0], "image": ["image", 0], "seada": ["load", 1], "hints": ["words", 0]}
@@ -97,7 +97,7 @@ def test_a_point_wins_over_words(comfy):
 
 
 @pytest.mark.parametrize(("text", "model"), [("a red cup", "embedded"), ("a red dog", "tiny")])
-def test_a_batch_of_photos_gets_what_each_gets(comfy, text, model):
+def test_a_batch_equals_single_photos(comfy, text, model):
     nodes = batch(words(text, model))
     for name in ("other", "both"):
         nodes[f"by {name}"] = node("SeAdaHintsFromText", **nodes["words"]["inputs"] | {"image": [name, 0]})
@@ -136,7 +136,7 @@ def test_unknown_things_are_named(comfy):
         comfy.run(attention | {"show": node("PreviewImage", images=["words", 1])})
 
 
-def test_a_model_that_cannot_look_says_so(comfy):
+def test_recognition_without_a_classifier_is_refused(comfy):
     show = {"show": node("PreviewImage", images=["words", 1])}
     with pytest.raises(PromptError, match="no classifier to find things with; use attention or CLIPSeg"):
         comfy.run(words("a red dog", "tiny", source="recognition") | show)
@@ -160,7 +160,7 @@ def test_clipseg_folders_are_listed_and_find_things(comfy):
 # --- a reference picture ----------------------------------------------------------------------------------------------
 
 
-def test_a_reference_lends_its_colours(comfy):
+def test_a_reference_transfers_its_colours(comfy):
     nodes = colorize(model="embedded") | reference()
     nodes["by reference"] = node("SeAdaColorize", **nodes["color"]["inputs"] | {"hints": ["reference", 0]})
     _, after, lent = comfy.probe(CUP, nodes, a=["color", 0], b=["by reference", 0], c=["warm", 0])

@@ -1,4 +1,4 @@
-"""The painter's route in a real server: good answers are the core's, bad requests get a plain refusal."""
+"""The painter's route in a real server: answers equal the core's, bad requests get a plain error."""
 
 import base64
 import io
@@ -47,7 +47,7 @@ def test_no_hints_give_the_grey_picture(comfy):
 
 
 def bomb() -> str:
-    """A PNG that says it has 100,000 x 100,000 pixels."""
+    """A PNG that declares 100,000 x 100,000 pixels."""
 
     def chunk(name: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
@@ -90,7 +90,7 @@ def bomb() -> str:
         (request(picture="A" * 2_000_000), "longer than 2000000 bytes"),
     ],
 )
-def test_a_bad_request_is_refused_in_words(comfy, body, message):
+def test_a_bad_request_is_refused_with_a_message(comfy, body, message):
     status, answer = ask(comfy, body)
     assert status == 400
     error = json.loads(answer)["error"]
@@ -99,7 +99,7 @@ def test_a_bad_request_is_refused_in_words(comfy, body, message):
 
 
 def test_other_types_of_content_are_refused(comfy):
-    """A page of another site can send these without asking the browser's leave."""
+    """A page of another site can send these without a preflight request."""
     for content_type in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x"):
         status, answer = ask(comfy, json.dumps(request()).encode(), content_type)
         assert status == 400 and "application/json" in json.loads(answer)["error"]

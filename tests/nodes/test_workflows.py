@@ -1,4 +1,4 @@
-"""Each workflow has a thumbnail and an API twin that says the same, fits the nodes, and runs in a real ComfyUI.
+"""Each workflow has a thumbnail and an equivalent API prompt, fits the nodes, and runs in a real ComfyUI.
 
 Those for Stable Diffusion 1.5 need a user's own files: they run among the slow tests, on random ones.
 """
@@ -46,7 +46,7 @@ def as_prompt(workflow: dict, object_info: dict) -> dict:
                         next(values)  # a widget of the page's own
                 if name in linked:
                     inputs[name] = links[linked[name]]
-        assert next(values, None) is None, f"{node['type']} has widgets too many"
+        assert next(values, None) is None, f"{node['type']} has too many widget values"
         prompt[str(node["id"])] = {"class_type": node["type"], "inputs": inputs}
     return prompt
 
@@ -67,13 +67,13 @@ def test_links_of_both_ends_agree(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_workflow_says_what_its_twin_says(comfy, name):
+def test_a_workflow_equals_its_api_twin(comfy, name):
     assert as_prompt(json.loads((WORKFLOWS / f"{name}.json").read_text()), comfy.object_info) == twin(name)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_server_offers_a_workflow_and_its_thumbnail(comfy, name):
-    """ComfyUI serves one folder of a pack's templates alone, and takes several names for it."""
+    """ComfyUI serves only one folder of a pack's templates, which may have one of several names."""
     assert name in comfy.get("/workflow_templates")["ComfyUI-SeAda"]
     address = f"/api/workflow_templates/ComfyUI-SeAda/{name}"
     assert comfy.read_bytes(f"{address}.json") == (WORKFLOWS / f"{name}.json").read_bytes()

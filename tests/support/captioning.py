@@ -1,4 +1,4 @@
-"""What the captioners' tests share."""
+"""Shared by the captioners' tests."""
 
 import torch
 

@@ -18,7 +18,7 @@ RUN_SECONDS = 300
 
 
 def find() -> tuple[Path, Path] | str:
-    """ComfyUI's folder and its Python, or a line that says what is missing."""
+    """ComfyUI's folder and its Python, or a message about what is missing."""
     named = os.environ.get("COMFYUI_DIR")
     places = [Path(named)] if named else []
     if not named and ROOT.parent.name == "custom_nodes":
@@ -38,7 +38,7 @@ def find() -> tuple[Path, Path] | str:
 
 
 class PromptError(Exception):
-    """A prompt that the server refused, or a node that failed; the text is what the user sees."""
+    """A prompt that the server refused, or a node that failed; the text is the one shown to users."""
 
 
 class Server:
@@ -106,7 +106,7 @@ class Server:
         return self.post("/prompt", {"prompt": prompt})["prompt_id"]
 
     def wait(self, prompt_id: str, every: float = 0.1) -> dict:
-        """The prompt's outputs by node id, asked for every so many seconds.
+        """The prompt's outputs by node id, polled every `every` seconds.
 
         Raises:
             PromptError: with the failing node's message.

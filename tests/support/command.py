@@ -1,4 +1,4 @@
-"""What the tests of `python -m seada_core.colorize` share; see also `photo` and `run` in conftest.py."""
+"""Shared by the tests of `python -m seada_core.colorize`; see also `photo` and `run` in conftest.py."""
 
 import errno
 import io
@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def scene(width: int = 40, height: int = 28) -> Image.Image:
-    """A colour picture of smooth shading and hard edges."""
+    """A colour picture with smooth shading and hard edges."""
     y, x = np.mgrid[:height, :width]
     rgb = np.stack([255 * x / max(1, width - 1), 255 * y / max(1, height - 1), 128 + 100 * np.sin(x / 3)], -1)
     image = Image.fromarray(rgb.astype(np.uint8))
@@ -21,7 +21,7 @@ def scene(width: int = 40, height: int = 28) -> Image.Image:
 
 
 def no_traces(folder: Path) -> bool:
-    """Whether a folder is free of half-written files."""
+    """Whether a folder has no partially written files."""
     return not [p for p in folder.rglob("*") if p.name.startswith(".") or ".part" in p.name]
 
 

@@ -1,4 +1,4 @@
-"""Training runs of tiny stages, in this process or in two: `python tests/support/distributed.py PLAN.json`, once a
+"""Training runs of tiny stages, in this process or in two: `python tests/support/distributed.py PLAN.json` for each
 rank."""
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ CAPTIONS = ["a photo of a dog", "a photo of green grass by the sea", "a photo of
 
 
 def run(stage: str, cache: str, out: str, steps: int, fsdp: bool = False, validate: bool = False, **changes) -> None:
-    """`fit` of a stage with tiny random parts, the same in every process; resumes where `out` holds a checkpoint."""
+    """`fit` of a stage with tiny random parts, the same in every process; resumes if `out` holds a checkpoint."""
     import torch
     from conftest import make_tiny_parts
 
@@ -74,7 +74,7 @@ def command(*argv: str) -> None:
 
 
 def pair(folder: Path, plan: list[dict], **environment: str) -> None:
-    """Run a plan in two processes, joined by gloo; raises with their output where one fails."""
+    """Run a plan in two processes, connected by gloo; raises with their output if one fails."""
     path = folder / "plan.json"
     path.write_text(json.dumps(plan))
     with socket.socket() as free:
@@ -105,7 +105,7 @@ def pair(folder: Path, plan: list[dict], **environment: str) -> None:
 
 
 if __name__ == "__main__":
-    faulthandler.dump_traceback_later(SECONDS - 10)  # where it hangs, if it does
+    faulthandler.dump_traceback_later(SECONDS - 10)  # shows where it hangs
     for item in json.loads(Path(sys.argv[1]).read_text()):
         kind = item.pop("kind", "run")
         if kind == "run":

@@ -10,7 +10,7 @@ bridge, presets, checkpoints = (
 Control = import_module(pack + ".nodes.controlnet_rca").Control
 torch.manual_seed(0)
 
-def fill(module):  # ComfyUI leaves weights as memory was
+def fill(module):  # ComfyUI does not initialise weights
     for name, parameter in module.named_parameters():
         scale = parameter[0].numel() ** -0.5 if parameter.ndim > 1 else 0
         torch.nn.init.normal_(parameter, std=scale) if scale else parameter.fill_(float(name.endswith("weight")))

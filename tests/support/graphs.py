@@ -1,4 +1,4 @@
-"""Hints and nodes that several tests of the nodes wire up."""
+"""Hints and nodes shared by tests of the nodes."""
 
 from comfy_server import node
 
@@ -12,5 +12,5 @@ def ccd(**inputs) -> dict:
 
 
 def forget(comfy) -> None:
-    """Drop cached results, so that the next prompt computes and loads all anew."""
+    """Drop cached results, so that the next prompt computes and loads everything again."""
     comfy.post("/free", {"unload_models": True, "free_memory": True})

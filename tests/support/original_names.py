@@ -1,6 +1,6 @@
 """Stable Diffusion's original (ldm) names for diffusers' modules, written from the original code's block order.
 
-The product translates the other way and by diffusers' own functions; ComfyUI's classes are the third witness.
+The converter translates in the other direction by diffusers' own functions; ComfyUI's classes are a third reference.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def text(state: dict[str, Tensor], prefix: str = "cond_stage_model.transformer.t
 
 
 def leftovers() -> dict[str, Tensor]:
-    """What a real checkpoint carries besides: the schedule's constants, averaged copies, positions."""
+    """Other tensors of a real checkpoint: the schedule's constants, averaged copies, positions."""
     constants = (
         "betas", "alphas_cumprod", "alphas_cumprod_prev", "sqrt_alphas_cumprod", "sqrt_one_minus_alphas_cumprod",
         "log_one_minus_alphas_cumprod", "sqrt_recip_alphas_cumprod", "sqrt_recipm1_alphas_cumprod",

@@ -1,4 +1,4 @@
-"""Random weights of Stable Diffusion 1.5's layout, small, in every form in which they are published."""
+"""Small random weights in Stable Diffusion 1.5's layout, in every published format."""
 
 from __future__ import annotations
 
@@ -49,11 +49,11 @@ class SmallSD15:
     modules: dict[str, nn.Module]
     single_file: Path
     diffusers: Path  # a folder, as diffusers itself writes it
-    parts: Path  # a folder of what stands beside a base: controller, adapter, hint encoder
+    parts: Path  # a folder of parts to use with a base model: controller, adapter, hint encoder
 
 
 def build(folder: Path) -> SmallSD15:
-    """All of it below a folder."""
+    """Write all formats into a folder."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         modules = {
@@ -64,17 +64,17 @@ def build(folder: Path) -> SmallSD15:
         }
         parts = {part: part_files.build(part, SMALL) for part in ("controlnet_rca", "semantic_adapter", "hint_encoder")}
         for module in (*modules.values(), *parts.values()):
-            for parameter in module.parameters():  # zero layers must not hide a fault
+            for parameter in module.parameters():  # zero-initialised layers could hide a fault
                 if parameter.abs().max() == 0:
                     nn.init.normal_(parameter, std=0.03)
             module.eval()
-        nn.init.normal_(parts["controlnet_rca"].encoder.conv_in.weight[:, 4:], std=0.2)  # an untrained one is blind
+        nn.init.normal_(parts["controlnet_rca"].encoder.conv_in.weight[:, 4:], std=0.2)  # untrained ones ignore c_f
     result = SmallSD15(modules, folder / "model.safetensors", folder / "diffusers", folder / "parts")
     tensors = original_names.checkpoint(modules["unet"], modules["text_encoder"], modules["vae"], LAYERS, ATTENTION)
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, result.single_file)
     modules["unet"].save_pretrained(result.diffusers / "unet")
     text = modules["text_encoder"].model
-    if not hasattr(text, "save_pretrained"):  # transformers before 5 hold it in an attribute of another
+    if not hasattr(text, "save_pretrained"):  # transformers before 5 wrap it in another module
         from transformers import CLIPTextModel
 
         inner, text = text, CLIPTextModel(text.config)

@@ -21,7 +21,7 @@ SIZES = [
 
 
 def make_batch(rgb: Tensor | int, latent: Tensor | None = None, **values) -> Batch:
-    """A batch of pictures (B, 3, H, W), or of two random ones of a size; what is not given is made up."""
+    """A batch of pictures (B, 3, H, W), or of two random ones of a size; other values are random by default."""
     generator = torch.Generator().manual_seed(0)
     if isinstance(rgb, int):
         rgb = torch.rand(2, 3, rgb, rgb, generator=generator)
@@ -35,7 +35,7 @@ def make_batch(rgb: Tensor | int, latent: Tensor | None = None, **values) -> Bat
 
 
 def encode(rgb: Tensor) -> Tensor:
-    """Stands in for a latent encoder: the cells' mean colours and their brightness."""
+    """Replaces the latent encoder: the cells' mean colours and their brightness."""
     means = torch.nn.functional.avg_pool2d(rgb, 8)
     return torch.cat([means, means.mean(1, keepdim=True)], 1)
 

@@ -1,4 +1,4 @@
-"""Benchmarks that carry claims of the documents: their parts on small inputs."""
+"""Benchmarks that the documents quote, on small inputs."""
 
 import argparse
 import json
@@ -136,7 +136,7 @@ def test_an_ablation_trains_each_row_once(pictures, tiny_model, tmp_path, monkey
         ablations.main([*arguments, "--pretrain", "2"])
 
 
-def test_rows_of_a_table_train_as_long_whatever_their_stages():
+def test_all_rows_of_a_table_train_equally_long():
     for name in ("seada-stages", "seada-adapter", "seada-control"):
         for row in ablations._tables()[name]:
             steps = ablations.steps_of(row, 2000)
@@ -144,7 +144,7 @@ def test_rows_of_a_table_train_as_long_whatever_their_stages():
     assert ablations.steps_of(ablations._tables()["seada-stages"][-1], 80) == {"stage1": 20, "stage2": 50, "stage3": 10}
 
 
-def test_a_table_says_what_contradicts_the_paper():
+def test_a_table_reports_contradictions_to_the_paper():
     rows = [ablations.Row("one", {"PSNR": 20.0, "FID": 9}), ablations.Row("two", {"PSNR": 22.0, "FID": 3})]
     rows.append(ablations.Row("three"))
 
@@ -174,7 +174,7 @@ def kodak(data_dir, tmp_path):
 
 
 def test_decoders_of_the_table_on_true_latents(data_dir, kodak):
-    """Grey injection beats putting luminance back, which beats the plain decode; each is what it is called."""
+    """Grey injection beats merging with the luminance, which beats the plain decode."""
     taesd = data_dir / "taesd"
     options = argparse.Namespace(
         model="mini", device="cpu", protocol="own", pictures=2, validation=kodak,
@@ -197,13 +197,13 @@ def test_captions_of_the_table(tiny_model, pictures):
     truth = torch.stack([sources.to_tensor(entry.load()) for entry in sources.find(pictures)])
     gray = sources.gray_of(truth)
     captioned = ablation_models.true_captions(options)
-    assert captioned.say(gray)[:2] == ["a photo of a cat", "a photo of a dog on grass"]
-    plain = captioned.colorizer(gray, prompt=captioned.say(gray))
+    assert captioned.caption(gray)[:2] == ["a photo of a cat", "a photo of a dog on grass"]
+    plain = captioned.colorizer(gray, prompt=captioned.caption(gray))
     torch.testing.assert_close(captioned(gray), plain)
 
 
 def test_guidance_by_single_terms(pictures):
-    """Constancy brings the channels' means together; luminance is the photo's already, and moves nothing."""
+    """Constancy reduces the differences of the channels' means; the luminance term, already met, changes nothing."""
     options = argparse.Namespace(model="mini", device="cpu")
     gray = sources.gray_of(torch.stack([sources.to_tensor(entry.load()) for entry in sources.find(pictures)][:2]))
     constancy, luminance = (ablation_models.guided(terms)(options) for terms in (("constancy",), ("luminance",)))

@@ -27,7 +27,7 @@ QUICK = settings(max_examples=200, deadline=None, suppress_health_check=list(Hea
 
 
 @pytest.mark.parametrize("name", COUNTS)
-def test_nothing_but_the_readers_own_error_comes_out(name, tmp_path):
+def test_readers_raise_only_their_own_errors(name, tmp_path):
     reader = fuzz.READERS[name]()
     path, seen = tmp_path / "input", set()
     for number in range(COUNTS[name]):
@@ -41,7 +41,7 @@ def test_nothing_but_the_readers_own_error_comes_out(name, tmp_path):
     assert seen == {"read", "refused"}
 
 
-def test_the_benchmark_finds_what_is_put_in(tmp_path, monkeypatch, capsys):
+def test_the_fuzzer_finds_seeded_faults(tmp_path, monkeypatch, capsys):
     def read(path: Path) -> None:
         content = path.read_bytes()
         if content[-1] == 1:
@@ -134,8 +134,8 @@ HEADERS = {
     "metadata list": ({"__metadata__": []}, b"", "metadata is not text"),
     "twice": (b'{"a": 1, "a": 2}', b"", "names something twice"),
     "NaN": (b'{"a": NaN}', b"", "holds NaN"),
-    "deep": (b'{"a":' * 100_000, b"", "nested too deeply|no safetensors header"),
-    "not UTF-8": (b'{"\xff": 1}', b"", "no safetensors header"),
+    "deep": (b'{"a":' * 100_000, b"", "nested too deeply|not a safetensors header"),
+    "not UTF-8": (b'{"\xff": 1}', b"", "not a safetensors header"),
 }
 
 
@@ -173,7 +173,7 @@ CONFIGS = {
 
 @pytest.mark.parametrize("fault", CONFIGS)
 def test_absurd_sizes_are_refused_before_memory_is_taken(fault, tmp_path):
-    """In a process that may take 300 MB more than it has."""
+    """In a process that may allocate only 300 MB more."""
     changes, message = CONFIGS[fault]
     part = "semantic_adapter"
     header, tensors = fuzz_inputs.split_weights(fuzz._parts()[part])
@@ -218,11 +218,11 @@ def test_weights_of_another_data_type_are_refused(tmp_path):
         part_files.load_part(path, "semantic_adapter")
 
 
-def test_a_file_of_hints_may_not_be_of_any_size(tmp_path):
+def test_a_hints_file_has_a_size_limit(tmp_path):
     path = tmp_path / "hints.json"
     with path.open("wb") as file:
         file.truncate(hint_format.MAX_BYTES + 1)
-    with pytest.raises(ValueError, match="a file of hints has at most 16000000"):
+    with pytest.raises(ValueError, match="a hints file has at most 16000000"):
         hint_format.load_hints(path)
 
 
@@ -249,8 +249,8 @@ def test_shards_with_wild_sizes_are_refused(size, tmp_path):
         list(shards.samples(path))
 
 
-def test_a_picture_in_a_shard_or_a_cache_is_nothing_that_runs_a_program(monkeypatch):
-    """EPS runs Ghostscript; wherever Pillow opens what strangers made, it is told the formats."""
+def test_pictures_in_shards_and_caches_cannot_run_programs(monkeypatch):
+    """EPS runs Ghostscript; Pillow opens untrusted files only with a list of allowed formats."""
     from seada_core.train import data
 
     script = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n"
@@ -268,8 +268,8 @@ def test_the_command_fuzzes(tmp_path):
     assert Random("hint 0 3").random() == Random("hint 0 3").random()
 
 
-def test_a_length_in_a_picture_sets_no_memory_aside(tmp_path):
-    """JPEG 2000's boxes name their lengths; of a file Python's `read` would take that much memory first."""
+def test_a_declared_length_in_a_picture_allocates_no_memory(tmp_path):
+    """JPEG 2000's boxes declare their lengths; Python's `read` would allocate that much memory first."""
     file = tmp_path / "x.jp2"
     file.write_bytes(b"\0\0\0\x0cjP  \r\n\x87\n" + b"\0\0\0\x14ftypjp2 \0\0\0\0jp2 " + b"\xff\0\0\x2djp2h" + bytes(99))
     with pictures._Bounded(file.open("rb", buffering=0)) as stream:

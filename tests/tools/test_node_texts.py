@@ -1,4 +1,4 @@
-"""The nodes' texts: what is generated from the schemas is up to date, and the Chinese translation is complete."""
+"""The nodes' texts: the generated files are up to date, and the Chinese translation is complete."""
 
 import json
 import re
@@ -36,7 +36,7 @@ def test_every_node_has_a_help_page_and_every_help_page_a_node(nodes):
     assert {node.node_id for node in nodes} == {page.stem for page in (ROOT / "web" / "docs").iterdir()}
 
 
-def test_reading_the_schemas_leaves_no_stand_in_behind(nodes):
+def test_reading_the_schemas_leaves_no_stub_behind(nodes):
     found = {name.split(".")[0] for name in sys.modules}
     assert found.isdisjoint({node_texts.PACK, *node_texts.STAND_INS} - {"aiohttp"})  # aiohttp may be a real one
 

@@ -1,4 +1,4 @@
-"""The runner of seeded faults on a project of three lines; and that the real list is up to date."""
+"""The runner of seeded faults on a project of three lines; the real list is up to date."""
 
 import json
 import shutil
@@ -91,7 +91,7 @@ def test_a_list_that_does_not_fit_is_an_error(run, fault, message):
         raise seeded_faults.FaultError(err)
 
 
-def test_tests_that_say_nothing_are_told(run):
+def test_inconclusive_tests_are_reported(run):
     status, lines, _ = run(
         {"tests": ["test_two"], "after": "2 * ("},  # it cannot even be imported
         {"tests": ["test_never"]},  # fails without
@@ -105,7 +105,7 @@ def test_tests_that_say_nothing_are_told(run):
 
 
 @pytest.mark.parametrize("hangs", [False, True])
-def test_a_hang_is_noticed_only_where_it_may_be(run, hangs):
+def test_a_hang_counts_only_if_allowed(run, hangs):
     fault = {"tests": ["test_two"], "after": "2 * n if not __import__('time').sleep(600) else 0", "hangs": hangs}
     status, lines, _ = run(fault, arguments=("--seconds", "6"))
     assert status == (not hangs) and lines[0].startswith("noticed" if hangs else "UNNOTICED")

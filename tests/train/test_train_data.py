@@ -43,7 +43,7 @@ def test_shares_of_a_source_are_disjoint_and_whole(tmp_path, kind, shares):
         assert [{key.split("-")[0] for key in share} for share in keys] == [{"0"}, {"1"}, {"2"}]
 
 
-def test_a_shard_that_is_cut_short_gives_what_it_has(tmp_path):
+def test_a_truncated_shard_gives_its_complete_samples(tmp_path):
     write_shards(tmp_path, 2, 6)
     path = tmp_path / "data-000.tar"
     with tarfile.open(path) as tar:

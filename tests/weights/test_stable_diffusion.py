@@ -368,7 +368,7 @@ FOREIGN = {
     "unet alone": ({"input_blocks.0.0.weight": (320, 4, 3, 3)}, "a UNet alone"),
     "wan": ({"blocks.0.self_attn.q.weight": (4, 4)}, "a diffusion transformer"),
     "coca": ({"text_decoder.text_projection": (4, 4), "visual.conv1.weight": (4, 3, 14, 14)}, "a CoCa"),
-    "nothing": ({"weight": (1,)}, "no model that is known here .*'weight'"),
+    "nothing": ({"weight": (1,)}, "an unknown model .*'weight'"),
     "inpainting": ({"model.diffusion_model.input_blocks.0.0.weight": (320, 9, 3, 3)}, "9 channels: it is an inpaint"),
 }
 

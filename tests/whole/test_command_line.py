@@ -32,7 +32,7 @@ def test_numbers(kind, good, bad, expected):
 
 def test_names():
     assert names(("a", "b", "c"))("a, c") == ("a", "c")
-    with pytest.raises(argparse.ArgumentTypeError, match="'d' is none of a, b"):
+    with pytest.raises(argparse.ArgumentTypeError, match="'d' is not one of a, b"):
         names(("a", "b"))("a,d")
 
 

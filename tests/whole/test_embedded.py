@@ -1,4 +1,4 @@
-"""The model in the repository: whole, small enough, and it colours the photo of the README."""
+"""The model in the repository: complete, small enough, and able to colour the README's photo."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""Where names are imported from, what importing costs, and what `seada_core` and its rooms give."""
+"""Where names are imported from, the cost of imports, and the public names of `seada_core` and its packages."""
 
 import ast
 import subprocess
@@ -14,7 +14,7 @@ SOURCES = sorted(path for folder in ("seada_core", "nodes") for path in (ROOT / 
 
 
 def defined(tree: ast.Module) -> set[str]:
-    """The names that a module defines at its top level, imported ones not among them."""
+    """The names that a module defines at its top level, without imported ones."""
     names: set[str] = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
@@ -25,7 +25,7 @@ def defined(tree: ast.Module) -> set[str]:
 
 
 def module_of(node: ast.ImportFrom, path: Path) -> Path:
-    """The file or folder that a relative import names."""
+    """The file or folder of a relative import."""
     folder = path.parents[node.level - 1]
     return folder.joinpath(*(node.module or "").split("."))
 
@@ -42,7 +42,7 @@ def test_names_are_imported_from_the_module_that_defines_them(path):
 
 
 def without(heavy: set[str], code: str) -> str:
-    """What a process prints that runs the code, and fails if that imports one of some modules."""
+    """The output of the code in a new process, which fails if one of the heavy modules is imported."""
     code += f"\nimport sys; assert not {heavy} & set(sys.modules), 'something heavy was imported'"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -61,7 +61,7 @@ def without_torch(code: str) -> str:
         ("seada_core.hints", ["Hint", "Stroke", "propagate", "quantize", "slic"]),
     ],
 )
-def test_public_names_are_given_lazily(package, names):
+def test_public_names_are_imported_lazily(package, names):
     printed = without_torch(f"import {package} as p; print(sorted(p.__all__)); assert set(p.__all__) <= set(dir(p))")
     assert printed.strip() == repr(names)
     room = __import__(package, fromlist=names)
@@ -84,12 +84,12 @@ def test_help_needs_no_torch(command):
     assert f"python -m seada_core.{command}" in without_torch(code)
 
 
-def test_types_and_the_version_are_there_for_others():
+def test_types_and_the_version_are_exported():
     assert (ROOT / "seada_core" / "py.typed").is_file()
     assert seada_core.__version__.count(".") == 2
 
 
 def test_the_pipeline_imports_no_slow_library():
-    """ComfyUI starts with it: libraries that take seconds wait for the first model."""
+    """It is imported when ComfyUI starts: slow libraries are imported with the first model."""
     slow = {"diffusers", "transformers", "open_clip", "accelerate", "torchvision", "webdataset"}
     without(slow, "import seada_core.pipeline, seada_core.steering, seada_core.colorize.worker")

@@ -1,4 +1,4 @@
-"""Numbers: precisions and devices agree, nothing is NaN whatever the photo, and every size works.
+"""Numbers: precisions and devices agree, no photo gives NaN, and every size works.
 
 Tolerances are mean absolute differences in steps of 1/255, of the embedded model's pictures from those in fp32.
 """
@@ -81,7 +81,7 @@ def test_a_gpu_agrees_with_the_cpu(embedded, photo, dtype, limit):
         assert steps_of_255(found, embedded(photo, hints=hints, **OPTIONS)) <= limit
 
 
-# photos with nothing in them
+# blank photos
 
 
 def constant(value: float) -> torch.Tensor:
@@ -100,7 +100,7 @@ PICTURES = {
 }
 
 
-def test_no_photo_gives_a_number_that_is_none(in_precision):
+def test_no_photo_gives_nan(in_precision):
     for name, picture in PICTURES.items():
         here = [Hint(0, 0, "#d04020", 1)]
         for options in ({}, {"hints": here, "palette": ["#2040e0", "#20a040"], "palette_strength": 1.0}):
@@ -112,7 +112,7 @@ def test_no_photo_gives_a_number_that_is_none(in_precision):
                 assert (found - picture).abs().max() < 1e-5
 
 
-def test_captions_and_tokens_of_photos_with_nothing_in_them(embedded):
+def test_captions_and_tokens_of_blank_photos(embedded):
     for name in ("black", "white", "mid-grey", "a pixel"):
         gray = luminance(PICTURES[name])[None]
         assert isinstance(embedded.caption(gray)[0], str)
@@ -120,7 +120,7 @@ def test_captions_and_tokens_of_photos_with_nothing_in_them(embedded):
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_numbers_that_are_none_are_refused(tiny, bad):
+def test_nan_and_infinity_are_refused(tiny, bad):
     gray = gradients(16, 24)
     broken = gray.clone()
     broken[0, 0, 3, 4] = bad
@@ -215,7 +215,7 @@ def test_the_colorizer_takes_all_sizes(tiny, heights):
 
 
 def sizes(count: int | None) -> list[tuple[int, int]]:
-    """All sizes from 1 to 65, or those of the edges and so many others."""
+    """All sizes from 1 to 65, or those at the edges and `count` others."""
     everything = [(h, w) for h in range(1, 66) for w in range(1, 66)]
     if count is None:
         return everything
@@ -240,7 +240,7 @@ def spread(size: tuple[int, int]) -> None:
 
 
 @pytest.mark.parametrize("count", [300, pytest.param(None, marks=pytest.mark.slow)], ids=["some", "all"])
-def test_chroma_of_any_size_meets_luminance_of_all_sizes(count):
+def test_chroma_of_any_size_merges_with_luminance_of_all_sizes(count):
     """Chroma of the latents' size merged with the photo's luminance, the result's last step."""
     chroma = torch.rand(1, 2, 16, 24, generator=torch.Generator().manual_seed(0)) - 0.5
     for height, width in sizes(count):

@@ -1,6 +1,6 @@
-"""With networking cut off: commands and trainer in a network namespace of their own that has not even a loopback.
+"""Commands and trainer without a network: in a network namespace of their own, even without a loopback device.
 
-Where the system allows none, the sockets of the process fail instead, which other programs that it starts would evade.
+If the system does not allow that, only the process's own sockets fail, not those of programs that it starts.
 """
 
 import os
@@ -20,7 +20,7 @@ GUARD = """
 import socket, sys
 def refuse(event, arguments):
     if event == "socket.connect" and isinstance(arguments[1], (str, bytes)):
-        return  # a file: between processes of this machine
+        return  # a Unix socket: between processes of this machine
     if event in ("socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "socket.sendto"):
         print("NETWORK", event, arguments[1:], file=sys.stderr)
         raise OSError(101, "the network is cut off")
@@ -29,7 +29,7 @@ sys.addaudithook(refuse)
 
 
 def cut_off() -> list[str]:
-    """What a command is started with so that it has no network."""
+    """The prefix of a command that runs it without a network."""
     unshare = shutil.which("unshare")
     allowed = unshare and subprocess.run([unshare, "-rn", "true"], capture_output=True).returncode == 0
     return [unshare, "-rn"] if allowed else []
@@ -37,7 +37,7 @@ def cut_off() -> list[str]:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """Runs Python without a network, for which nothing may even ask; an empty home has no caches to hide behind."""
+    """Runs Python without a network; even attempts to use it fail. The home is empty, so that there are no caches."""
     folder = tmp_path_factory.mktemp("offline")
     (folder / "sitecustomize.py").write_text(GUARD)
     home = folder / "home"
@@ -74,7 +74,7 @@ def test_the_command_colours(run, tmp_path):
     assert done.returncode == 0, done.stderr
 
 
-def test_a_hub_name_is_not_asked_for(run, tmp_path):
+def test_a_hub_name_is_not_downloaded(run, tmp_path):
     Image.new("L", (32, 32), 90).save(tmp_path / "a.png")
     done = run("-m", "seada_core.colorize", tmp_path / "a.png", "--base", "someone/stable-diffusion-v1-5")
     assert done.returncode == 1 and "--download" in done.stderr

@@ -1,4 +1,4 @@
-"""The options of a colouring: limits, the model's own values, and what a Colorizer takes for them."""
+"""The options of a colouring: limits, the model's own values, and the ways to pass them to a Colorizer."""
 
 import math
 import pickle

@@ -38,7 +38,7 @@ def test_same_size_and_luminance(colorizer, size):
     assert np.asarray(result).std(axis=-1).max() > 0 or size == (1, 1)  # it has colour
 
 
-def test_seeds_differ_by_as_much_as_there_is_noise(colorizer):
+def test_differences_between_seeds_grow_with_noise(colorizer):
     def apart(noise: float) -> float:
         gray = luminance(tensor(photo()))[None]
         a, b = (colorizer.chroma(gray, prompt="a dog", steps=3, seed=seed, noise=noise) for seed in (0, 1))
@@ -113,7 +113,7 @@ def test_sampler_equals_diffusers_ddim(colorizer):
     torch.testing.assert_close(ours, x, rtol=1e-3, atol=1e-3)
 
 
-def test_a_hint_is_its_colour_where_it_is_placed(colorizer):
+def test_a_hinted_place_has_the_hints_colour(colorizer):
     image = Image.new("L", (70, 50), 128)
     result = tensor(colorizer(image, hints=[Hint(20, 25, "#c04040", radius=4), Hint(55, 25, "#4040c0", radius=4)]))
     chroma = rgb_to_ycbcr(result)[1:]
@@ -125,7 +125,7 @@ def test_a_hint_is_its_colour_where_it_is_placed(colorizer):
 
 
 def test_a_palette_pulls_colours_towards_it():
-    colorizer = Colorizer.from_pretrained("mini", "cpu")  # a decoder of random weights need not do what the probe says
+    colorizer = Colorizer.from_pretrained("mini", "cpu")  # with random weights the decoder does not match the probe
     image, warm, cool = tensor(photo(64, 64)), "#8a6a60", "#60758a"
 
     def to_cool_or_gray(palette):
@@ -198,7 +198,7 @@ def test_half_precision_is_close(tiny_model, colorizer):
     assert torch.isfinite(half).all() and (half - colorizer(image, steps=2)).abs().mean() < 0.05
 
 
-def test_a_hint_map_does_what_its_hints_do(colorizer):
+def test_a_hint_map_equals_its_hints(colorizer):
     from seada_core.hints.maps import hint_map
 
     hints = [Hint(20, 10, "#d04020", 5), Hint(50, 40, "#2040d0", 5)]
@@ -209,7 +209,7 @@ def test_a_hint_map_does_what_its_hints_do(colorizer):
         colorizer(image, hints=drawn[0], steps=2)
 
 
-def test_tiles_change_no_colour(colorizer):
+def test_tiling_does_not_change_colours(colorizer):
     gray, z = torch.rand(1, 1, 64, 300), torch.randn(1, 4, 8, 38)
     whole, tiled = (colorizer.decode(z, gray, None, tile=tile) for tile in (None, 64))
     assert (whole - tiled).abs().max() < 0.01

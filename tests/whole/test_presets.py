@@ -1,4 +1,4 @@
-"""`sd15` at the papers' sizes, built without memory: published parameter counts, and shapes that fit each other."""
+"""`sd15` at the papers' sizes on the meta device: published parameter counts, and consistent shapes."""
 
 from dataclasses import fields, replace
 
@@ -47,8 +47,8 @@ def test_the_released_models_parameter_counts(parts):
     assert count(parts["controlnet"]) == 361_279_120
 
 
-def test_rca_has_the_parameters_that_the_method_says(parts):
-    """By hand too: two group norms, query, key, value and output of each site, features of equal width but at four."""
+def test_rca_has_the_expected_number_of_parameters(parts):
+    """Counted by hand: two group norms, query, key, value and output per site; feature widths differ at four sites."""
     control = parts["controlnet_rca"]
     assert len(control.rca) == 12
     assert count(control.rca) / 1e6 == pytest.approx(43.5, abs=0.05)
@@ -61,14 +61,14 @@ def test_rca_has_the_parameters_that_the_method_says(parts):
     with torch.device("meta"):
         four = ControlNetRCA(parts["unet"], replace(SD15.control, sites="blocks"))
     assert len(four.rca) == 4 and count(four.rca) / 1e6 == pytest.approx(15.2, abs=0.05)
-    # E_con is the UNet's encoder, but for the four columns of conv_in that see c_f
+    # E_con is the UNet's encoder plus the four columns of conv_in for c_f
     unet = parts["unet"]
     half = sum(count(m) for m in (unet.conv_in, unet.time_embedding, unet.down_blocks, unet.mid_block))
     assert count(control.encoder) == half + 320 * 4 * 9
     assert control.zero_convs is None
 
 
-def test_sizes_of_one_preset_belong_together():
+def test_sizes_of_a_preset_are_consistent():
     for preset in (SD15, MINI):
         assert preset.adapter.width == preset.text.width == preset.unet.context_dim == preset.tokens.context_dim
         assert preset.adapter.length == preset.text.length

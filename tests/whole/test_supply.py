@@ -1,4 +1,4 @@
-"""What is installed: requirements and extras, the lock file, and the workflows that install, test and publish."""
+"""Dependencies: requirements and extras, the lock file, and the workflows that install, test and publish."""
 
 import ast
 import importlib.util
@@ -30,7 +30,7 @@ CARRIED = {"huggingface_hub"}  # comes with diffusers and transformers, which bo
 
 
 def requirements(name: str) -> list[Requirement]:
-    """A file's requirements, those of the files that it names included."""
+    """A file's requirements, including those of the files that it refers to."""
     found = []
     for line in (ROOT / name).read_text().splitlines():
         line = line.split("#")[0].strip()
@@ -89,7 +89,7 @@ def test_the_tests_install_every_extra():
         assert {(canonicalize_name(r.name), str(r.specifier)) for r in found} <= everything, name
 
 
-def test_in_a_comfyui_environment_nothing_that_is_there_changes(tmp_path):
+def test_installing_into_a_comfyui_environment_changes_no_package(tmp_path):
     python = os.environ.get("COMFYUI_PYTHON")
     if not python:
         pytest.skip("COMFYUI_PYTHON names no Python of a ComfyUI")
@@ -127,7 +127,7 @@ def test_the_project_packages_every_room_and_its_data():
 
 @pytest.fixture(scope="module")
 def lock() -> list[tuple[Requirement, list[str]]]:
-    """What is pinned, with its hashes."""
+    """Pinned requirements with their hashes."""
     lines = (ROOT / "requirements-lock.txt").read_text()
     entries = re.sub(r"\\\n\s*", "", re.sub(r"^#.*\n", "", lines, flags=re.M)).splitlines()
     return [(Requirement(entry.split("--hash=")[0]), entry.split("--hash=")[1:]) for entry in entries]

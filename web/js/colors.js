@@ -1,4 +1,4 @@
-// Which colour is painted: picker, hex text, recent colours; and the reference picture that colours are taken from.
+// The current colour: picker, hex text, recent colours; and the reference picture to pick colours from.
 
 import { button, copyOf, make } from "./dom.js";
 import { isColor } from "./model.js";
@@ -30,7 +30,7 @@ function stored() {
     const colors = JSON.parse(localStorage.getItem(STORE));
     if (Array.isArray(colors)) return colors.filter(isColor).slice(0, RECENT);
   } catch {
-    // no storage, or not ours
+    // no storage, or not our data
   }
   return [];
 }
@@ -49,7 +49,7 @@ export class Colors {
     attributes: { "aria-label": "Colour as #rrggbb" },
   });
 
-  /** onChoose(color) hears of each new colour. */
+  /** onChoose(color) is called for each new colour. */
   constructor(onChoose) {
     this.#onChoose = onChoose;
     this.color = this.#recent[0];
@@ -76,14 +76,14 @@ export class Colors {
     this.#picker.showPicker?.();
   }
 
-  /** Called when the colour is used: it becomes the newest of the recent ones, unless it is among them. */
+  /** Called when the colour is used: it becomes the newest recent colour, unless it is one already. */
   used(color = this.color) {
     if (!isColor(color) || this.#recent.includes(color)) return;
     this.#recent = [color, ...this.#recent].slice(0, RECENT);
     try {
       localStorage.setItem(STORE, JSON.stringify(this.#recent));
     } catch {
-      // a private window: they last as long as the page
+      // a private window: recent colours last as long as the page
     }
     this.#show();
   }
@@ -109,7 +109,7 @@ export class Colors {
   }
 }
 
-/** A small pane with a picture of the user's, kept in the page alone; a click takes its colour. */
+/** A small pane with a picture of the user's, kept only in the page; a click picks its colour. */
 export class Reference {
   #canvas = make("canvas", { title: "Click to take a colour" });
   #chip = make("span", { className: "seada-chip" });
@@ -134,7 +134,7 @@ export class Reference {
     );
   }
 
-  /** Shows a picture file. Rejects with an Error for people if it is none. */
+  /** Shows a picture file. Rejects with a readable Error if it is not a picture. */
   async open(file) {
     let bitmap;
     try {

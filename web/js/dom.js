@@ -1,6 +1,6 @@
-// Elements without markup: text is only ever text.
+// Builds elements without HTML strings, so that text is never parsed as markup.
 
-/** An element with properties, attributes ("aria-label", "role", "style" is left out) and children. */
+/** An element with properties, attributes ("aria-label", "role", but not "style") and children. */
 export function make(tag, { className = "", attributes = {}, ...properties } = {}, ...children) {
   const element = Object.assign(document.createElement(tag), properties);
   if (className) element.className = className;
@@ -9,7 +9,7 @@ export function make(tag, { className = "", attributes = {}, ...properties } = {
   return element;
 }
 
-/** Draws a picture on a canvas, which takes its size, or that of at most `longest` px a side; gives the canvas. */
+/** Draws a picture on a canvas of its size, scaled down to at most `longest` px a side. Returns the canvas. */
 export function copyOf(picture, longest = Infinity, canvas = document.createElement("canvas")) {
   const width = picture.naturalWidth ?? picture.width;
   const height = picture.naturalHeight ?? picture.height;
@@ -46,7 +46,7 @@ export function icon(name) {
   return svg;
 }
 
-/** A button of one icon; its title is its name too. */
+/** A button with an icon; its title is also its accessible name. */
 export function button(name, title, onclick) {
   return make("button", { type: "button", title, onclick, attributes: { "aria-label": title } }, icon(name));
 }

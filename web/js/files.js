@@ -1,4 +1,4 @@
-// Hints and reference pictures in and out: clipboard, files, drag and drop.
+// Import and export of hints and reference pictures: clipboard, files, drag and drop.
 
 import { make } from "./dom.js";
 
@@ -7,7 +7,7 @@ const FILE_NAME = "hints.json";
 
 const isPicture = (file) => file.type.startsWith("image/");
 
-/** Asks for a file; resolves to it, never if the user thinks better of it. */
+/** Asks for a file and resolves to it; never resolves if the user cancels. */
 export function chooseFile(accept) {
   return new Promise((resolve) => {
     const input = make("input", { type: "file", accept, onchange: () => input.files[0] && resolve(input.files[0]) });
@@ -21,7 +21,7 @@ export function download(text) {
   setTimeout(() => URL.revokeObjectURL(url), 10_000);
 }
 
-/** Copies text, also where the page is not served safely and has no clipboard of its own. */
+/** Copies text, also on pages without HTTPS, which have no clipboard API. */
 export async function copy(text) {
   if (navigator.clipboard) return navigator.clipboard.writeText(text);
   const area = make("textarea", { value: text });
@@ -31,7 +31,7 @@ export async function copy(text) {
   area.remove();
 }
 
-/** Takes a dropped or pasted file: a picture is the reference, anything else must be hints. */
+/** Handles a dropped or pasted file: a picture becomes the reference, anything else must be hints. */
 export async function take(painter, file) {
   try {
     if (isPicture(file)) await painter.openReference(file);
@@ -57,7 +57,7 @@ export function listen(painter) {
     element.classList.remove("seada-drop");
     const [file] = event.dataTransfer.files;
     if (file) take(painter, file);
-    else painter.say("drop a picture file for reference, or a file of hints");
+    else painter.say("drop a picture file for reference, or a hints file");
   });
   element.addEventListener("copy", (event) => {
     if (event.target.matches("input, textarea")) return;

@@ -4,11 +4,11 @@ const DRAG = 4; // display pixels a pointer moves before a click becomes a strok
 const LONG_PRESS_MS = 550;
 const STEP = 8; // display pixels of an arrow key
 
-/** Wires `painter`'s canvas; `painter` says what the gestures do. Returns nothing: listeners die with the element. */
+/** Adds listeners to `painter`'s canvas that call `painter`'s methods; they are removed with the element. */
 export function listen(painter) {
   const { view } = painter;
   const { canvas } = view;
-  const pointers = new Map(); // id: [x, y] of those that are down
+  const pointers = new Map(); // id: [x, y] of pressed pointers
   let gesture = null; // {kind: "draw" | "pan" | "erase" | "pick" | "pinch" | "done", ...} of the first pointer
   let space = false;
 
@@ -45,7 +45,7 @@ export function listen(painter) {
     try {
       canvas.setPointerCapture(event.pointerId);
     } catch {
-      // the pointer is gone already
+      // the pointer no longer exists
     }
     painter.setCursor(null);
     if (pointers.size === 2) {
@@ -95,7 +95,7 @@ export function listen(painter) {
     if (event.type === "pointercancel") painter.cancelDraft();
     else if (gesture.kind === "draw") painter.finishDraft();
     else if (gesture.kind === "pick") painter.finishPick();
-    // fingers of a pinch leave one by one: the last one must not paint
+    // the fingers of a pinch are lifted one by one: the last one must not paint
     gesture = pointers.size ? { kind: "done" } : null;
   };
   canvas.addEventListener("pointerup", end);
@@ -159,7 +159,7 @@ export function listen(painter) {
       const step = event.shiftKey ? 1 : Math.max(1, Math.round(STEP / view.scale));
       action = () => painter.moveCursor(arrows[key][0] * step, arrows[key][1] * step);
     } else if (!event.altKey && Object.hasOwn(keys, key)) action = keys[key];
-    // what the page does with keys of its own (Ctrl+Enter, Ctrl+S) goes on
+    // the page's own shortcuts (Ctrl+Enter, Ctrl+S) keep working
     if (!action) {
       if (!control && event.key !== "Tab") event.stopPropagation();
       return;

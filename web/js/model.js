@@ -1,4 +1,4 @@
-// Hints as data: strict parsing of the node's text, editing, undo. The twin of parse_hints in seada_core/files/hint_format.py.
+// Hints as data: strict parsing of the node's text, editing, undo. Parses as parse_hints in seada_core/files/hint_format.py does.
 
 const MAX_HINTS = 10_000;
 export const MAX_STROKE_POINTS = 10_000;
@@ -6,14 +6,14 @@ const MAX_POINTS = 100_000; // of all hints
 const MAX_COORDINATE = 1_000_000; // of a stroke's points
 const MAX_UNDO = 200;
 
-/** Whether `text` is "#rrggbb": asked before any text becomes a colour of the page. */
+/** Whether `text` is "#rrggbb": checked before any text is used as a CSS colour. */
 export const isColor = (text) => typeof text === "string" && /^#[0-9a-fA-F]{6}$/.test(text);
 
 const isNumber = (value) => typeof value === "number" && Number.isFinite(value);
 const isPlace = (value) => isNumber(value) && Math.abs(value) <= MAX_COORDINATE;
 const brief = (value) => (JSON.stringify(value) ?? "nothing").slice(0, 40);
 
-/** One entry with the known fields alone. Throws an Error that says what is wrong. */
+/** One entry with only the known fields. Throws an Error that says what is wrong. */
 function readEntry(entry) {
   if (entry === null || typeof entry !== "object" || Array.isArray(entry)) {
     throw new Error(`expected {"x": .., "y": .., "color": "#rrggbb"}, got ${brief(entry)}`);
@@ -43,7 +43,7 @@ function readEntry(entry) {
   return Object.freeze({ points: points.map(([x, y]) => [x, y]), color, radius });
 }
 
-/** The hints of a JSON text: a list, or {"hints": list}; empty text is an empty list. Throws an Error for people. */
+/** The hints of a JSON text: a list, or {"hints": list}; empty text is an empty list. Throws a readable Error. */
 export function parse(text) {
   if (typeof text !== "string") throw new Error("expected text");
   if (text.trim() === "") return [];
@@ -69,13 +69,13 @@ export function parse(text) {
   });
 }
 
-/** The hints with their history. `error` is why the text cannot be read; the text is kept as it is then. */
+/** The hints with their undo history. If the text cannot be read, `error` says why and the text is kept. */
 export class Model {
   #past = [];
   #future = [];
   #state;
 
-  /** onChange() is called after each change made here, not after `load`. */
+  /** onChange() is called after each change by the user, not after `load`. */
   constructor(text, onChange) {
     this.onChange = onChange;
     this.load(text, true);
@@ -101,7 +101,7 @@ export class Model {
     return this.#future.length > 0;
   }
 
-  /** Takes a text from outside; what was there before can be had back by undo, unless the text is `fresh`. */
+  /** Loads a text from outside; undo restores the previous one, unless the text is `fresh`. */
   load(text, fresh = false) {
     const before = this.#state;
     try {
@@ -137,7 +137,7 @@ export class Model {
     if (index in this.hints) this.#set(this.hints.filter((_, i) => i !== index));
   }
 
-  /** All hints anew, from a text that a person brings. Throws an Error and changes nothing if it is bad. */
+  /** Replaces all hints by those of a user's text. Throws an Error and changes nothing if it is bad. */
   replace(text) {
     this.#set(parse(text));
   }

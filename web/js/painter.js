@@ -1,4 +1,4 @@
-// The hint painter: what gestures, keys and buttons do to the hints, and what is seen of it.
+// The hint painter: connects gestures, keys and buttons to the hints and the display.
 
 import { Colors, Reference, colorAt } from "./colors.js";
 import { make } from "./dom.js";
@@ -11,9 +11,9 @@ import { View, greyOf } from "./view.js";
 
 const NO_PHOTO = "No photo yet: connect Load Image to “image”, or run the workflow once.";
 const MESSAGE_MS = 4000;
-const LEAST_RADIUS = 6; // that a photo starts with, px; a hundredth of its long side if that is more
+const LEAST_RADIUS = 6; // minimum initial radius, px; otherwise a hundredth of the photo's long side
 
-// ComfyUI zooms its graph by any two fingers; those on a photo are the painter's, which listens to pointer events
+// ComfyUI zooms its graph with two fingers anywhere; on a photo the painter handles them through pointer events
 for (const type of ["touchstart", "touchmove", "touchend", "touchcancel"]) {
   const keep = (event) => event.target.closest?.(".seada-stage") && event.stopPropagation();
   window.addEventListener(type, keep, { capture: true, passive: true });
@@ -23,17 +23,17 @@ export class Painter {
   view = new View();
   tool = "paint";
   radius = LEAST_RADIUS; // px of the photo
-  draft = null; // the hint under way
+  draft = null; // the hint being drawn
   #pointer = null; // display pixels
   #cursor = null; // of the keyboard, px of the photo
   #shows = { showHints: true, showPreview: true };
   #radiusChosen = false;
-  #locked = null; // why nothing can be painted
-  #said = null;
+  #locked = null; // the reason why painting is disabled
+  #message = null;
   #previewMessage = null;
   #frame = 0;
 
-  /** commit(text) stores the hints, fetchApi asks the server, toggleText shows the raw text or hides it. */
+  /** commit(text) stores the hints, fetchApi sends requests to the server, toggleText shows or hides the raw text. */
   constructor(text, { commit, fetchApi, toggleText }) {
     this.toggleText = toggleText;
     this.model = new Model(text, () => {
@@ -52,10 +52,10 @@ export class Painter {
     Object.assign(canvas, {
       className: "seada-photo",
       tabIndex: 0,
-      // ComfyUI leaves the keys of text areas alone, Ctrl+Z among them: this canvas has an undo of its own
+      // ComfyUI ignores keys in text areas, including Ctrl+Z: this canvas has its own undo
       type: "textarea",
     });
-    canvas.dataset.captureWheel = "true"; // ComfyUI's Vue nodes leave the wheel to such an element in focus
+    canvas.dataset.captureWheel = "true"; // ComfyUI's Vue nodes do not handle the wheel over such an element in focus
     canvas.setAttribute("role", "application");
     canvas.setAttribute("aria-label", "Hint painter: arrow keys move, Enter places a colour, Delete removes one");
     this.empty = make("div", { className: "seada-empty" }, NO_PHOTO);
@@ -74,7 +74,7 @@ export class Painter {
     return this.model.text;
   }
 
-  /** Takes the text over from the node, where something else has changed it. */
+  /** Loads the node's text after something else has changed it. */
   load(text, fresh = false) {
     this.draft = null;
     this.model.load(text, fresh);
@@ -102,21 +102,21 @@ export class Painter {
 
   stop() {
     this.serverPreview.stop();
-    clearTimeout(this.#said?.timer);
+    clearTimeout(this.#message?.timer);
   }
 
   focus() {
     this.view.canvas.focus({ preventScroll: true });
   }
 
-  /** A message for a while. */
+  /** Shows a message for a few seconds. */
   say(message) {
-    clearTimeout(this.#said?.timer);
+    clearTimeout(this.#message?.timer);
     const timer = setTimeout(() => {
-      this.#said = null;
+      this.#message = null;
       this.draw();
     }, MESSAGE_MS);
-    this.#said = { message, timer };
+    this.#message = { message, timer };
     this.draw();
   }
 
@@ -145,7 +145,7 @@ export class Painter {
     return true;
   }
 
-  /** The draft becomes a stroke, and goes on to the display pixel (x, y). */
+  /** Turns the draft into a stroke and extends it to the display pixel (x, y). */
   extendDraft(x, y) {
     if (!this.draft) return;
     const [px, py] = this.#pixel(x, y);
@@ -237,7 +237,7 @@ export class Painter {
     this.say("click the reference picture to take a colour");
   }
 
-  // --- tools and sight -----------------------------------------------------------------------------------------------
+  // --- tools and view ------------------------------------------------------------------------------------------------
 
   setTool(tool) {
     this.tool = tool;
@@ -313,9 +313,9 @@ export class Painter {
     if (place) this.eraseAt(...place);
   }
 
-  // --- what is seen --------------------------------------------------------------------------------------------------
+  // --- display -------------------------------------------------------------------------------------------------------
 
-  /** Draws before the next frame, once however often it is asked to. */
+  /** Schedules one redraw before the next frame, however often it is called. */
   draw() {
     this.#frame ||= requestAnimationFrame(() => {
       this.#frame = 0;
@@ -353,13 +353,13 @@ export class Painter {
     });
   }
 
-  /** {message, bad}: what is wrong comes before what is said, and that before the count. */
+  /** {message, bad}: errors take precedence over messages, and messages over the number of hints. */
   #status() {
     const { error, hints } = this.model;
     const count = hints.length === 1 ? "1 hint" : `${hints.length} hints`;
     if (this.#locked !== null) return { message: this.#locked, bad: false };
     if (error !== null) return { message: `The hints cannot be read (${error}). The text is kept.`, bad: true };
-    if (this.#said) return { message: this.#said.message, bad: false };
+    if (this.#message) return { message: this.#message.message, bad: false };
     if (this.#previewMessage) return { message: `${count}; ${this.#previewMessage}`, bad: true };
     return { message: hints.length ? count : "Click to place a colour, drag to paint, right-click to remove", bad: false };
   }

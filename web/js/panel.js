@@ -5,7 +5,7 @@ import { chooseFile, copy, download, take } from "./files.js";
 
 const TOOLS = { paint: ["brush", "Paint (B)"], erase: ["eraser", "Erase (E)"], pick: ["picker", "Pick a colour (I)"] };
 
-/** The toolbar of `painter`; `show()` brings it up to date. */
+/** The toolbar of `painter`; `show()` updates it. */
 export class Panel {
   #painter;
   #tools = {};
@@ -24,7 +24,7 @@ export class Panel {
 
   constructor(painter) {
     this.#painter = painter;
-    // a click on the toolbar leaves the keyboard with the picture
+    // after a click on the toolbar, the picture keeps the keyboard focus
     const act = (action) => () => {
       action();
       painter.focus();

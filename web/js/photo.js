@@ -1,4 +1,4 @@
-// Which photo a node's `image` input shows, before and after a run.
+// Finds the photo of a node's `image` input, before and after a run.
 
 import { api } from "../../../scripts/api.js";
 
@@ -6,7 +6,7 @@ const LOADERS = ["LoadImage", "LoadImageMask", "LoadImageOutput"];
 
 const view = (filename, subfolder, type) => api.apiURL(`/view?${new URLSearchParams({ filename, subfolder, type })}`);
 
-/** The node and output behind the `image` input, through reroutes; null if nothing is wired, or only from outside. */
+/** The node and output behind the `image` input, through reroutes; null if nothing is connected, or only from outside the subgraph. */
 function source(node) {
   let slot = node.inputs?.findIndex((input) => input.name === "image") ?? -1;
   for (let hops = 0; hops < 100; hops++) {
@@ -21,13 +21,13 @@ function source(node) {
   return null;
 }
 
-/** Names what is wired, so that a run's photo is not shown for another wire. */
+/** A key for the connected output, so that a run's photo is not shown for another connection. */
 export function photoKey(node) {
   const from = source(node);
   return from && `${from.id}:${from.slot}`;
 }
 
-/** "folder/name.png [input]" as the address of the file. */
+/** The URL of "folder/name.png [input]". */
 function fileUrl(value) {
   const [, path, type = "input"] = /^(.*?)(?: \[(input|output|temp)\])?$/s.exec(value);
   const cut = path.lastIndexOf("/") + 1;

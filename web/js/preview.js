@@ -1,11 +1,11 @@
-// The live preview: hints and a small grey picture go to the server, the coloured small picture comes back.
+// The live preview: sends hints and a small grey picture to the server, and gets the small picture back in colour.
 
 import { copyOf } from "./dom.js";
 
-const LONG_SIDE = 256; // px, as much as the server takes
-const RETRY_MS = 150; // after another painter's request has gone first
+const LONG_SIDE = 256; // px, the server's maximum
+const RETRY_MS = 150; // after another request has taken precedence
 
-/** One request at a time; what changes meanwhile is sent once, in its newest state, when the answer is here. */
+/** Sends one request at a time; changes made meanwhile are sent once, in their newest state, after the answer. */
 export class Preview {
   #fetch;
   #onResult;
@@ -16,13 +16,13 @@ export class Preview {
   #stopped = false;
   #generation = 0; // answers for an earlier photo are dropped
 
-  /** fetchApi(path, options) asks the server; onResult(canvas or null, message or null) hears of the answers. */
+  /** fetchApi(path, options) sends a request; onResult(canvas or null, message or null) is called with the result. */
   constructor(fetchApi, onResult) {
     this.#fetch = fetchApi;
     this.#onResult = onResult;
   }
 
-  /** The grey photo as a canvas, and its own size in pixels; null if none is known. */
+  /** The grey photo as a canvas, and its own size in pixels; null if there is none. */
   setPhoto(grey, width, height) {
     this.#generation++;
     this.#wanted = null;

@@ -1,4 +1,4 @@
-// Puts the painter on ComfyUI's SeAda Hints node.
+// Adds the painter to the SeAda Hints node.
 
 import { api } from "../../../scripts/api.js";
 import { app } from "../../../scripts/app.js";
@@ -9,7 +9,7 @@ import { findPhoto, photoKey } from "./photo.js";
 const NODE = "SeAdaHints";
 const NODE_SIZE = [480, 560];
 const MIN_HEIGHT = 320;
-const WATCH_MS = 300; // how often wires and the text are looked at; ComfyUI has no events for all of them
+const WATCH_MS = 300; // polling interval for links and the text; ComfyUI does not have events for all changes
 const OUT_OF_REACH = -10_000; // above the node, px
 const WIRED = "The hints come from the node connected to “points”; disconnect it to paint here.";
 
@@ -20,7 +20,7 @@ function setHidden(widget, hidden) {
   widget.options.hidden = hidden;
 }
 
-/** Lets the text's own widget be hidden: it would take the room of the photo. */
+/** Makes the text's own widget hideable: it would take the photo's space. */
 function makeHideable(widget) {
   const layout = widget.computeLayoutSize;
   widget.computeLayoutSize = function (...given) {
@@ -29,7 +29,7 @@ function makeHideable(widget) {
   let { y } = widget;
   Object.defineProperty(widget, "y", {
     configurable: true,
-    get: () => (widget.hidden ? OUT_OF_REACH : y), // its socket must not lie over the next widget's
+    get: () => (widget.hidden ? OUT_OF_REACH : y), // its socket must not overlap the next widget's
     set: (value) => (y = value),
   });
   setHidden(widget, true);
@@ -49,7 +49,7 @@ function attach(node) {
     commit: (text) => {
       points.value = text;
       node.graph?.setDirtyCanvas(true, true);
-      // keys and touches are not among what ComfyUI watches for changes of the workflow
+      // ComfyUI does not detect changes of the workflow made by keys and touches
       app.extensionManager?.workflow?.activeWorkflow?.changeTracker?.checkState?.();
     },
     fetchApi: (path, options) => api.fetchApi(path, options),
@@ -64,7 +64,7 @@ function attach(node) {
   widget.serialize = false; // the hints are in `points`
   node.setSize([Math.max(node.size[0], NODE_SIZE[0]), Math.max(node.size[1], NODE_SIZE[1])]);
 
-  let wired = false; // the text
+  let wired = false; // whether the text input is connected
   let shown = null; // the url of the photo
   const watch = () => {
     if (!node.graph || !painter.element.isConnected) return;
@@ -72,7 +72,7 @@ function attach(node) {
     const socket = node.inputs?.find((input) => input.widget?.name === "points");
     if (wired !== (socket?.link != null)) {
       wired = !wired;
-      showText(wired); // where the wire ends
+      showText(wired); // the position of the link's end
       painter.lock(wired ? WIRED : null);
     }
     if (painter.view.resize()) painter.draw();
@@ -88,7 +88,7 @@ function attach(node) {
       try {
         painter.setPhoto({ width, height, ...photo, image });
       } catch {
-        painter.setPhoto(null); // another site's picture, whose pixels no page may read
+        painter.setPhoto(null); // a picture of another origin, whose pixels cannot be read
       }
     };
     image.onerror = () => shown === key && painter.setPhoto(null);

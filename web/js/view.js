@@ -1,18 +1,18 @@
-// The photo on its canvas: where it lies, how it is drawn, and what lies under the pointer.
+// The photo on its canvas: position and zoom, drawing, and hit testing.
 
 import { copyOf } from "./dom.js";
 
 const MAX_GREY_SIDE = 4096; // longest side of the grey copy, px
-const MAX_SCALE = 64; // display pixels to a pixel of the photo
-const HIT = 9; // display pixels around a hint that count as on it
+const MAX_SCALE = 64; // display pixels per pixel of the photo
+const HIT = 9; // distance to a hint that counts as a hit, display pixels
 const TAU = 2 * Math.PI;
-const OUTLINE = [[3, "rgba(0,0,0,.6)"], [1.5, "#fff"]]; // width and style of lines that are seen on any photo
+const OUTLINE = [[3, "rgba(0,0,0,.6)"], [1.5, "#fff"]]; // width and style of lines that are visible on any photo
 
-/** The luminance (BT.601, as the server's) of an image as a canvas. */
+/** The luminance (BT.601, as on the server) of an image as a canvas. */
 export function greyOf(image) {
   const canvas = copyOf(image, MAX_GREY_SIDE);
   const context = canvas.getContext("2d");
-  context.globalCompositeOperation = "destination-over"; // what is transparent is black
+  context.globalCompositeOperation = "destination-over"; // transparent pixels become black
   context.fillRect(0, 0, canvas.width, canvas.height);
   const pixels = context.getImageData(0, 0, canvas.width, canvas.height);
   const { data } = pixels;
@@ -43,7 +43,7 @@ export class View {
   canvas = document.createElement("canvas");
   photo = null; // {grey, width, height}: the canvas, and the photo's own size in pixels
   preview = null;
-  scale = 1; // display pixels to a pixel of the photo
+  scale = 1; // display pixels per pixel of the photo
   left = 0; // of the photo, display pixels
   top = 0;
   #fitted = true;
@@ -94,7 +94,7 @@ export class View {
     this.#keep();
   }
 
-  /** Some of the photo always stays in sight. */
+  /** Keeps part of the photo visible. */
   #keep() {
     const margin = 40;
     const keep = (at, length, room) => Math.min(room - margin, Math.max(margin - length * this.scale, at));
@@ -102,7 +102,7 @@ export class View {
     this.top = keep(this.top, this.photo.height, this.height);
   }
 
-  /** Moves the photo so that its pixel (x, y) is in sight. */
+  /** Moves the photo so that its pixel (x, y) is visible. */
   reveal(x, y) {
     const [cx, cy] = this.toDisplay(x, y);
     const margin = 24;
@@ -111,14 +111,14 @@ export class View {
     if (dx || dy) this.pan(dx, dy);
   }
 
-  /** An event's place in display pixels: the node's canvas may be zoomed, and the element with it. */
+  /** An event's position in display pixels; the element may be zoomed together with ComfyUI's canvas. */
   place(event) {
     const box = this.canvas.getBoundingClientRect();
     const zoom = box.width / this.width || 1;
     return [(event.clientX - box.left) / zoom, (event.clientY - box.top) / zoom];
   }
 
-  /** Display pixels to the photo's, as fractions: floor gives the pixel. */
+  /** Display coordinates to the photo's, not rounded: floor gives the pixel. */
   toPhoto(x, y) {
     return [(x - this.left) / this.scale, (y - this.top) / this.scale];
   }
@@ -132,7 +132,7 @@ export class View {
     return this.photo !== null && x >= 0 && y >= 0 && x < this.photo.width && y < this.photo.height;
   }
 
-  /** Whether a hint, drawn with a margin in display pixels, may touch the rectangle from (x0, y0) to (x1, y1) there. */
+  /** Whether a hint, with a margin, may touch the rectangle from (x0, y0) to (x1, y1); all in display pixels. */
   #isNear(hint, margin, x0, y0, x1, y1) {
     const [left, top, right, bottom] = boxOf(hint);
     const [a, b] = this.toDisplay(left, top);
@@ -158,7 +158,7 @@ export class View {
     return -1;
   }
 
-  /** The backing store follows the element's size on the screen. */
+  /** Resizes the backing store to the element's size on the screen. */
   resize() {
     const box = this.canvas.getBoundingClientRect();
     if (!this.width || !box.width) return false;
@@ -197,12 +197,12 @@ export class View {
     if (state.cursor) this.#drawCursor(context, state.cursor, state);
   }
 
-  /** A filled place in the hint's colour, between a dark and a light line that are seen on any photo. */
+  /** A shape filled with the hint's colour, with a dark and a light outline that are visible on any photo. */
   #drawHint(context, hint, strong) {
     const width = Math.min(1e5, Math.max(hint.points ? 3 : 8, 2 * hint.radius * this.scale));
     if (!this.#isNear(hint, width / 2 + 6, 0, 0, this.width, this.height)) return;
     const [first, ...rest] = pointsOf(hint).map(([x, y]) => this.toDisplay(x, y));
-    const isDot = rest.every(([x, y]) => x === first[0] && y === first[1]); // a line of no length paints nothing
+    const isDot = rest.every(([x, y]) => x === first[0] && y === first[1]); // a line of zero length draws nothing
     const path = new Path2D();
     path.moveTo(...first);
     for (const point of rest) path.lineTo(...point);

@@ -43,7 +43,7 @@ class BLIPCaptioner(nn.Module):
         pixels = normalize(resize(images.to(self.model.device), self.image_size, crop=False), self.mean, self.std)
         ids = self.model.generate(pixel_values=pixels.to(self.model.dtype), **self.options)
         if self.model.config.model_type == "blip":
-            ids = ids[:, 1:]  # the start token, which not every copy of its tokenizer knows to be special
+            ids = ids[:, 1:]  # the start token, which some copies of its tokenizer do not mark as special
         return [strip_monochrome(text) for text in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
 
 
@@ -70,7 +70,7 @@ def _load_blip(kind: str, folder: Path, options: dict) -> BLIPCaptioner:
     except (OSError, ValueError) as error:
         raise ValueError(f"no complete {kind} model with its tokenizer in {folder}: {one_line(error)}") from error
     missing = set(loaded["missing_keys"])
-    if BLIP_HEAD in missing:  # newer files leave out what is the word embeddings; older versions draw it at random then
+    if BLIP_HEAD in missing:  # newer files omit it: it is the word embeddings, which older transformers do not tie
         model.text_decoder.cls.predictions.decoder.weight = model.text_decoder.bert.embeddings.word_embeddings.weight
         missing.remove(BLIP_HEAD)
     if missing:

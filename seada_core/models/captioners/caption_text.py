@@ -1,4 +1,4 @@
-"""Captions as text: phrases that ask a colouriser for grey are taken out."""
+"""Removes phrases from captions that would tell a colouriser to keep the photo grey."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _MEDIUM = (
 )
 _STYLE = r"(?:[ -](?:photo(?:graph(?:s|y)?|s)?|pictures?|images?|film|style|tones?|filter|effect|format|version)\b)?"
 _DETERMINER = r"(?:(?:an?|the|this|these|some|two|three|several|one|my|his|her|their)\b)"
-# where a caption, or a clause of it, starts to say what it is
+# where a caption, or a clause of it, starts to describe the picture
 _HEAD = rf"(?:(?:^|[.;:,(]|\b(?:is|are|was|it's|there's|in|as)\b)\s*(?:(?:{_DETERMINER}|{_ADJECTIVE})[\s,]+)*)"
 _STOP = r"(?=\s*(?:$|[.,;:)]))"
 _PLACE = r"(?=\s+(?:of|on|with|at|by|from|near|over|under|during|behind|beside|next)\b)"
@@ -37,15 +37,15 @@ _PERSON = (
     r"|referees?|officers?|nuns?|nurses?|waiters?|waitress|maids?|bride|groom|someone|bab(?:y|ies)|dancers?|riders?"
     r"|skaters?|clowns?)\s+(?:all\s+)?$"
 )
-_GONE = "\0"  # stands where a phrase was, so that only the words around it are mended
+_GONE = "\0"  # marks a removed phrase, so that only the words around it are repaired
 
 
 def strip_monochrome(text: str) -> str:
-    """`text` without the phrases that say that the photo has no colour: "a photo of a dog".
+    """`text` without the phrases that describe the photo as black and white: "a photo of a dog".
 
-    "black and white" goes where it qualifies the picture that a clause is about ("a black and white photo of ..."),
+    "black and white" is removed where it qualifies the picture itself ("a black and white photo of ..."),
     follows "in", or is a clause of its own. It stays with things that are black and white: a cat, a striped shirt, a
-    man dressed in black and white. "monochrome", "grayscale" and "sepia" go from in front of any noun.
+    man dressed in black and white. "monochrome", "grayscale" and "sepia" are removed before any noun.
     """
 
     def without_in(match: re.Match) -> str:

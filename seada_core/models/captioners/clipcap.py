@@ -142,12 +142,12 @@ def load_clipcap(folder: Path, config: str | None, options: dict) -> ClipCapCapt
     try:
         visual = create_model(config, pretrained=None).visual
     except RuntimeError as error:
-        raise ValueError(f"{config!r} is no CLIP that open_clip knows: {one_line(error)}") from error
+        raise ValueError(f"{config!r} is not a CLIP model of open_clip: {one_line(error)}") from error
     load_weights(
         visual, {key.removeprefix("visual."): value for key, value in clip.items() if key.startswith("visual.")}, folder
     )
 
-    # every size but the heads' can be read off the released weights; all GPT-2 have heads of 64 channels
+    # all sizes but the heads' follow from the released weights; every GPT-2 has heads of 64 channels
     try:
         vocabulary, width = weights["gpt.transformer.wte.weight"].shape
         positions = len(weights["gpt.transformer.wpe.weight"])
@@ -159,7 +159,7 @@ def load_clipcap(folder: Path, config: str | None, options: dict) -> ClipCapCapt
             outputs, clip_dim = weights["clip_project.linear.weight"].shape
             prefix_length, clip_length = len(constants), outputs // width
     except KeyError as error:
-        raise ValueError(f"{folder / 'clipcap.safetensors'} has no {error}: it is no ClipCap with its GPT-2") from error
+        raise ValueError(f"{folder / 'clipcap.safetensors'} has no {error}; expected a ClipCap with GPT-2") from error
     gpt = GPT2LMHeadModel(
         GPT2Config(
             vocab_size=vocabulary,
@@ -180,5 +180,5 @@ def load_clipcap(folder: Path, config: str | None, options: dict) -> ClipCapCapt
 
 
 def _count(weights: dict[str, Tensor], pattern: str) -> int:
-    """How many layers the keys that match `pattern` number."""
+    """The number of layers that the keys matching `pattern` belong to."""
     return len({match[1] for match in map(re.compile(pattern).match, weights) if match})

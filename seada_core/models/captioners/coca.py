@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 
 class CoCaCaptioner(nn.Module):
-    """An open_clip `CoCa` with the decoding that open_clip's own `generate` no longer offers under transformers 5."""
+    """An open_clip `CoCa` with its own beam search: open_clip's `generate` no longer works under transformers 5."""
 
     def __init__(self, model: CoCa, tokenizer: Tokenizer, image_size: int, *, beams: int = 1, max_tokens: int = 30):
         super().__init__()
@@ -122,7 +122,9 @@ class _Residual(nn.Module):
 
 
 class RecognizingTower(nn.Module):
-    """A frozen ImageNet classifier's last feature map as CoCa's image tokens: few pictures teach words, not sight.
+    """A frozen ImageNet classifier's last feature map as CoCa's image tokens.
+
+    A few thousand pictures are enough to learn the language model, not the visual features.
 
     Grey (B, 3, S, S) in [0, 1], or the classifier's map of it (B, 320, S / 32, S / 32), to a pooled embedding
     (B, embed_dim) and tokens (B, 1 + n, width), the pooled picture first.
@@ -170,8 +172,8 @@ class TinyCoCa(CoCaCaptioner):
     def prepare(self, images: Tensor) -> Tensor:
         """Luminance as the image encoder wants it.
 
-        For a classifier (B, 3, S, S) in [0, 1]. Otherwise (B, 1, S, S), each picture at zero mean and unit deviation:
-        faded photos look like any other.
+        For a classifier (B, 3, S, S) in [0, 1]. Otherwise (B, 1, S, S), each picture with zero mean and unit deviation,
+        so that contrast does not matter.
         """
         gray = luminance(resize(images, self.image_size, crop=True))
         return gray.expand(-1, 3, -1, -1) if self.config.recognition else self.standardize(gray)
@@ -197,7 +199,7 @@ def _load_coca(path: Path, config: str | None, options: dict) -> CoCaCaptioner:
     else:
         model_config = get_model_config(config or _coca_name(path))
     if model_config is None or "multimodal_cfg" not in model_config:
-        raise ValueError(f"{config!r} is no CoCa that open_clip knows; use coca_ViT-L-14, coca_ViT-B-32 or coca_base")
+        raise ValueError(f"{config!r} is not a CoCa model of open_clip; use coca_ViT-L-14, coca_ViT-B-32 or coca_base")
     weights = read_safetensors(path, ("coca",), "a CoCa of open_clip")
     model = CoCa(**{name: value for name, value in model_config.items() if name != "custom_text"})
     load_weights(model, weights, path)
@@ -206,7 +208,7 @@ def _load_coca(path: Path, config: str | None, options: dict) -> CoCaCaptioner:
 
 
 def _coca_name(path: Path) -> str:
-    """Which of open_clip's CoCas a file's shapes are those of; coca_ViT-L-14 where they do not tell."""
+    """The open_clip CoCa model that a file's shapes match; coca_ViT-L-14 where they are ambiguous."""
     from open_clip import get_model_config, list_models
 
     shapes = read_header(path).shapes if path.is_file() else {}

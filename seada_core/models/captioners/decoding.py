@@ -1,4 +1,4 @@
-"""What all captioners share: how they look at a picture, and beam search over tokens."""
+"""What all captioners share: preprocessing of pictures, and beam search over tokens."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ def normalize(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -
 def beam_search(
     next_log_probs: Callable[[Tensor, Tensor], Tensor], batch: int, *, beams: int, start: int, end: int, length: int
 ) -> list[tuple[list[int], float]]:
-    """The best token sequence found for each of `batch` pictures, and its score.
+    """The best token sequence found for each of `batch` pictures, with its score.
 
     next_log_probs(tokens (N, t), pictures (N,)) gives (N, V) float32 log-probabilities of each hypothesis' next token.
     Sequences have at most `length` tokens, `start` and `end` included. The score is the mean log-probability of the
-    tokens after `start`. A hypothesis that ends gives up its beam, so that one beam is greedy decoding; with more, the
-    greedy sequence competes too, hence the score is never below greedy's.
+    tokens after `start`. A finished hypothesis gives up its beam, so that one beam is greedy decoding; with more, the
+    greedy sequence competes too, so the score is never below that of greedy decoding.
     """
     if beams < 1 or length < 2:
         raise ValueError(f"beam search needs beams >= 1 and length >= 2, not {beams} and {length}")

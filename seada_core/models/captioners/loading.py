@@ -1,4 +1,4 @@
-"""Which kind of captioner a file or folder is, and loading it."""
+"""Detects which captioner a file or folder holds, and loads it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def load_captioner(
     clipcap a folder: clipcap.safetensors (the released clip_project.* and gpt.*), clip.safetensors (open_clip's
             `config`, else ViT-B-32-quickgelu or RN50x4-quickgelu by its shapes), GPT-2's vocab.json and merges.txt
 
-    Raises ValueError where a file is missing or is of another model.
+    Raises ValueError if a file is missing or belongs to another model.
     """
     path, options = Path(path), {"beams": beams, "max_tokens": max_tokens}
     if kind not in ("coca", "blip", "blip2", "clipcap"):
@@ -44,9 +44,9 @@ def load_captioner(
 
 
 def captioner_kind(path: str | Path) -> str:
-    """Which captioner, of `load_captioner`'s kinds, lies at a path, by its contents.
+    """The kind of captioner at a path, as in `load_captioner`, detected from its contents.
 
-    Raises ValueError where it is none.
+    Raises ValueError if it is not a captioner.
     """
     path = Path(path)
     if path.is_file():

@@ -12,7 +12,7 @@ from ...files.weight_headers import PICKLES, expect, pickle_text, read_header
 
 
 def read_safetensors(path: Path, kinds: tuple[str, ...], what: str) -> dict[str, Tensor]:
-    """A captioner's weights. Raises ValueError where they are of another kind of model than `kinds`, or broken."""
+    """A captioner's weights. Raises ValueError if they belong to a model not in `kinds`, or are damaged."""
     if not path.is_file():
         pickles = [file for file in path.parent.glob(f"*{path.stem.split('_')[-1]}*") if file.suffix in PICKLES]
         raise ValueError(pickle_text(pickles[0]) if pickles else f"no {path.name} in {path.parent}; put it there")
@@ -30,7 +30,7 @@ def _read_config(path: Path) -> dict:
 
 
 def load_weights(module: nn.Module, weights: dict[str, Tensor], path: Path) -> None:
-    """Load all of `weights`, but for the attention masks that older releases stored."""
+    """Load all of `weights` except the attention masks that older releases stored."""
     masks = ("attn_mask", ".attn.bias", ".attn.masked_bias")
     try:
         missing, unexpected = module.load_state_dict(weights, strict=False)

@@ -1,4 +1,4 @@
-"""A node for tests alone: runs Python inside the server, on what is wired to it."""
+"""A node for tests only: runs Python inside the server on its inputs."""
 
 import json
 
