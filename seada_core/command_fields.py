@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from .command_line import number
-from .presets import Setting, setting_of
+from .settings import Setting, setting_of
 
 Container = argparse.ArgumentParser | argparse._ArgumentGroup  # both take arguments
 
@@ -27,7 +27,7 @@ def add_fields(
     `--unet.layers-per-block`. `given_fields` returns the values that were given.
 
     A bool is `--flag`, `--no-flag` or `--flag True|False`; a tuple takes several values; an optional field also takes
-    `None`. Limits, choices and help texts are those of the fields, see `presets.Setting`.
+    `None`. Limits, choices and help texts are those of the fields, see `settings.Setting`.
 
     Args:
         config: the dataclass; its fields are bool, int, float, str, Path, a Literal of texts, a tuple, or optional.

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from seada_core import Colorizer
+from seada_core.pipeline import Colorizer
 
 ROOT = Path(__file__).resolve().parents[2]
 WIDTH, GAP = 600, 8  # of each picture, px

@@ -11,7 +11,7 @@ from pathlib import Path
 from PIL import Image
 
 from docs.figures.contact_sheet import section, stack
-from seada_core import Colorizer
+from seada_core.pipeline import Colorizer
 
 
 def main(arguments: list[str] | None = None) -> int:

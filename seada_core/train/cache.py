@@ -17,7 +17,7 @@ import torch
 from ..command_fields import add_fields, given_fields
 from ..command_line import FAILED, FINE, Parser
 from ..files import atomic
-from ..presets import setting
+from ..settings import setting
 from .data import Cache, build_cache, check_source, share_name
 from .encoder import load_encoder
 from .sources import DataError, Tally

@@ -10,7 +10,8 @@ from typing import Any
 from accelerate import PartialState
 from accelerate.utils import parse_flag_from_env
 
-from ..presets import Preset, TrainConfig, setting_of, to_dict
+from ..presets import Preset, TrainConfig
+from ..settings import setting_of, to_dict
 
 # what a resumed run may change: how long it trains, how often it reports, and how it fits into memory
 FREE = (

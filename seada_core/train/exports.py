@@ -10,7 +10,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from ..files import atomic
-from ..presets import Preset, to_dict
+from ..presets import Preset
+from ..settings import to_dict
 from ..weights import part_files
 from .lora import lora_tensors, merge
 from .stages.stage import Stage

@@ -8,7 +8,8 @@ from dataclasses import MISSING, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from ..presets import MINI, Preset, TrainConfig, setting
+from ..presets import MINI, Preset, TrainConfig
+from ..settings import setting
 from .stages.registry import STAGES, StageEntry
 
 ALL = "all"  # in place of a stage: those of the preset's recipe, in order

@@ -6,13 +6,14 @@ import json
 import reprlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from .. import presets
+from .. import presets, settings
 from ..errors import one_line
 from ..files import atomic, weight_headers
 from ..files.weight_headers import CheckpointError, Header
@@ -79,7 +80,7 @@ def write_part(
     dtype: torch.dtype = torch.float32,
 ) -> None:
     """Write a part file, atomically. Floating tensors are stored as `dtype`, others as they are."""
-    config = {section: presets.to_dict(getattr(preset, section)) for section in SECTIONS[part]}
+    config: dict[str, Any] = {section: settings.to_dict(getattr(preset, section)) for section in SECTIONS[part]}
     if tokenizer is not None:
         config["vocabulary"] = tokenizer.vocabulary
         config["length"] = tokenizer.length
@@ -123,7 +124,9 @@ def _read_header(path: Path, part: str) -> Header:
 def _config(header: Header, part: str) -> tuple[Preset, Tokenizer | None]:
     try:
         config = json.loads(header.metadata["seada.config"])
-        sections = {name: presets.from_dict(type(getattr(presets.SD15, name)), config[name]) for name in SECTIONS[part]}
+        sections = {
+            name: settings.from_dict(type(getattr(presets.SD15, name)), config[name]) for name in SECTIONS[part]
+        }
         tokenizer = _tokenizer(config["length"], config["vocabulary"]) if "length" in config else None
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{header.path} has a broken seada.config: {one_line(error)}") from None

@@ -13,7 +13,8 @@ from safetensors.torch import load_file, save_file
 from training import make_batch
 
 from seada_core.models.vq_decoder import VQDecoder
-from seada_core.presets import CodecConfig, from_dict, to_dict
+from seada_core.presets import CodecConfig
+from seada_core.settings import from_dict, to_dict
 from seada_core.train.batches import Batch
 from seada_core.train.sources import DataError
 from seada_core.train.stages.codec import CodecStage, load_taesd, start_from_taesd

@@ -19,6 +19,7 @@ from seada_core import presets
 from seada_core.files import hint_format, pictures, shards, weight_headers
 from seada_core.files.weight_headers import CheckpointError
 from seada_core.hints import palettes
+from seada_core.settings import from_dict, to_dict
 from seada_core.weights import part_files
 from tools import fuzz, fuzz_inputs
 
@@ -98,15 +99,15 @@ def test_hints_and_palettes_of_any_text(text):
 
 
 @QUICK
-@given(st.dictionaries(st.sampled_from([*presets.to_dict(presets.SD15.codec)]), VALUES, min_size=1))
+@given(st.dictionaries(st.sampled_from([*to_dict(presets.SD15.codec)]), VALUES, min_size=1))
 def test_presets_of_any_json(values):
     try:
-        config = presets.from_dict(presets.CodecConfig, values)
+        config = from_dict(presets.CodecConfig, values)
     except (TypeError, ValueError) as error:
         assert len(str(error)) < 1000
     else:
-        again = json.loads(json.dumps(presets.to_dict(config)))
-        assert presets.from_dict(presets.CodecConfig, again) == config
+        again = json.loads(json.dumps(to_dict(config)))
+        assert from_dict(presets.CodecConfig, again) == config
 
 
 # --- one test for each fault that was found ---------------------------------------------------------------------------

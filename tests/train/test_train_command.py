@@ -17,6 +17,7 @@ from training import SIZES
 
 from seada_core import presets
 from seada_core.files.weight_headers import CheckpointError
+from seada_core.settings import to_dict
 from seada_core.train import lora
 from seada_core.train.__main__ import main, parse
 from seada_core.train.checks import TrainingError, check_same_run
@@ -69,7 +70,7 @@ def test_a_run_killed_with_sigkill_and_resumed_equals_one_that_was_not(pictures,
 
 
 def test_a_checkpoint_may_be_older_than_a_field_of_the_recipe(tmp_path):
-    then = presets.to_dict(presets.TrainConfig())
+    then = to_dict(presets.TrainConfig())
     del then["representation_weight"]
     (tmp_path / "config.json").write_text(json.dumps(then))
     check_same_run(tmp_path, presets.TrainConfig(), None)

@@ -17,9 +17,8 @@ from seada_core.presets import (
     TrainConfig,
     UNetConfig,
     VAEConfig,
-    from_dict,
-    to_dict,
-)  # fmt: skip
+)
+from seada_core.settings import from_dict, to_dict  # fmt: skip
 from seada_core.train.stages import joint
 from seada_core.weights import part_files, stable_diffusion
 from seada_core.weights.stock_controlnet import build_controlnet
