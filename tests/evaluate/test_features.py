@@ -186,7 +186,7 @@ def test_missing_and_wrong_files_are_named(truth, tmp_path, monkeypatch):
     with pytest.raises(features.WeightsError, match="is not torchvision's Inception"):
         features.features(truth[:1], "inception-ct2")
     (tmp_path / "vgg16-397923af.pth").write_bytes(b"not a pickle")
-    with pytest.raises(features.WeightsError, match="no weights file"):
+    with pytest.raises(features.WeightsError, match="not a weights file"):
         features.perceptual_distance(truth[:1], truth[1:2], "lpips-vgg")
     torch.save({"other": torch.zeros(3)}, tmp_path / "vgg16-397923af.pth")
     with pytest.raises(features.WeightsError, match=r"it has no features.0.weight"):
