@@ -32,6 +32,7 @@ from seada_core.models.classifier import class_words
 from seada_core.pipeline import Colorizer
 from seada_core.steering import find_regions, word_hints
 
+HUE_TOLERANCE = 30  # degrees between a word's hue and the mean hue of its thing
 WORDS = ("red", "orange", "brown", "yellow", "green", "turquoise", "blue", "purple", "magenta", "pink")
 # outlines (x, y), px; see `outline` for the two without
 THINGS = {
@@ -158,12 +159,12 @@ def main(arguments: list[str] | None = None) -> int:
             cosine = torch.cosine_similarity(after[0], wanted, dim=0).clamp(-1, 1)
             hue = math.degrees(math.acos(cosine))
             moved, rest = ((a - b).norm().item() for a, b in zip(after, before))
-            met.append((hue <= 30, rest < moved / 3))
+            met.append((hue <= HUE_TOLERANCE, rest < moved / 3))
             table.add(f"{word} {thing}", round(hue), moved, rest, rest / moved)
             row.append(result[0])
         rows.append(torch.cat(row, 2))
     hue, rest = (sum(column) for column in zip(*met))
-    table.add(f"hue within 30 degrees: {hue} of {len(met)}", None, None, None, None)
+    table.add(f"hue within {HUE_TOLERANCE} degrees: {hue} of {len(met)}", None, None, None, None)
     table.add(f"the rest moved less than a third as far: {rest} of {len(met)}", None, None, None, None)
     if options.sheet:
         sheet = (torch.cat(rows, 1).clamp(0, 1) * 255).byte().permute(1, 2, 0).numpy()
