@@ -67,7 +67,7 @@ def _errors_in_one_line(fit: Callable) -> Callable:
                 raise
             raise TrainingError(
                 f"a process that decodes pictures died ({str(error).splitlines()[0].rstrip('. ')}), perhaps "
-                f"of too little memory: fewer --workers take less. {saving.last_good(folder)}"
+                f"because of too little memory: fewer --workers take less. {saving.last_good(folder)}"
             ) from error
 
     return wrapped

@@ -251,9 +251,11 @@ def test_a_data_worker_that_is_killed_ends_the_run_with_a_line(cache, straight, 
         before = set(faults.workers(os.getpid()))
         stage.forward = then
 
-    with pytest.raises(TrainingError, match=r"decodes pictures died .*Killed.*last good state is checkpoint-2"):
+    # what PyTorch says of the process, and how many batches were ready by then, depends on the machine
+    message = r"decodes pictures died .*(Killed|exited unexpectedly).*last good state is checkpoint-(2|4|6)"
+    with pytest.raises(TrainingError, match=message) as death:
         train(cache, tmp_path, murder, workers=1, steps=100, decay=0.0)
-    assert faults.check_newest(tmp_path) == 2
+    assert f"checkpoint-{faults.check_newest(tmp_path)}" in str(death.value)
     check_same(tmp_path, train(cache, tmp_path, workers=1), straight)
 
 
