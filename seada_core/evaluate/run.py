@@ -30,7 +30,6 @@ from .measure import GRAY_TRUTH, measure
 from .options import STEERING, EvaluateOptions
 
 AHEAD = 32  # pictures that are read while others are measured
-RESERVED = ("truth", "gray", "ours")  # methods that every report has
 
 
 @dataclass(frozen=True)
