@@ -19,7 +19,7 @@ from .files.pictures import from_pil
 from .files.weight_headers import CheckpointError
 from .hints.maps import apply_hints, hint_map, palette_chroma, resize_hint_map, scheme_colors, spread_hints
 from .models import ccd, sampling
-from .models.backbone import Hook, build_scheduler
+from .models.backbone import build_scheduler
 from .options import ColorizeOptions
 from .weights import part_files
 from .weights.parts import Parts, PartStore
@@ -208,7 +208,7 @@ class Colorizer:
         context = self.context(texts)
         uncond = self.context([options.negative_prompt or ""]).expand_as(context) if options.guidance != 1 else None
 
-        hooks: list[Hook] = []
+        modulation: list[tuple[Tensor, Tensor]] = []
         hints = soft_hints = spread = None
         if len(options.hints) or options.soft_hints is not None:
             decoded = resize(gray, decode_size(photo_size, max(DECODE_SIZE, options.size))).to(self.device)
@@ -216,14 +216,16 @@ class Colorizer:
                 hints = self._hint_map(options.hints, decoded, photo_size)
                 here = resize_hint_map(hints, size_of(small))
                 if "modulation" in options.hint_methods and self.has("hint_encoder"):
-                    hooks.append(self._modulation(small, here))
+                    encoder = self.part("hint_encoder")
+                    features = encoder.encode(small.to(self.dtype), here.to(self.dtype))
+                    modulation = encoder.scales_and_shifts(features)
                 if "guidance" in options.hint_methods:
                     spread = spread_hints(small, here)
             # applied only at the end: a UNet guided by them tints the whole photo
             if options.soft_hints is not None:
                 soft_hints = self._hint_map(options.soft_hints, decoded, photo_size, dense=True)
         correct = self.ccd_guidance(small, spread, options)
-        z = self.sample(small, context, uncond, options, hooks, correct, callback)
+        z = self.sample(small, context, uncond, options, modulation, correct, callback)
         if "propagation" not in options.hint_methods:
             hints = None
         return self.finish(z, decoded, context, options, hints, soft_hints)
@@ -252,16 +254,6 @@ class Colorizer:
         else:
             raise ValueError(f"a hint map must be (1 or {len(gray)}, 3, h, w), not {tuple(hints.shape)}")
         return drawn.to(self.device).expand(len(gray), -1, -1, -1)
-
-    def _modulation(self, gray: Tensor, hints: Tensor) -> Hook:
-        encoder = self.part("hint_encoder")
-        features = encoder.encode(gray.to(self.dtype), hints.to(self.dtype))
-
-        def modulate(i: int, h: Tensor) -> Tensor:
-            rows = [f.repeat(len(h) // len(f), 1, 1, 1) for f in features]
-            return encoder.modulate(i, h, rows)
-
-        return modulate
 
     def ccd_guidance(self, gray: Tensor, spread: Tensor | None, options: ColorizeOptions) -> ccd.Guidance | None:
         """CCD's guidance of x0 towards hints, and towards the nearest colours of a palette or those of a scheme.
@@ -294,7 +286,7 @@ class Colorizer:
         context: Tensor,
         uncond: Tensor | None,
         options: ColorizeOptions = DEFAULTS,
-        hooks: Sequence[Hook] = (),
+        modulation: Sequence[tuple[Tensor, Tensor]] = (),
         correct: Callable[[Tensor], Tensor] | None = None,
         callback: Callback | None = None,
     ) -> Tensor:
@@ -304,7 +296,7 @@ class Colorizer:
             gray: condition (B, 1, 8h, 8w).
             context, uncond: (B, L, d); uncond None for no guidance.
             options: steps, guidance, strength, seed, scheduler, shared_control and noise are used.
-            hooks: besides RCA, see `backbone.denoise`.
+            modulation: the learned hints' scales and shifts, see `sampling.predict`.
             correct: changes each step's x0 estimate.
         """
         options = options.resolved(self.preset)
@@ -317,15 +309,18 @@ class Colorizer:
         if options.strength != 0 and self.has("controlnet_rca"):
             control = self.part("controlnet_rca")
             c_f = control.condense(gray.expand(-1, 3, -1, -1).to(self.dtype), (height // 8, width // 8))
-        how = options.strength, options.shared_control, list(hooks)
+        how = options.strength, options.shared_control, tuple(modulation)
+        timesteps = sampling.timesteps(self.scheduler, options.steps)
+        times = torch.tensor(timesteps, device=self.device)
+        fixed = sampling.fix_parts(unet, control, times, both, batch if options.shared_control else len(both))
 
         def model(x: Tensor, t: int) -> Tensor:
-            timestep, z_t = torch.tensor(t, device=self.device), x.to(self.dtype)
-            output = self.predict(unet, control, z_t, timestep, both, c_f, *how)
+            step, z_t = timesteps.index(t), x.to(self.dtype)
+            output = self.predict(unet, control, z_t, times[step], both, c_f, *how, fixed.at(step)).float()
             if uncond is None:
-                return output.float()
-            with_text, without = output.float().chunk(2)
-            return without + options.guidance * (with_text - without)
+                return output
+            with_text, without = output.chunk(2)
+            return torch.lerp(without, with_text, options.guidance)
 
         return sampling.sample(model, x, self.scheduler, options.steps, options.scheduler, correct, callback)
 
