@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ..color.sizes import size_of
 from .backbone import Fixed, Hook, denoise, fix
 from .controlnet_rca import repeat_rows
 from .solvers import combine, solver, timesteps
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from diffusers import DDIMScheduler, UNet2DConditionModel
 
     from .controlnet_rca import ControlNetRCA
+    from .semantic_adapter import SemanticAdapter, SemanticEncoder
     from .vq_decoder import VQDecoder
 
 def sample(
@@ -54,6 +56,26 @@ def sample(
         if callback is not None:
             callback(done, steps)
     return x
+
+
+# --- what is compiled, or captured as CUDA graphs: functions of parts and tensors that do not wait for the device -------
+
+
+def embed(encoder: SemanticEncoder, adapter: SemanticAdapter | None, ids: Tensor, dtype: torch.dtype) -> Tensor:
+    """Token ids (B, L) to e_r (B, L, d), see `Colorizer.context`."""
+    e = encoder.embed(ids).to(dtype)
+    return e if adapter is None else adapter(e)
+
+
+def condense(control: ControlNetRCA, gray: Tensor) -> Tensor:
+    """c_f (B, C, h, w) of grey pictures (B, 1, 8h, 8w), see `ControlNetRCA.condense`."""
+    height, width = size_of(gray)
+    return control.condense(gray.expand(-1, 3, -1, -1), (height // 8, width // 8))
+
+
+def decode(decoder: VQDecoder, z: Tensor, gray: Tensor, features: list[Tensor] | None) -> Tensor:
+    """(Cb, Cr) of latents, see `VQDecoder.chroma`."""
+    return decoder.chroma(z, gray, features)
 
 
 class FixedParts(NamedTuple):
@@ -94,7 +116,7 @@ def predict(
     fixed: FixedParts | None = None,
 ) -> Tensor:
     """The UNet's prediction under control for latents x (B, 4, h, w), (rows B, 4, h, w): what `--compile` compiles and
-    what a `CapturedFunction` captures, so it takes all that changes between steps and pictures as tensors.
+    what `Captured` captures, so it takes all that changes between steps and pictures as tensors.
 
     Args:
         timestep: a scalar tensor.
