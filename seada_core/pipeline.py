@@ -64,7 +64,6 @@ class Colorizer:
         self.scheduler = build_scheduler(self.preset.diffusion)
         small = sum(self.preset.unet.channels) <= SMALL_UNET
         self.graphs = Graphs(self.device.type == "cuda" and (small if graphs is None else graphs))
-        self.compiled: Callable[..., Tensor] | None = None  # UNet and controller at each step; see `compile`
 
     @classmethod
     def from_pretrained(
@@ -156,7 +155,7 @@ class Colorizer:
         Raises:
             ValueError: torch.compile finds no compiler; the message says what to install.
         """
-        self.compiled = sampling.compile_parts(self.part("vq_decoder"), self.device)
+        self.graphs.compiled = sampling.compile_functions(self.device)
 
     @overload
     def __call__(
@@ -332,7 +331,7 @@ class Colorizer:
         timesteps = sampling.timesteps(self.scheduler, options.steps)
         times = torch.tensor(timesteps, device=self.device)
         graphs = Graphs(False) if plain else self.graphs
-        predict = graphs(sampling.predict) if plain or self.compiled is None else self.compiled
+        predict = graphs(sampling.predict)
         seen = batch if options.shared_control else len(both)
         fixed = graphs(sampling.fix_parts)(unet, control, times, both, seen)
 
@@ -382,8 +381,7 @@ class Colorizer:
             z = decoder.dequantize(tokens, features)
         if tile is not None:
             return decoder.chroma_tiled(z, gray, tile)
-        run = self.graphs(sampling.decode) if self.compiled is None else sampling.decode
-        return run(decoder, z, gray, features)
+        return self.graphs(sampling.decode)(decoder, z, gray, features)
 
     def finish(
         self,
