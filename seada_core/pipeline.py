@@ -14,10 +14,9 @@ from torch import Tensor, nn
 from .color.merging import MERGED_ON_DEVICE, merge_chroma, merge_on_device, merge_tiled
 from .color.sizes import DECODE_SIZE, decode_size, diffusion_size, resize, size_of
 from .color.spaces import luminance, rgb_to_ycbcr
-from .files.hint_format import Hint, Stroke
 from .files.pictures import from_pil
 from .files.weight_headers import CheckpointError
-from .hints.maps import apply_hints, hint_map, palette_chroma, resize_hint_map, scheme_colors, spread_hints
+from .hints.maps import any_hint_map, apply_hints, palette_chroma, resize_hint_map, scheme_colors, spread_hints
 from .models import ccd, sampling
 from .models.backbone import build_scheduler
 from .models.captured import SMALL_UNET, Graphs
@@ -226,7 +225,7 @@ class Colorizer:
         if len(options.hints) or options.soft_hints is not None:
             decoded = resize(gray, decode_size(photo_size, max(DECODE_SIZE, options.size))).to(self.device)
             if len(options.hints):
-                hints = self._hint_map(options.hints, decoded, photo_size)
+                hints = any_hint_map(options.hints, decoded, photo_size)
                 here = resize_hint_map(hints, size_of(small))
                 if "modulation" in options.hint_methods and self.has("hint_encoder"):
                     encoder = self.part("hint_encoder")
@@ -236,7 +235,7 @@ class Colorizer:
                     spread = spread_hints(small, here)
             # applied only at the end: a UNet guided by them tints the whole photo
             if options.soft_hints is not None:
-                soft_hints = self._hint_map(options.soft_hints, decoded, photo_size, dense=True)
+                soft_hints = any_hint_map(options.soft_hints, decoded, photo_size, dense=True)
         correct = self.ccd_guidance(small, spread, options)
         z = self.sample(small, context, uncond, options, modulation, correct, callback)
         if "propagation" not in options.hint_methods:
@@ -247,7 +246,7 @@ class Colorizer:
         """Captions of grey photos (B, 1, H, W); empty texts for a model without a captioner."""
         if not self.has("captioner"):
             return [""] * len(gray)
-        captioner = self.part("captioner")
+        captioner: Any = self.part("captioner")
         captioner.graphs = self.graphs  # used by those whose decoder is our own
         return captioner(gray.expand(-1, 3, -1, -1))
 
@@ -256,20 +255,6 @@ class Colorizer:
         encoder = self.part("semantic_encoder")
         adapter = self.part("semantic_adapter") if self.has("semantic_adapter") else None
         return self.graphs(sampling.embed)(encoder, adapter, encoder.tokenize(list(texts)), self.dtype)
-
-    def _hint_map(
-        self, hints: Sequence[Hint | Stroke] | Tensor, gray: Tensor, photo_size: tuple[int, int], dense: bool = False
-    ) -> Tensor:
-        size = size_of(gray)
-        if not isinstance(hints, Tensor):
-            drawn = hint_map(hints, size, photo_size)
-        elif hints.ndim == 4 and hints.shape[0] in (1, len(gray)) and hints.shape[1] == 3:
-            if not torch.isfinite(hints).all():
-                raise ValueError("the hint map has values that are not finite")
-            drawn = resize_hint_map(hints.float(), size, dense)
-        else:
-            raise ValueError(f"a hint map must be (1 or {len(gray)}, 3, h, w), not {tuple(hints.shape)}")
-        return drawn.to(self.device).expand(len(gray), -1, -1, -1)
 
     def ccd_guidance(self, gray: Tensor, spread: Tensor | None, options: ColorizeOptions) -> ccd.Guidance | None:
         """CCD's guidance of x0 towards hints, and towards the nearest colours of a palette or those of a scheme.

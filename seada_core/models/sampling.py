@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .semantic_adapter import SemanticAdapter, SemanticEncoder
     from .vq_decoder import VQDecoder
 
+
 def sample(
     model: Callable[[Tensor, int], Tensor],
     x: Tensor,
@@ -58,7 +59,7 @@ def sample(
     return x
 
 
-# --- what is compiled, or captured as CUDA graphs: functions of parts and tensors that do not wait for the device -------
+# --- what is compiled, or captured as CUDA graphs: functions of parts and tensors that do not wait for the device ---
 
 
 def embed(encoder: SemanticEncoder, adapter: SemanticAdapter | None, ids: Tensor, dtype: torch.dtype) -> Tensor:

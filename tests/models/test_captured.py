@@ -1,4 +1,4 @@
-"""CUDA graphs: the logic of `Captured` rehearsed on the CPU, where recorded operations alone are replayed; and on CUDA."""
+"""CUDA graphs, rehearsed on the CPU, where recorded operations alone are replayed; and on CUDA."""
 
 import copy
 import warnings
