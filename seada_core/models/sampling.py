@@ -153,7 +153,7 @@ def predict(
 def compile_functions(device: torch.device) -> dict[Callable[..., Tensor], Callable[..., Tensor]]:
     """`predict` and `decode` by their compiled forms, each one graph: CUDA graphs on a GPU, C++ kernels on a CPU.
 
-    The second size of a photo makes them compile once more, for all sizes.
+    A photo of a new size may make them compile again, one of a size seen before does not.
 
     Raises:
         ValueError: there is no compiler that torch can use.

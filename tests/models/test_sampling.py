@@ -145,8 +145,8 @@ def test_compiling_without_a_compiler(colorizer, monkeypatch):
 
 
 @pytest.mark.slow
-def test_compiling_gives_the_same_colours_in_one_graph_for_all_sizes(tiny_model, colorizer):
-    """Two graphs, of step and decoder, without a break; both compiled once more at the second size, and never again."""
+def test_compiling_gives_the_same_colours_once_a_size(tiny_model, colorizer):
+    """One graph of the step and one of the decoder, without a break, and nothing is compiled for a size seen before."""
     from torch._dynamo.utils import counters
 
     from seada_core.files.hint_format import Hint
@@ -158,13 +158,13 @@ def test_compiling_gives_the_same_colours_in_one_graph_for_all_sizes(tiny_model,
     torch._dynamo.reset()
     counters.clear()
     graphs = []
-    for size in ((64, 64), (64, 64), (64, 96), (64, 96), (64, 64), (72, 64), (64, 96)):
+    for size in ((64, 64), (64, 64), (64, 96), (64, 96), (64, 64)):
         gray = torch.rand(1, 1, *size)
         a, b = (c.chroma(gray, **options) for c in (colorizer, compiled))
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3)
         graphs.append(counters["stats"]["unique_graphs"])
     assert not counters["graph_break"]
-    assert graphs == [2, 2, 4, 4, 4, 4, 4]
+    assert graphs == [2, 2, 4, 4, 4]
 
 
 def test_offloading_moves_parts_to_the_device_only_for_use(tiny_model, monkeypatch):

@@ -1,0 +1,66 @@
+"""What a GPU waits for: limits of operations and of waits, which a CPU can count."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from benchmarks.speed import launches
+from seada_core.models.captured import Graphs
+from seada_core.pipeline import Colorizer
+from seada_core.presets import SCHEDULERS
+
+PHOTO = Path(__file__).resolve().parents[2] / "samples" / "photo.jpg"
+PER_REPLAY = 16  # launches of a step beside its graph: inputs, guidance, the solver
+
+
+@pytest.fixture(scope="module")
+def small():
+    return launches.small_colorizer()
+
+
+def test_views_and_allocations_are_not_counted_and_waits_are():
+    x = torch.rand(4, 4)
+    assert launches.count(lambda: x.t()[:2]) == (0, 0)
+    assert launches.count(lambda: torch.empty(3)) == (0, 0)
+    assert launches.count(lambda: (x + 1) @ x) == (2, 0)
+    assert launches.count(lambda: torch.relu_(x).cpu()) == (1, 1)
+    assert launches.count(lambda: float(x.sum())) == (1, 1)
+    assert launches.count(lambda: x.tolist()) == (0, 1)
+
+
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+def test_a_step_has_fewer_operations_than_diffusers_and_no_waits(small, scheduler):
+    colorizer, plain = small
+    theirs, _ = launches.per_step(launches.diffusers_sampling(colorizer, plain, scheduler))
+    for shared in (False, True):
+        ours, waits = launches.per_step(launches.our_sampling(colorizer, scheduler=scheduler, shared_control=shared))
+        assert ours <= 0.85 * theirs
+        assert waits == 0
+
+
+def test_a_step_with_a_graph_is_a_handful_of_launches(small):
+    colorizer, _ = small
+    colorizer.graphs = Graphs(True, launches.Rehearsed)
+    sample = launches.our_sampling(colorizer, scheduler="unipc")
+    launches.per_step(sample)  # records
+    ours, waits = launches.per_step(sample)
+    colorizer.graphs = Graphs(False)
+    assert 1 < ours <= PER_REPLAY
+    assert waits == 0
+
+
+@pytest.mark.parametrize("name", launches.BEFORE)
+def test_a_photo_has_half_the_launches_of_before(name):
+    model = Colorizer.from_pretrained("mini", "cpu")
+    photo = Image.open(PHOTO).convert("RGB").resize((600, 400))
+    texts = {} if name == "its own caption" else {"prompt": ""}
+    model(photo, **texts)  # loads the parts
+    eager, _ = launches.count(lambda: model(photo, **texts))
+    model.graphs = Graphs(True, launches.Rehearsed)
+    for _ in range(2):
+        model(photo, **texts)
+    replayed, _ = launches.count(lambda: model(photo, **texts))
+    assert eager <= 0.8 * launches.BEFORE[name]
+    assert replayed <= 0.2 * launches.BEFORE[name]
