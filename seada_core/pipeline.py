@@ -210,7 +210,6 @@ class Colorizer:
         if not torch.isfinite(gray).all():
             raise ValueError("the photo has values that are not finite: expected 0 to 1")
         photo_size = size_of(gray)
-        self.graphs.forget_moved(self.parts.loaded())
         small = decoded = resize(gray, diffusion_size(photo_size, options.size)).to(self.device)
 
         prompt = self.caption(small) if options.prompt is None else options.prompt
@@ -254,7 +253,9 @@ class Colorizer:
         """e_r (B, L, d): semantic encoder, then the semantic adapter where the model has one."""
         encoder = self.part("semantic_encoder")
         adapter = self.part("semantic_adapter") if self.has("semantic_adapter") else None
-        return self.graphs(sampling.embed)(encoder, adapter, encoder.tokenize(list(texts)), self.dtype)
+        return self.graphs(sampling.embed, encoder, adapter)(
+            encoder, adapter, encoder.tokenize(list(texts)), self.dtype
+        )
 
     def ccd_guidance(self, gray: Tensor, spread: Tensor | None, options: ColorizeOptions) -> ccd.Guidance | None:
         """CCD's guidance of x0 towards hints, and towards the nearest colours of a palette or those of a scheme.
@@ -311,14 +312,14 @@ class Colorizer:
         unet, control, c_f = self.part("unet"), None, None
         if options.strength != 0 and self.has("controlnet_rca"):
             control = self.part("controlnet_rca")
-            c_f = self.graphs(sampling.condense)(control, gray.to(self.dtype))
+            c_f = self.graphs(sampling.condense, control)(control, gray.to(self.dtype))
         how = options.strength, options.shared_control, tuple(modulation)
         timesteps = sampling.timesteps(self.scheduler, options.steps)
         times = torch.tensor(timesteps, device=self.device)
         graphs = Graphs(False) if plain else self.graphs
-        predict = graphs(sampling.predict)
+        predict = graphs(sampling.predict, unet, control)
         seen = batch if options.shared_control else len(both)
-        fixed = graphs(sampling.fix_parts)(unet, control, times, both, seen)
+        fixed = graphs(sampling.fix_parts, unet, control)(unet, control, times, both, seen)
 
         def model(x: Tensor, t: int) -> Tensor:
             step, z_t = timesteps.index(t), x.to(self.dtype)
@@ -366,7 +367,7 @@ class Colorizer:
             z = decoder.dequantize(tokens, features)
         if tile is not None:
             return decoder.chroma_tiled(z, gray, tile)
-        return self.graphs(sampling.decode)(decoder, z, gray, features)
+        return self.graphs(sampling.decode, decoder)(decoder, z, gray, features)
 
     def finish(
         self,

@@ -35,7 +35,7 @@ class Captured:
     Arguments may be nested tuples and lists of tensors; all that is not a tensor has to be hashable, and belongs to the
     key that shapes make. The function may use only these tensors and its modules' weights, must not wait for the
     device, and is called without gradients. Weights may change in place; where they are replaced or moved, see
-    `Graphs.forget_moved`. Tensors that are passed again must not have been changed in place. Results are copies.
+    `Graphs`. Tensors that are passed again must not have been changed in place. Results are copies.
     """
 
     device = "cuda"
@@ -127,29 +127,30 @@ class Graphs:
     def __init__(self, on: bool, kind: type[Captured] = Captured):
         self.on, self.kind = on, kind
         self.compiled: dict[Callable[..., Any], Callable[..., Any]] = {}
-        self.captured: dict[Callable[..., Any], Captured] = {}
-        self.addresses: list[int] = []
+        self.captured: dict[Any, tuple[list[int], Captured]] = {}
 
-    def __call__(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """The compiled or captured function, or the function itself."""
+    def __call__(self, function: Callable[..., Any], *modules: nn.Module | None) -> Callable[..., Any]:
+        """The compiled or captured function, or the function itself.
+
+        modules: those whose weights it uses. If any of these is no longer where it was, its graphs are dropped.
+        """
         if function in self.compiled:
             return self.compiled[function]
-        if self.on and function not in self.captured:
-            self.captured[function] = self.kind(function)
-        return self.captured.get(function, function)
-
-    def forget_moved(self, modules: Iterable[nn.Module]) -> None:
-        """Drop all graphs if any of the modules' weights is no longer where it was at the last call."""
         if not self.on:
-            return
-        addresses = [
-            tensor.data_ptr()
-            for module in modules
-            for layer in module.modules()
-            for tensors in (layer._parameters, layer._buffers)
-            for tensor in tensors.values()
-            if tensor is not None
-        ]
-        if addresses != self.addresses:
-            self.addresses = addresses
-            self.captured.clear()
+            return function
+        used = [module for module in modules if module is not None]
+        key, where = (function, *map(id, used)), _addresses(used)
+        if key not in self.captured or self.captured[key][0] != where:
+            self.captured[key] = where, self.kind(function)
+        return self.captured[key][1]
+
+
+def _addresses(modules: Iterable[nn.Module]) -> list[int]:
+    return [
+        tensor.data_ptr()
+        for module in modules
+        for layer in module.modules()
+        for tensors in (layer._parameters, layer._buffers)
+        for tensor in tensors.values()
+        if tensor is not None
+    ]

@@ -37,7 +37,7 @@ def test_replays_compute_the_same_for_every_size(colorizer, options):
     colorizer.graphs = Graphs(True, Rehearsed)
     for gray, chroma in zip(photos(), expected):
         torch.testing.assert_close(colorizer.chroma(gray, **options), chroma, rtol=1e-4, atol=1e-4)
-    by_name = {function.__name__: captured for function, captured in colorizer.graphs.captured.items()}
+    by_name = {captured.function.__name__: captured for _, captured in colorizer.graphs.captured.values()}
     assert set(by_name) == {"embed", "condense", "fix_parts", "predict", "decode"}
     assert not any(captured.failed for captured in by_name.values())
     recorded = {name: sum(map(bool, captured.graphs.values())) for name, captured in by_name.items()}
@@ -83,15 +83,14 @@ def test_weights_may_change_in_place_and_graphs_of_moved_ones_are_dropped():
 
     with torch.no_grad():
         for _ in range(3):
-            graphs.forget_moved([layer])
-            graphs(apply)(layer, x)
+            captured = graphs(apply, layer)
+            captured(layer, x)
+        assert all(captured.graphs.values())
         layer.weight.mul_(2)
-        graphs.forget_moved([layer])
-        assert any(graphs(apply).graphs.values())
-        torch.testing.assert_close(graphs(apply)(layer, x), layer(x))
+        assert graphs(apply, layer) is captured
+        torch.testing.assert_close(captured(layer, x), layer(x))
         layer.weight = copy.deepcopy(layer.weight)
-        graphs.forget_moved([layer])
-        assert not graphs.captured
+        assert graphs(apply, layer) is not captured
 
 
 def test_a_failed_recording_warns_once_and_runs_as_usual():
@@ -124,7 +123,8 @@ def test_captions_are_the_same():
     expected = colorizer.caption(gray)
     colorizer.graphs = Graphs(True, Rehearsed)
     assert [colorizer.caption(gray) for _ in range(3)] == [expected] * 3
-    assert any(colorizer.graphs.captured[f].graphs for f in colorizer.graphs.captured if f.__name__ == "_next_logits")
+    by_name = {captured.function.__name__: captured for _, captured in colorizer.graphs.captured.values()}
+    assert all(any(by_name[name].graphs.values()) for name in ("_encode_images", "_next_logits"))
 
 
 def test_graphs_are_for_small_models_on_cuda(tiny_model, colorizer):
@@ -145,9 +145,9 @@ def test_captured_on_cuda_equals_eager(tiny_model, model, options):
     for gray in photos("cuda"):
         expected, found = (c.chroma(gray, **options) for c in (eager, graphs))
         torch.testing.assert_close(found, expected, rtol=2e-3, atol=2e-3)
-    for function, captured in graphs.graphs.captured.items():
-        assert isinstance(captured, Captured)
-        assert not captured.failed and any(captured.graphs.values()), function.__name__
+    for _, captured in graphs.graphs.captured.values():
+        assert type(captured) is Captured
+        assert not captured.failed and any(captured.graphs.values()), captured.function.__name__
     for parameter in graphs.part("unet").parameters():
         parameter.data.mul_(0.9)
     for parameter in eager.part("unet").parameters():

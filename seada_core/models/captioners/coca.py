@@ -55,15 +55,16 @@ class CoCaCaptioner(nn.Module):
     @torch.no_grad()
     def decode(self, images: Tensor) -> list[tuple[list[int], float]]:
         """Token ids (start and end included) and mean log-probability of the best caption of each prepared picture."""
-        image_tokens = self.graphs(_encode_images)(self.model, images)
+        image_tokens = self.graphs(_encode_images, self.model)(self.model, images)
         # a graph needs one shape for texts of all lengths; several beams and pictures have too many shapes
         fixed_shape = self.graphs.on and self.beams == len(images) == 1
+        captured = self.graphs(_next_logits, self.model)
 
         def next_log_probs(tokens: Tensor, pictures: Tensor) -> Tensor:
             device, last = image_tokens.device, torch.tensor([tokens.shape[1] - 1])
             if fixed_shape:
                 rows = F.pad(tokens, (0, self.length - tokens.shape[1]), value=self.model.pad_id)
-                logits = self.graphs(_next_logits)(self.model, image_tokens, rows.to(device), last.to(device))
+                logits = captured(self.model, image_tokens, rows.to(device), last.to(device))
             else:
                 logits = _next_logits(self.model, image_tokens[pictures.to(device)], tokens.to(device), last.to(device))
             logits[:, [self.model.pad_id, self.tokenizer.start]] = float("-inf")
