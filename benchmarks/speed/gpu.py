@@ -30,10 +30,11 @@ PARTS = {
     "training": Part(TRAINING, "stages", 50),
     "training-more": Part(TRAINING, "more_stages", 50),
     "agreement": Part(AGREEMENT, "parts", 40),
+    "tests": Part(AGREEMENT, "tests", 40),
     "batches": Part(MINI, "batches", 40),
-    "compiled": Part(BIG, "compiled", 90, early=3),
-    "mini-compiled": Part(MINI, "compiled", 90, early=4),
-    "diffusers-compiled": Part(BIG, "diffusers_compiled", 90, early=5),
+    "compiled": Part(BIG, "compiled", 90, early=4),
+    "mini-compiled": Part(MINI, "compiled", 90, early=5),
+    "diffusers-compiled": Part(BIG, "diffusers_compiled", 90, early=6),
 }
 
 

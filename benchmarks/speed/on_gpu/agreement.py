@@ -6,6 +6,8 @@ training.
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from functools import partial
 
@@ -16,7 +18,7 @@ from seada_core.pipeline import Colorizer
 from seada_core.weights import part_files
 from seada_core.weights.parts import HALF_PRECISION
 
-from .kit import Kit, name_of, plain_part
+from .kit import ROOT, Kit, name_of, plain_part
 from .run import Measure, Measures
 
 # largest difference over the largest value of the CPU's. A GPU's fp32 convolutions are TF32, of 10 bits, as fp16 is
@@ -111,6 +113,19 @@ def parts(kit: Kit) -> Measures:
             measured = partial(difference, part, colorizer, reference, given, dtype)
             row = f"{part} in {name_of(dtype)} beside the CPU's fp32"
             yield Measure(row, "of the largest value", partial(_judged, measured, tolerance))
+
+
+@plain_part
+def tests(kit: Kit) -> Measures:
+    """The tests that compare a GPU with the CPU."""
+    if kit.on_gpu:
+        yield Measure("tests that compare a GPU with the CPU", "", _run_tests)
+
+
+def _run_tests() -> str:
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/whole/test_numbers.py"]
+    result = subprocess.run([*command, "-k", "gpu"], cwd=ROOT, capture_output=True, text=True)
+    return result.stdout.strip().splitlines()[-1]
 
 
 def _judged(measured: Callable[[], float], tolerance: float) -> str:
