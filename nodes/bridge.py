@@ -135,7 +135,7 @@ def _bring_the_rest(patcher: ModelPatcher, device: torch.device, *_) -> None:
 
 
 def compute_dtype() -> torch.dtype:
-    """The dtype in which ComfyUI computes a UNet on its device: one of `DTYPES`, unless its command line asks otherwise."""
+    """The dtype in which ComfyUI computes a UNet on its device: one of `DTYPES`, or its command line's."""
     device = comfy.model_management.get_torch_device()
     dtype = comfy.model_management.unet_dtype(device, supported_dtypes=DTYPES)
     return comfy.model_management.unet_manual_cast(dtype, device, DTYPES) or dtype

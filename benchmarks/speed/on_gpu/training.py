@@ -19,22 +19,27 @@ ACCUMULATED = 2  # micro-batches a step
 
 @plain_part
 def stages(kit: Kit) -> Measures:
-    """Pictures a second and peak memory of the trainer's own step: stages II and III."""
+    """Pictures a second and peak memory of the trainer's own step: stages II and III, texts as with --cache-text."""
     micro = micro_batch(kit)
-    yield Measure(PEER, "pictures/s", lambda: _plain_controlnet(kit, micro))
+    yield Measure(PEER, "pictures/s", lambda: _plain_controlnet(kit, micro, torch.contiguous_format))
     yield Measure(f"{PEER}, peak", "GB", kit.peak)
-    for name in ("stage2", "stage3"):
-        yield from _stage(kit, name, f"micro-batch {micro}", {"micro_batch": micro})
+    last = partial(_plain_controlnet, kit, micro, torch.channels_last)
+    yield Measure(f"{PEER}, channels last", "pictures/s", last, PEER)
+    yield from _stage(kit, "stage2", f"micro-batch {micro}, texts cached", {"cache_text": True})
+    yield from _stage(kit, "stage2", f"micro-batch {micro}", {})
+    yield from _stage(kit, "stage3", f"micro-batch {micro}", {})
 
 
 @plain_part
 def more_stages(kit: Kit) -> Measures:
-    """Likewise stage I, a larger micro-batch, and checkpointed activations."""
+    """Likewise in the other memory format, stage I, a larger micro-batch, and checkpointed activations."""
     micro = micro_batch(kit)
-    yield from _stage(kit, "stage1", f"micro-batch {micro}", {"micro_batch": micro})
-    yield from _stage(kit, "stage2", f"micro-batch {2 * micro}", {"micro_batch": 2 * micro})
-    checkpointed = {"micro_batch": micro, "gradient_checkpointing": True}
-    yield from _stage(kit, "stage2", f"micro-batch {micro}, checkpointed", checkpointed)
+    contiguous = {"layout": torch.contiguous_format, "cache_text": True}
+    yield from _stage(kit, "stage2", f"micro-batch {micro}, texts cached, channels first", contiguous)
+    yield from _stage(kit, "stage1", f"micro-batch {micro}", {})
+    double = {"batch": 2 * ACCUMULATED * micro, "micro_batch": 2 * micro, "cache_text": True}
+    yield from _stage(kit, "stage2", f"micro-batch {2 * micro}, texts cached", double)
+    yield from _stage(kit, "stage2", f"micro-batch {micro}, checkpointed", {"gradient_checkpointing": True})
 
 
 def micro_batch(kit: Kit) -> int:
@@ -42,7 +47,8 @@ def micro_batch(kit: Kit) -> int:
 
 
 def _stage(kit: Kit, name: str, what: str, changes: dict) -> Measures:
-    recipe = {"batch": ACCUMULATED * micro_batch(kit), "condition_weight": 0.0, **changes}
+    micro = micro_batch(kit)
+    recipe = {"batch": ACCUMULATED * micro, "micro_batch": micro, "condition_weight": 0.0, **changes}
     peaks: list[float] = []
     yield Measure(f"training {name}, {what}", "pictures/s", partial(_measure, kit, name, recipe, peaks), PEER)
     yield Measure(f"training {name}, {what}, peak", "GB", lambda: peaks[0], f"{PEER}, peak")
@@ -50,14 +56,15 @@ def _stage(kit: Kit, name: str, what: str, changes: dict) -> Measures:
 
 def _measure(kit: Kit, name: str, recipe: dict, peaks: list[float]) -> float:
     kit.forget_peak()
-    stage, config = training_stages.build(name, kit.preset, kit.device, recipe)
+    layout = recipe.pop("layout", torch.channels_last)
+    stage, config = training_stages.build(name, kit.preset, kit.device, recipe, layout)
     rate, peak = training_stages.measure(stage, config, kit.side, 1 if kit.tiny else 4, kit.device)
     peaks.append(peak)
     return rate
 
 
-def _plain_controlnet(kit: Kit, micro: int) -> float:
-    """Pictures a second with AdamW, autocast, texts given encoded."""
+def _plain_controlnet(kit: Kit, micro: int, layout: torch.memory_format) -> float:
+    """Pictures a second with AdamW, autocast, texts given encoded; without averages and clipping."""
     from diffusers import ControlNetModel
 
     kit.forget_peak()
@@ -65,11 +72,11 @@ def _plain_controlnet(kit: Kit, micro: int) -> float:
     with torch.device(kit.device):
         unet = backbone.build_unet(kit.preset.unet)
         control = ControlNetModel.from_unet(unet, load_weights_from_unet=False)
-    unet = kit.place(unet)
-    torch.nn.Module.to(control.train(), memory_format=torch.channels_last)
+    torch.nn.Module.to(unet.eval().requires_grad_(False), dtype=kit.dtype, memory_format=layout)
+    torch.nn.Module.to(control.train(), memory_format=layout)
     optimizer = torch.optim.AdamW(control.parameters(), 1e-5, fused=True)
     cells, text = kit.side // 8, kit.preset.text
-    z = torch.randn(micro, 4, cells, cells, device=kit.device).contiguous(memory_format=torch.channels_last)
+    z = torch.randn(micro, 4, cells, cells, device=kit.device).contiguous(memory_format=layout)
     context = torch.randn(micro, text.length, text.width, device=kit.device)
     picture = torch.rand(micro, 3, kit.side, kit.side, device=kit.device)
     t = torch.randint(0, 1000, (micro,), device=kit.device)
