@@ -218,7 +218,7 @@ def test_a_compiler_that_fails_ends_the_run(run, photo, tmp_path, monkeypatch):
         def fail(*_):
             raise torch._dynamo.exc.InternalTorchDynamoError("no such header")
 
-        self.predict = fail
+        self.compiled = fail
 
     monkeypatch.setattr(Colorizer, "compile", compile)
     scene(20, 20).save(tmp_path / "second.png")

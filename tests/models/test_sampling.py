@@ -127,7 +127,7 @@ def test_a_step_is_one_graph_with_hooks_and_all(colorizer):
     gray = torch.rand(1, 1, 64, 64)
     options = {"prompt": "a dog", "steps": 3, "guidance": 3.0, "hints": [Hint(10, 10, "#c04040", 3)]}
     plain = colorizer.chroma(gray, **options), colorizer.chroma(1 - gray, **options)
-    colorizer.predict = torch.compile(sampling.predict, backend=backend, fullgraph=True)
+    colorizer.compiled = torch.compile(sampling.predict, backend=backend, fullgraph=True)
     compiled = colorizer.chroma(gray, **options), colorizer.chroma(1 - gray, **options)
     for a, b in zip(plain, compiled):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
