@@ -27,14 +27,16 @@ PARTS = {
     "photo": Part(MINI, "photo", 60),
     "diffusers": Part(BIG, "diffusers_pictures", 40),
     "pictures": Part(BIG, "pictures", 40),
+    "graphs": Part(BIG, "graphs", 40),
     "training": Part(TRAINING, "stages", 50),
     "training-more": Part(TRAINING, "more_stages", 50),
     "agreement": Part(AGREEMENT, "parts", 40),
+    "diffusers-graphs": Part(BIG, "diffusers_graphs", 30),
     "tests": Part(AGREEMENT, "tests", 40),
     "batches": Part(MINI, "batches", 40),
-    "compiled": Part(BIG, "compiled", 90, early=4),
-    "mini-compiled": Part(MINI, "compiled", 90, early=5),
-    "diffusers-compiled": Part(BIG, "diffusers_compiled", 90, early=6),
+    "compiled": Part(BIG, "compiled", 90, early=5),
+    "mini-compiled": Part(MINI, "compiled", 90, early=6),
+    "diffusers-compiled": Part(BIG, "diffusers_compiled", 90, early=7),
 }
 
 

@@ -41,10 +41,18 @@ def models(device: str, dtype: torch.dtype, preset: Preset = SD15) -> list[torch
     return [torch.nn.Module.to(m.eval().requires_grad_(False), **place) for m in (unet, twelve, four, plain)]
 
 
-def our_step(predict: Callable, unet, control, x, timestep, context, picture, shared: bool) -> Callable[[], None]:
+def our_step(
+    predict: Callable, unet, control, x, timestep, context, picture, shared: bool, prepared: bool = False
+) -> Callable[[], None]:
+    """A step of ours; `prepared`: what all steps share is computed before, as `Colorizer` does, else in the step."""
+    if prepared:
+        fixed = sampling.fix_parts(unet, control, timestep[None], context, len(x) * (1 if shared else 2)).at(0)
+        once = control.condense(picture, tuple(x.shape[-2:]))
+        return lambda: predict(unet, control, x, timestep, context, once, 1.0, shared, (), fixed)
+
     def step() -> None:
         c_f = control.condense(picture, tuple(x.shape[-2:]))
-        predict(unet, control, x, timestep, context, c_f, 1.0, shared, [])
+        predict(unet, control, x, timestep, context, c_f, 1.0, shared, ())
 
     return step
 

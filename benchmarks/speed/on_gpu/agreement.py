@@ -22,7 +22,7 @@ from .kit import ROOT, Kit, name_of, plain_part
 from .run import Measure, Measures
 
 # largest difference over the largest value of the CPU's. A GPU's fp32 convolutions are TF32, of 10 bits, as fp16 is
-TOLERANCES = {torch.float32: 1e-2, torch.float16: 2e-2, torch.bfloat16: 1.5e-1}
+TOLERANCES = {torch.float32: 1e-2, torch.float16: 2e-2, torch.bfloat16: 2e-1}
 
 SIDE, CELLS = 96, 12  # px; latent cells
 Inputs = dict[str, Tensor]
@@ -125,7 +125,8 @@ def tests(kit: Kit) -> Measures:
 def _run_tests() -> str:
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/whole/test_numbers.py"]
     result = subprocess.run([*command, "-k", "gpu"], cwd=ROOT, capture_output=True, text=True)
-    return result.stdout.strip().splitlines()[-1]
+    lines = [line for line in result.stdout.splitlines() if line.startswith(("FAILED", "ERROR")) or " in " in line]
+    return "; ".join(line.strip("= ") for line in lines[-4:]) or f"status {result.returncode}"
 
 
 def _judged(measured: Callable[[], float], tolerance: float) -> str:

@@ -13,6 +13,7 @@ from benchmarks.speed import sd15_step
 from seada_core.color.spaces import luminance
 from seada_core.models import sampling
 from seada_core.models.backbone import build_scheduler
+from seada_core.models.captured import Captured
 from seada_core.pipeline import Colorizer
 
 from .kit import Kit, compiling_part, name_of, plain_part
@@ -55,9 +56,10 @@ def step(kit: Kit) -> Measures:
     peer = f"one step, {sd15_step.PEER}"
     steps = {
         peer: sd15_step.plain_step(unet, plain, *given),
-        "one step, ours, 12 sites": sd15_step.our_step(sampling.predict, unet, twelve, *given, shared=False),
-        "one step, ours, 4 sites": sd15_step.our_step(sampling.predict, unet, four, *given, shared=False),
-        "one step, ours, shared control": sd15_step.our_step(sampling.predict, unet, twelve, *given, shared=True),
+        "one step, ours, 12 sites": _our_step(unet, twelve, given),
+        "one step, ours, 4 sites": _our_step(unet, four, given),
+        "one step, ours, shared control": _our_step(unet, twelve, given, shared=True),
+        "one step, ours, 12 sites, mapper and text in the step": _our_step(unet, twelve, given, prepared=False),
     }
     seconds = sd15_step.timed(steps, 1 if kit.tiny else 10, kit.device)
     for name, values in seconds.items():
@@ -71,6 +73,10 @@ def step(kit: Kit) -> Measures:
 
         for name in steps:
             yield Measure(f"{name}, CUDA graph", "s", partial(replayed, name), f"{peer}, CUDA graph")
+
+
+def _our_step(unet, control, given, shared: bool = False, prepared: bool = True) -> Callable[[], None]:
+    return sd15_step.our_step(sampling.predict, unet, control, *given, shared=shared, prepared=prepared)
 
 
 def ours(kit: Kit, colorizer: Colorizer, scheduler: str, steps: int, **options) -> Callable[[], object]:
@@ -198,6 +204,25 @@ def diffusers_pictures(kit: Kit) -> Measures:
     yield Measure("diffusers, peak", "GB", kit.peak)
 
 
+@plain_part
+def graphs(kit: Kit) -> Measures:
+    """Whole pictures with CUDA graphs, not compiled; and how far they are from those without."""
+    colorizer, eager = kit.big(graphs=True), kit.big()
+    yield Measure("sd15 CUDA graphs, load and first picture", "s", lambda: kit.once(ours(kit, colorizer, "unipc", 4)))
+    kit.forget_peak()
+    yield from _faster(kit, colorizer, "CUDA graphs")
+    gray = torch.rand(1, 1, kit.side, kit.side, device=kit.device)
+    yield Measure("sd15 CUDA graphs beside eager", "of 255: max", lambda: _apart(kit, colorizer, eager, gray))
+
+
+def _apart(kit: Kit, one: Colorizer, other: Colorizer, gray: Tensor) -> float:
+    """The largest difference of two models' chroma after a few steps, on CUDA graphs from the third call on."""
+    options = {"prompt": "a dog", "guidance": GUIDANCE, "size": kit.side, "steps": 4}
+    for _ in range(3):
+        chroma = one.chroma(gray, **options)
+    return float((chroma - other.chroma(gray, **options)).abs().max() * 255)
+
+
 @compiling_part
 def compiled(kit: Kit) -> Measures:
     """Whole pictures by `Colorizer.compile`."""
@@ -205,48 +230,79 @@ def compiled(kit: Kit) -> Measures:
     colorizer.compile()
     yield Measure("sd15 compiled, first picture", "s", lambda: kit.once(ours(kit, colorizer, "unipc", 4)))
     yield None
+    yield from _faster(kit, colorizer, "compiled")
+
+
+def _faster(kit: Kit, colorizer: Colorizer, how: str) -> Measures:
     for name, steps in reversed(STRIDES.items()):
-        row = f"{row_of(name)}, compiled"
-        yield Measure(row, "s", lambda n=name, s=steps: kit.seconds(ours(kit, colorizer, n, s), 3, 1), row_of(name))
-    yield Measure("sd15 compiled, peak", "GB", kit.peak)
+        run = ours(kit, colorizer, name, steps)
+        yield Measure(f"{row_of(name)}, {how}", "s", partial(kit.seconds, run, 3, 3), row_of(name))
+    yield Measure(f"sd15 {how}, peak", "GB", kit.peak, "sd15, peak")
     palette = ours(kit, colorizer, "unipc", STRIDES["unipc"], palette=("#2040e0", "#20a040"))
-    yield Measure(f"{row_of('unipc')}, palette, compiled, first", "s", lambda: kit.once(palette))
-    yield Measure(f"{row_of('unipc')}, palette, compiled", "s", lambda: kit.seconds(palette, 2, 0))
+    yield Measure(f"{row_of('unipc')}, palette, {how}, first", "s", lambda: kit.once(palette))
+    yield Measure(f"{row_of('unipc')}, palette, {how}", "s", lambda: kit.seconds(palette, 2, 1))
+
+
+@plain_part
+def diffusers_graphs(kit: Kit) -> Measures:
+    """Whole pictures by diffusers' UNet and ControlNet, a step recorded as a CUDA graph as ours is, and KL-f8."""
+    run = _their_loop(kit, Captured)
+    yield Measure("diffusers CUDA graphs, first picture", "s", lambda: kit.once(lambda: run("unipc", 4)))
+    yield from _theirs_faster(kit, run, "CUDA graphs")
 
 
 @compiling_part
 def diffusers_compiled(kit: Kit) -> Measures:
-    """Whole pictures by diffusers' UNet and ControlNet, both in one graph a step as ours are, and KL-f8."""
+    """Likewise compiled, both in one graph a step as ours are."""
+    mode = "reduce-overhead" if kit.on_gpu else None
+
+    def compile_step(predict: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        compiled_step = torch.compile(predict, mode=mode)
+
+        def step(*arguments: Tensor) -> Tensor:
+            torch.compiler.cudagraph_mark_step_begin()  # the previous step's output may be overwritten
+            return compiled_step(*arguments)
+
+        return step
+
+    run = _their_loop(kit, compile_step)
+    yield Measure("diffusers compiled, first picture", "s", lambda: kit.once(lambda: run("unipc", 4)))
+    yield None
+    yield from _theirs_faster(kit, run, "compiled")
+
+
+def _theirs_faster(kit: Kit, run: Callable[[str, int], None], how: str) -> Measures:
+    for name, steps in reversed(STRIDES.items()):
+        picture = partial(run, name, steps)
+        yield Measure(f"{their_row(name)}, {how}", "s", partial(kit.seconds, picture, 3, 3), their_row(name))
+    yield Measure(f"diffusers {how}, peak", "GB", kit.peak, "diffusers, peak")
+
+
+def _their_loop(
+    kit: Kit, faster: Callable[[Callable[..., Tensor]], Callable[..., Tensor]]
+) -> Callable[[str, int], None]:
+    """A picture by diffusers' UNet, ControlNet and KL-f8, and our solvers; `faster` changes the step's function."""
     unet, _, _, plain = sd15_step.models(kit.device, kit.dtype, kit.preset)
     vae, schedule = build_vae(kit), build_scheduler(kit.preset.diffusion)
     x, _, context, picture = inputs(kit)
+    picture = picture.repeat(2, 1, 1, 1)
 
-    def predict(z_t: Tensor, timestep: Tensor) -> Tensor:
-        z_t, condition = z_t.repeat(2, 1, 1, 1), picture.repeat(2, 1, 1, 1)
-        down, middle = plain(z_t, timestep, context, condition, conditioning_scale=1.0, return_dict=False)
+    def predict(x: Tensor, timestep: Tensor) -> Tensor:
+        z_t = x.repeat(2, 1, 1, 1)
+        down, middle = plain(z_t, timestep, context, picture, conditioning_scale=1.0, return_dict=False)
         residuals = {"down_block_additional_residuals": down, "mid_block_additional_residual": middle}
         return unet(z_t, timestep, context, **residuals, return_dict=False)[0]
 
-    compiled_predict = torch.compile(predict, mode="reduce-overhead" if kit.on_gpu else None)
+    step = faster(predict)
+    times = torch.arange(kit.preset.diffusion.train_steps, device=kit.device)
 
     def model(x: Tensor, t: int) -> Tensor:
-        torch.compiler.cudagraph_mark_step_begin()
-        output = compiled_predict(x.to(kit.dtype), torch.tensor(t, device=kit.device))
-        with_text, without = output.float().chunk(2)
-        return without + GUIDANCE * (with_text - without)
+        with_text, without = step(x.to(kit.dtype), times[t]).float().chunk(2)
+        return torch.lerp(without, with_text, GUIDANCE)
 
     @torch.no_grad()
     def run(scheduler: str, steps: int) -> None:
         z = sampling.sample(model, x.float(), schedule, 2 if kit.tiny else steps, scheduler)
         vae.decode(z.to(kit.dtype) / vae.config.scaling_factor)
 
-    yield Measure("diffusers compiled, first picture", "s", lambda: kit.once(lambda: run("unipc", 4)))
-    yield None
-    for name, steps in reversed(STRIDES.items()):
-        yield Measure(
-            f"{their_row(name)}, compiled",
-            "s",
-            lambda n=name, s=steps: kit.seconds(lambda: run(n, s), 3, 1),
-            their_row(name),
-        )
-    yield Measure("diffusers compiled, peak", "GB", kit.peak)
+    return run

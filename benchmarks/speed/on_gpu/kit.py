@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import resource
 import statistics
 import time
@@ -109,6 +110,7 @@ class Kit:
     def forget_peak(self) -> None:
         """Start to measure the peak of memory."""
         if self.on_gpu:
+            gc.collect()
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
 
@@ -123,13 +125,13 @@ class Kit:
         """The embedded model's 16 bits, where the device computes in them."""
         return torch.float16 if self.on_gpu else torch.float32
 
-    def mini(self, dtype: torch.dtype | None = None) -> Colorizer:
+    def mini(self, dtype: torch.dtype | None = None, graphs: bool | None = None) -> Colorizer:
         """The embedded model on the device, in `half` if nothing else is asked for."""
-        return Colorizer.from_pretrained("mini", self.device, dtype or self.half)
+        return Colorizer.from_pretrained("mini", self.device, dtype or self.half, graphs=graphs)
 
-    def big(self) -> Colorizer:
+    def big(self, graphs: bool = False) -> Colorizer:
         """A `Colorizer` of Stable Diffusion 1.5's size with random weights, without a captioner."""
-        return Colorizer(PartStore(RandomParts(self.preset, self.device), self.device, self.dtype))
+        return Colorizer(PartStore(RandomParts(self.preset, self.device), self.device, self.dtype), graphs=graphs)
 
     def place(self, module: nn.Module, dtype: torch.dtype | None = None) -> nn.Module:
         """A frozen module on the device, channels last."""

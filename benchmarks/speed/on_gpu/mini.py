@@ -53,6 +53,10 @@ def photo(kit: Kit) -> Measures:
         colorizer = loaded[dtype]
         yield Measure(f"{row}, warm, no caption", "s", partial(kit.seconds, painted(kit, colorizer)))
         yield Measure(f"{row}, warm, own caption", "s", partial(kit.seconds, painted(kit, colorizer, prompt=None)))
+    eager = kit.mini(graphs=False)
+    row = f"mini {name_of(kit.half)}, no CUDA graphs"
+    yield Measure(f"{row}, warm, no caption", "s", partial(kit.seconds, painted(kit, eager)))
+    yield Measure(f"{row}, warm, own caption", "s", partial(kit.seconds, painted(kit, eager, prompt=None)))
     cpu = Colorizer.from_pretrained("mini", "cpu")
     for dtype, colorizer in loaded.items():
         row = f"mini {name_of(dtype)} beside the CPU's fp32"
@@ -61,7 +65,7 @@ def photo(kit: Kit) -> Measures:
     yield Measure("mini on the CPU, warm, own caption", "s", partial(kit.seconds, painted(kit, cpu, prompt=None), 2, 1))
     for what, options in STEERED.items():
         steered = painted(kit, loaded[kit.half], **options)
-        yield Measure(f"mini {name_of(kit.half)}, {what}", "s", partial(kit.seconds, steered, 3, 1))
+        yield Measure(f"mini {name_of(kit.half)}, {what}", "s", partial(kit.seconds, steered, 3, 3))
         compared = partial(apart, kit, loaded[kit.half], cpu, **options)
         yield Measure(f"mini {name_of(kit.half)}, {what}, beside the CPU's fp32", "of 255: max; mean", compared)
 
@@ -79,7 +83,7 @@ def batches(kit: Kit) -> Measures:
     large = kit.photo.resize((160, 120) if kit.tiny else (4000, 3000), Image.Resampling.BICUBIC)
     kit.forget_peak()
     run = painted(kit, colorizer, large, prompt=None)
-    yield Measure(f"{row}, 12 megapixels, PIL to PIL", "s", partial(kit.seconds, run, 2, 1))
+    yield Measure(f"{row}, 12 megapixels, PIL to PIL", "s", partial(kit.seconds, run, 2, 3))
     yield Measure(f"{row}, 12 megapixels, peak", "GB", kit.peak)
     if kit.on_gpu:
         colorizer.offload()
@@ -88,14 +92,14 @@ def batches(kit: Kit) -> Measures:
 
 
 def _rate(kit: Kit, count: int, run: Callable[[], object]) -> float:
-    return count / kit.seconds(run, 3, 1)
+    return count / kit.seconds(run, 3, 3)
 
 
 @compiling_part
 def compiled(kit: Kit) -> Measures:
     """One photo at a time by `Colorizer.compile`."""
-    eager, colorizer = kit.mini(), kit.mini()
-    eager_row = f"mini {name_of(kit.half)}, not compiled"
+    eager, colorizer = kit.mini(graphs=False), kit.mini(graphs=False)
+    eager_row = f"mini {name_of(kit.half)}, eager"
     row = f"mini {name_of(kit.half)}, compiled"
     colorizer.compile()
     run = painted(kit, colorizer)
