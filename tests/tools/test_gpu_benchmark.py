@@ -46,6 +46,7 @@ def test_a_part_that_fails_costs_no_other_part_its_rows(tmp_path):
     assert rows["before the crash"][0] == 1.0 and rows["crashes: the rest"][3] == "the process ended, status 7"
     assert rows["before it hangs"][0] == 2.0 and rows["hangs: the rest"][3] == "stopped after 1 s"
     assert rows["early"][0] == "yes" and rows["device"] == ["cpu", "", None, ""]
+    assert rows["warned"] == ["eager", "", None, "no CUDA graph of it"]
 
 
 def test_what_does_not_fit_into_the_time_is_skipped(tmp_path):
