@@ -14,10 +14,9 @@ from torch import Tensor, nn
 from .color.merging import MERGED_ON_DEVICE, merge_chroma, merge_on_device, merge_tiled
 from .color.sizes import DECODE_SIZE, decode_size, diffusion_size, resize, size_of
 from .color.spaces import luminance, rgb_to_ycbcr
-from .files.hint_format import Hint, Stroke
 from .files.pictures import from_pil
 from .files.weight_headers import CheckpointError
-from .hints.maps import apply_hints, hint_map, palette_chroma, resize_hint_map, scheme_colors, spread_hints
+from .hints.maps import any_hint_map, apply_hints, palette_chroma, resize_hint_map, scheme_colors, spread_hints
 from .models import ccd, sampling
 from .models.backbone import build_scheduler
 from .models.captured import SMALL_UNET, Graphs
@@ -64,7 +63,6 @@ class Colorizer:
         self.scheduler = build_scheduler(self.preset.diffusion)
         small = sum(self.preset.unet.channels) <= SMALL_UNET
         self.graphs = Graphs(self.device.type == "cuda" and (small if graphs is None else graphs))
-        self.compiled: Callable[..., Tensor] | None = None  # UNet and controller at each step; see `compile`
 
     @classmethod
     def from_pretrained(
@@ -156,7 +154,7 @@ class Colorizer:
         Raises:
             ValueError: torch.compile finds no compiler; the message says what to install.
         """
-        self.compiled = sampling.compile_parts(self.part("vq_decoder"), self.device)
+        self.graphs.compiled = sampling.compile_functions(self.device)
 
     @overload
     def __call__(
@@ -227,7 +225,7 @@ class Colorizer:
         if len(options.hints) or options.soft_hints is not None:
             decoded = resize(gray, decode_size(photo_size, max(DECODE_SIZE, options.size))).to(self.device)
             if len(options.hints):
-                hints = self._hint_map(options.hints, decoded, photo_size)
+                hints = any_hint_map(options.hints, decoded, photo_size)
                 here = resize_hint_map(hints, size_of(small))
                 if "modulation" in options.hint_methods and self.has("hint_encoder"):
                     encoder = self.part("hint_encoder")
@@ -237,7 +235,7 @@ class Colorizer:
                     spread = spread_hints(small, here)
             # applied only at the end: a UNet guided by them tints the whole photo
             if options.soft_hints is not None:
-                soft_hints = self._hint_map(options.soft_hints, decoded, photo_size, dense=True)
+                soft_hints = any_hint_map(options.soft_hints, decoded, photo_size, dense=True)
         correct = self.ccd_guidance(small, spread, options)
         z = self.sample(small, context, uncond, options, modulation, correct, callback)
         if "propagation" not in options.hint_methods:
@@ -248,7 +246,7 @@ class Colorizer:
         """Captions of grey photos (B, 1, H, W); empty texts for a model without a captioner."""
         if not self.has("captioner"):
             return [""] * len(gray)
-        captioner = self.part("captioner")
+        captioner: Any = self.part("captioner")
         captioner.graphs = self.graphs  # used by those whose decoder is our own
         return captioner(gray.expand(-1, 3, -1, -1))
 
@@ -257,20 +255,6 @@ class Colorizer:
         encoder = self.part("semantic_encoder")
         adapter = self.part("semantic_adapter") if self.has("semantic_adapter") else None
         return self.graphs(sampling.embed)(encoder, adapter, encoder.tokenize(list(texts)), self.dtype)
-
-    def _hint_map(
-        self, hints: Sequence[Hint | Stroke] | Tensor, gray: Tensor, photo_size: tuple[int, int], dense: bool = False
-    ) -> Tensor:
-        size = size_of(gray)
-        if not isinstance(hints, Tensor):
-            drawn = hint_map(hints, size, photo_size)
-        elif hints.ndim == 4 and hints.shape[0] in (1, len(gray)) and hints.shape[1] == 3:
-            if not torch.isfinite(hints).all():
-                raise ValueError("the hint map has values that are not finite")
-            drawn = resize_hint_map(hints.float(), size, dense)
-        else:
-            raise ValueError(f"a hint map must be (1 or {len(gray)}, 3, h, w), not {tuple(hints.shape)}")
-        return drawn.to(self.device).expand(len(gray), -1, -1, -1)
 
     def ccd_guidance(self, gray: Tensor, spread: Tensor | None, options: ColorizeOptions) -> ccd.Guidance | None:
         """CCD's guidance of x0 towards hints, and towards the nearest colours of a palette or those of a scheme.
@@ -332,7 +316,7 @@ class Colorizer:
         timesteps = sampling.timesteps(self.scheduler, options.steps)
         times = torch.tensor(timesteps, device=self.device)
         graphs = Graphs(False) if plain else self.graphs
-        predict = graphs(sampling.predict) if plain or self.compiled is None else self.compiled
+        predict = graphs(sampling.predict)
         seen = batch if options.shared_control else len(both)
         fixed = graphs(sampling.fix_parts)(unet, control, times, both, seen)
 
@@ -382,8 +366,7 @@ class Colorizer:
             z = decoder.dequantize(tokens, features)
         if tile is not None:
             return decoder.chroma_tiled(z, gray, tile)
-        run = self.graphs(sampling.decode) if self.compiled is None else sampling.decode
-        return run(decoder, z, gray, features)
+        return self.graphs(sampling.decode)(decoder, z, gray, features)
 
     def finish(
         self,

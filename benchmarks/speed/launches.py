@@ -20,12 +20,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
-from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 from benchmarks import Table
 from seada_core.models import backbone
-from seada_core.models.captured import Captured, Graphs, Recorded
+from seada_core.models.captured import Captured, Graphs, Recorded, each_tensor, leaves_of
 from seada_core.models.controlnet_rca import ControlNetRCA
 from seada_core.options import ColorizeOptions
 from seada_core.pipeline import Colorizer
@@ -88,28 +87,28 @@ def count(function: Callable[[], Any]) -> tuple[int, int]:
 class Rehearsed(Captured):
     """`Captured` on the CPU: records operations, as a CUDA graph does, and replays only these.
 
-    Raises ValueError where a function does what a CUDA graph cannot hold: waiting, or taking numbers from the host.
+    Raises RuntimeError where a function does what a CUDA graph cannot hold: waiting, or taking numbers from the host.
     """
 
     device = "cpu"
 
-    def _record(self, leaves: list[Any], structure: pytree.TreeSpec) -> Recorded:
-        copies = [leaf.clone() if isinstance(leaf, Tensor) else leaf for leaf in leaves]
-        inputs = [copy for copy in copies if isinstance(copy, Tensor)]
+    def _record(self, arguments: Any) -> Recorded:
+        copies = each_tensor(arguments, torch.clone)
+        inputs = [leaf for leaf in leaves_of(copies) if isinstance(leaf, Tensor)]
 
         def flat(*tensors: Tensor) -> list[Tensor]:
             given = iter(tensors)
-            arguments = [next(given) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
-            return pytree.tree_leaves(self.function(*pytree.tree_unflatten(arguments, structure)))
+            results = self.function(*each_tensor(copies, lambda _: next(given)))
+            return [leaf for leaf in leaves_of(results) if isinstance(leaf, Tensor)]
 
         with _disable_current_modes(), torch.no_grad():
             graph = make_fx(flat)(*inputs)
-            outputs = self.function(*pytree.tree_unflatten(copies, structure))
+            outputs = self.function(*copies)
         packets = [getattr(node.target, "overloadpacket", None) for node in graph.graph.nodes]
         used = {packet.__name__ for packet in packets if packet is not None}
         if used & (_WAITS | _FROM_THE_HOST):
-            raise ValueError(f"{self.function.__name__} cannot be a CUDA graph: {used & (_WAITS | _FROM_THE_HOST)}")
-        results = pytree.tree_leaves(outputs)
+            raise RuntimeError(f"{self.function.__name__} has {used & (_WAITS | _FROM_THE_HOST)}")
+        results = [leaf for leaf in leaves_of(outputs) if isinstance(leaf, Tensor)]
 
         def replay() -> None:
             results[0].clone()  # counted as the launch of the graph

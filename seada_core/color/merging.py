@@ -103,7 +103,8 @@ def merge_tiled(
 
     `gray` is `(H, W)`, uint8 or float in [0, 1]; `chroma` is a float tensor `(2, h, w)` of (Cb, Cr), or a uint8 RGB
     array `(h, w, 3)`. Returns RGB `(H, W, 3)` of `dtype`, np.uint8 or np.uint16, the same for every `tile` (side in
-    pixels; 0 for about `TILE`). The luma of a 16-bit result, rounded, equals `gray`, rounded. Raises ValueError for other shapes.
+    pixels; 0 for about `TILE`). The luma of a 16-bit result, rounded, equals `gray`, rounded. Raises ValueError for
+    other shapes.
     """
     if gray.ndim != 2 or gray.size == 0:
         raise ValueError(f"expected a (H, W) luminance, got shape {gray.shape}")

@@ -28,6 +28,7 @@ class ModelOptions:
     dtype: str | None = None  # a name of torch's; None for what suits the device
     offload: bool = False
     compile: bool = False
+    graphs: bool | None = None
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .semantic_adapter import SemanticAdapter, SemanticEncoder
     from .vq_decoder import VQDecoder
 
+
 def sample(
     model: Callable[[Tensor, int], Tensor],
     x: Tensor,
@@ -58,7 +59,7 @@ def sample(
     return x
 
 
-# --- what is compiled, or captured as CUDA graphs: functions of parts and tensors that do not wait for the device -------
+# --- what is compiled, or captured as CUDA graphs: functions of parts and tensors that do not wait for the device ---
 
 
 def embed(encoder: SemanticEncoder, adapter: SemanticAdapter | None, ids: Tensor, dtype: torch.dtype) -> Tensor:
@@ -149,8 +150,10 @@ def predict(
     return denoise(unet, z_t, timestep, context, residuals, hooks, fixed.unet)
 
 
-def compile_parts(decoder: VQDecoder, device: torch.device) -> Callable[..., Tensor]:
-    """`predict` compiled, and the decoder compiled in place: CUDA graphs on a GPU, C++ kernels on a CPU.
+def compile_functions(device: torch.device) -> dict[Callable[..., Tensor], Callable[..., Tensor]]:
+    """`predict` and `decode` by their compiled forms, each one graph: CUDA graphs on a GPU, C++ kernels on a CPU.
+
+    The second size of a photo makes them compile once more, for all sizes.
 
     Raises:
         ValueError: there is no compiler that torch can use.
@@ -158,16 +161,17 @@ def compile_parts(decoder: VQDecoder, device: torch.device) -> Callable[..., Ten
     missing = _missing_compiler(device)
     if missing:
         raise ValueError(f"torch.compile needs {missing}; install that, or do without compiling")
-    mode = "reduce-overhead" if device.type == "cuda" else None
-    decoder.gray_encoder.compile()
-    decoder.decoder.compile()
-    compiled = torch.compile(predict, mode=mode)
-    if mode is None:
-        return compiled
+    return {function: _compiled(function, device.type == "cuda") for function in (predict, decode)}
+
+
+def _compiled(function: Callable[..., Tensor], graphs: bool) -> Callable[..., Tensor]:
+    compiled = torch.compile(function, mode="reduce-overhead" if graphs else None, fullgraph=True)
 
     def step(*arguments: Any) -> Tensor:
-        torch.compiler.cudagraph_mark_step_begin()  # the previous step's output may be overwritten
-        return compiled(*arguments)
+        if not graphs:
+            return compiled(*arguments)
+        torch.compiler.cudagraph_mark_step_begin()  # the previous call's result may be overwritten, so it is copied
+        return compiled(*arguments).clone()
 
     return step
 

@@ -53,7 +53,7 @@ def solver(name: str, schedule: DDIMScheduler, steps: int) -> Step:
     levels = [alpha_bars[t] for t in timesteps(schedule, steps)]
     if name == "ddim":
         return _DDIM(timesteps(schedule, steps), levels).step
-    kind = {"unipc": _UniPC, "dpm++": _DPMSolver}[name]
+    kind: type[_DPMSolver | _UniPC] = _UniPC if name == "unipc" else _DPMSolver
     return kind(timesteps(schedule, steps), [max(level, _LEAST_ALPHA_BAR) for level in levels]).step
 
 
