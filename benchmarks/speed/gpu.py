@@ -35,8 +35,8 @@ PARTS = {
     "tests": Part(AGREEMENT, "tests", 40),
     "batches": Part(MINI, "batches", 40),
     "compiled": Part(BIG, "compiled", 90, early=5),
-    "mini-compiled": Part(MINI, "compiled", 90, early=6),
-    "diffusers-compiled": Part(BIG, "diffusers_compiled", 90, early=7),
+    "diffusers-compiled": Part(BIG, "diffusers_compiled", 90, early=6),
+    "mini-compiled": Part(MINI, "compiled", 90, early=7),
 }
 
 
