@@ -57,9 +57,9 @@ def main(arguments: list[str] | None = None) -> int:
     about = "One GPU; full-sized models have random weights, 512 px, guidance. " + (
         "Tiny models: the figures mean nothing." if options.tiny else ""
     )
-    table = Table("gpu", about.strip(), COLUMNS, options.device, options.out)
+    results = Results(lambda: Table("gpu", about.strip(), COLUMNS, options.device, options.out))
     run = in_this_process if options.one_process else in_processes
-    run(chosen, options.device, options.tiny, Results(table), seconds - (time.monotonic() - started))
+    run(chosen, options.device, options.tiny, results, seconds - (time.monotonic() - started))
     print(f"\n{time.monotonic() - started:.0f} s", flush=True)
     return 0
 

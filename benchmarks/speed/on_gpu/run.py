@@ -13,6 +13,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from importlib import import_module
 from multiprocessing.connection import Connection, wait
 from typing import NamedTuple
@@ -120,11 +121,19 @@ def child(part: Part, device: str, tiny: bool, pipe: Connection) -> None:
 
 
 class Results:
-    """The table's rows as they come, with their ratios."""
+    """The table's rows as they come, with their ratios.
 
-    def __init__(self, table: Table):
-        self.table = table
+    Args:
+        make: makes the table, which takes seconds, as it asks the device for its name.
+    """
+
+    def __init__(self, make: Callable[[], Table]):
+        self.make = make
         self.figures: dict[str, float] = {}
+
+    @cached_property
+    def table(self) -> Table:
+        return self.make()
 
     def add(self, row: Row) -> None:
         """Add a row; its peer must have been added before."""
@@ -217,6 +226,7 @@ def in_processes(parts: Mapping[str, Part], device: str, tiny: bool, results: Re
                 results.add(Row(name, None, "", remark=NO_TIME))
                 continue
             start(at)
+            assert results.table.file  # made while the first part's process imports
             worker, limit = workers[name], min(parts[name].limit, left)
             until = time.monotonic() + limit
             worker.go(limit)
