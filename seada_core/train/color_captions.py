@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
@@ -75,6 +76,14 @@ def _difference(one: tuple[float, ...], other: tuple[float, ...]) -> float:
     return 0.25 * (one[0] - other[0]) ** 2 + 0.25 * (chroma - wanted) ** 2 + 2 * hue**2
 
 
+@dataclass(frozen=True)
+class Described:
+    """Phrases for a photo; and the area (GRID, GRID) of 0 and 1 of the thing that the first one names, if it does."""
+
+    phrases: list[str]
+    subject: Tensor | None
+
+
 class ColorDescriber:
     """Describes the colours of photos in words.
 
@@ -101,12 +110,16 @@ class ColorDescriber:
             captions = record.get("captions") or [""]
             record["color_captions"] = [", ".join(filter(None, (caption, colors))) for caption in captions]
 
-    @torch.no_grad()
     def __call__(self, rgb: Tensor, labels: Sequence[str | None]) -> list[list[str]]:
         """Phrases of photos (B, 3, H, W) in [0, 1], such as ["red car", "blue sky", "green grass"], the thing first.
 
         labels: what each photo shows, where known.
         """
+        return [found.phrases for found in self.measure(rgb, labels)]
+
+    @torch.no_grad()
+    def measure(self, rgb: Tensor, labels: Sequence[str | None]) -> list[Described]:
+        """What photos show, see `__call__`, with the area of the thing."""
         square = F.interpolate(rgb, (CLASSIFIED, CLASSIFIED), mode="bilinear", antialias=True)
         buffer = self.classifier.stem.weight
         cells = cell_log_probabilities(self.classifier(square.to(buffer.device, buffer.dtype))[-1]).exp()
@@ -119,8 +132,8 @@ class ColorDescriber:
 
 def describe(
     lab: Tensor, members: Tensor, where: Tensor, probability: float, best: int, label: str | None
-) -> list[str]:
-    """Phrases for one photo.
+) -> Described:
+    """What one photo shows.
 
     Args:
         lab: (3, GRID, GRID).
@@ -155,7 +168,7 @@ def describe(
         phrase = f"{color_word(colors[k])} {_place(lab, members[k], colors[k])}"
         if phrase not in phrases:
             phrases.append(phrase)
-    return phrases[:MOST]
+    return Described(phrases[:MOST], None if thing is None else members[subject])
 
 
 def _centre() -> Tensor:
