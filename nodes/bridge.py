@@ -158,12 +158,15 @@ class ComfyParts(PartStore):
 
 
 class Bundle(Colorizer):
-    """SEADA: a Colorizer whose parts ComfyUI loads and frees. `load` them before use."""
+    """SEADA: a Colorizer whose parts ComfyUI loads and frees. `load` them before use.
+
+    It has no CUDA graphs: ComfyUI may take weights off the device at any time.
+    """
 
     parts: ComfyParts
 
     def __init__(self, folder: Path):
-        super().__init__(ComfyParts(folder))
+        super().__init__(ComfyParts(folder), graphs=False)
 
     def patcher(self, part: str) -> ModelPatcher:
         """The ModelPatcher of a part."""

@@ -11,15 +11,15 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from .color.merging import merge_chroma, merge_tiled
+from .color.merging import MERGED_ON_DEVICE, merge_chroma, merge_on_device, merge_tiled
 from .color.sizes import DECODE_SIZE, decode_size, diffusion_size, resize, size_of
 from .color.spaces import luminance, rgb_to_ycbcr
-from .files.hint_format import Hint, Stroke
 from .files.pictures import from_pil
 from .files.weight_headers import CheckpointError
-from .hints.maps import apply_hints, hint_map, palette_chroma, resize_hint_map, scheme_colors, spread_hints
+from .hints.maps import any_hint_map, apply_hints, palette_chroma, resize_hint_map, scheme_colors, spread_hints
 from .models import ccd, sampling
-from .models.backbone import Hook, build_scheduler
+from .models.backbone import build_scheduler
+from .models.captured import SMALL_UNET, Graphs
 from .options import ColorizeOptions
 from .weights import part_files
 from .weights.parts import Parts, PartStore
@@ -46,16 +46,23 @@ class Colorizer:
             least `unet`, `semantic_encoder` and `vq_decoder`.
         device: None for CUDA where there is one. A store has its own.
         dtype: None for float32; likewise.
+        graphs: record the model's functions as CUDA graphs for photos of sizes that were seen before, see `captured`.
+            None for small models on CUDA.
     """
 
     def __init__(
-        self, parts: Path | PartStore, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+        self,
+        parts: Path | PartStore,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        graphs: bool | None = None,
     ):
         self.parts = parts if isinstance(parts, PartStore) else PartStore(Parts(parts), device, dtype)
         self.folder = self.parts.source.folder
         self.preset = self.parts.source.preset
         self.scheduler = build_scheduler(self.preset.diffusion)
-        self.predict = sampling.predict  # of UNet and controller, each step; see `compile`
+        small = sum(self.preset.unet.channels) <= SMALL_UNET
+        self.graphs = Graphs(self.device.type == "cuda" and (small if graphs is None else graphs))
 
     @classmethod
     def from_pretrained(
@@ -68,6 +75,7 @@ class Colorizer:
         control: str | Path | None = None,
         captioner: str | Path | None = None,
         download: bool = False,
+        graphs: bool | None = None,
     ) -> Colorizer:
         """The embedded model, a folder of part files, or Stable Diffusion 1.5 with or without such a folder.
 
@@ -78,6 +86,7 @@ class Colorizer:
             control: a stock ControlNet for grey photos, or a `controlnet_rca` part file, in place of the model's own.
             captioner: a CoCa file, or a CoCa, BLIP, BLIP-2 or ClipCap folder, in place of the model's own.
             download: fetch a hub name that is not in the local cache. Nothing else is ever downloaded.
+            graphs: see `Colorizer`.
         Raises:
             CheckpointError: the folder or a part that is always needed is missing or broken.
         """
@@ -90,7 +99,7 @@ class Colorizer:
             None if control is None else Path(control),
             None if captioner is None else Path(captioner),
         )
-        colorizer = cls(PartStore(parts, device, dtype))
+        colorizer = cls(PartStore(parts, device, dtype), graphs=graphs)
         for part in ("unet", "semantic_encoder", "vq_decoder"):
             colorizer.part(part)
         return colorizer
@@ -137,6 +146,7 @@ class Colorizer:
     def offload(self) -> None:
         """From now on keep only the parts in use on the device, and the others in the CPU's memory."""
         self.parts.offload()
+        self.graphs = Graphs(False)  # a graph's weights must stay where they are
 
     def compile(self) -> None:
         """Compile sampling steps and decoder: the first picture of a size takes minutes longer, the rest are quicker.
@@ -144,7 +154,7 @@ class Colorizer:
         Raises:
             ValueError: torch.compile finds no compiler; the message says what to install.
         """
-        self.predict = sampling.compile_parts(self.part("vq_decoder"), self.device)
+        self.graphs.compiled = sampling.compile_functions(self.device)
 
     @overload
     def __call__(
@@ -184,11 +194,12 @@ class Colorizer:
             rgb = merge_chroma(chroma.to(gray.device), gray).to(image.dtype)
             return rgb if image.ndim == 4 else rgb[0]
         array = from_pil(image).luminance
-        gray = torch.tensor(array, dtype=torch.float32)[None, None]
-        if array.dtype.kind == "u":
-            gray = gray / 255
+        gray = torch.tensor(array, device=self.device)[None, None]
+        gray = gray.float() / 255 if array.dtype.kind == "u" else gray.float()
         chroma = self.chroma(gray, options, callback=callback, **fields)
-        return Image.fromarray(merge_tiled(chroma[0].float().cpu(), array))
+        if self.device.type == "cpu" or array.size > MERGED_ON_DEVICE:
+            return Image.fromarray(merge_tiled(chroma[0].float().cpu(), array))
+        return Image.fromarray(merge_on_device(chroma, gray))
 
     @torch.no_grad()
     def chroma(
@@ -199,6 +210,7 @@ class Colorizer:
         if not torch.isfinite(gray).all():
             raise ValueError("the photo has values that are not finite: expected 0 to 1")
         photo_size = size_of(gray)
+        self.graphs.forget_moved(self.parts.loaded())
         small = decoded = resize(gray, diffusion_size(photo_size, options.size)).to(self.device)
 
         prompt = self.caption(small) if options.prompt is None else options.prompt
@@ -208,22 +220,24 @@ class Colorizer:
         context = self.context(texts)
         uncond = self.context([options.negative_prompt or ""]).expand_as(context) if options.guidance != 1 else None
 
-        hooks: list[Hook] = []
+        modulation: list[tuple[Tensor, Tensor]] = []
         hints = soft_hints = spread = None
         if len(options.hints) or options.soft_hints is not None:
             decoded = resize(gray, decode_size(photo_size, max(DECODE_SIZE, options.size))).to(self.device)
             if len(options.hints):
-                hints = self._hint_map(options.hints, decoded, photo_size)
+                hints = any_hint_map(options.hints, decoded, photo_size)
                 here = resize_hint_map(hints, size_of(small))
                 if "modulation" in options.hint_methods and self.has("hint_encoder"):
-                    hooks.append(self._modulation(small, here))
+                    encoder = self.part("hint_encoder")
+                    features = encoder.encode(small.to(self.dtype), here.to(self.dtype))
+                    modulation = encoder.scales_and_shifts(features)
                 if "guidance" in options.hint_methods:
                     spread = spread_hints(small, here)
             # applied only at the end: a UNet guided by them tints the whole photo
             if options.soft_hints is not None:
-                soft_hints = self._hint_map(options.soft_hints, decoded, photo_size, dense=True)
+                soft_hints = any_hint_map(options.soft_hints, decoded, photo_size, dense=True)
         correct = self.ccd_guidance(small, spread, options)
-        z = self.sample(small, context, uncond, options, hooks, correct, callback)
+        z = self.sample(small, context, uncond, options, modulation, correct, callback)
         if "propagation" not in options.hint_methods:
             hints = None
         return self.finish(z, decoded, context, options, hints, soft_hints)
@@ -232,36 +246,15 @@ class Colorizer:
         """Captions of grey photos (B, 1, H, W); empty texts for a model without a captioner."""
         if not self.has("captioner"):
             return [""] * len(gray)
-        return self.part("captioner")(gray.expand(-1, 3, -1, -1))
+        captioner: Any = self.part("captioner")
+        captioner.graphs = self.graphs  # used by those whose decoder is our own
+        return captioner(gray.expand(-1, 3, -1, -1))
 
     def context(self, texts: Sequence[str]) -> Tensor:
         """e_r (B, L, d): semantic encoder, then the semantic adapter where the model has one."""
-        e = self.part("semantic_encoder")(list(texts))[0].to(self.dtype)
-        return self.part("semantic_adapter")(e) if self.has("semantic_adapter") else e
-
-    def _hint_map(
-        self, hints: Sequence[Hint | Stroke] | Tensor, gray: Tensor, photo_size: tuple[int, int], dense: bool = False
-    ) -> Tensor:
-        size = size_of(gray)
-        if not isinstance(hints, Tensor):
-            drawn = hint_map(hints, size, photo_size)
-        elif hints.ndim == 4 and hints.shape[0] in (1, len(gray)) and hints.shape[1] == 3:
-            if not torch.isfinite(hints).all():
-                raise ValueError("the hint map has values that are not finite")
-            drawn = resize_hint_map(hints.float(), size, dense)
-        else:
-            raise ValueError(f"a hint map must be (1 or {len(gray)}, 3, h, w), not {tuple(hints.shape)}")
-        return drawn.to(self.device).expand(len(gray), -1, -1, -1)
-
-    def _modulation(self, gray: Tensor, hints: Tensor) -> Hook:
-        encoder = self.part("hint_encoder")
-        features = encoder.encode(gray.to(self.dtype), hints.to(self.dtype))
-
-        def modulate(i: int, h: Tensor) -> Tensor:
-            rows = [f.repeat(len(h) // len(f), 1, 1, 1) for f in features]
-            return encoder.modulate(i, h, rows)
-
-        return modulate
+        encoder = self.part("semantic_encoder")
+        adapter = self.part("semantic_adapter") if self.has("semantic_adapter") else None
+        return self.graphs(sampling.embed)(encoder, adapter, encoder.tokenize(list(texts)), self.dtype)
 
     def ccd_guidance(self, gray: Tensor, spread: Tensor | None, options: ColorizeOptions) -> ccd.Guidance | None:
         """CCD's guidance of x0 towards hints, and towards the nearest colours of a palette or those of a scheme.
@@ -294,9 +287,10 @@ class Colorizer:
         context: Tensor,
         uncond: Tensor | None,
         options: ColorizeOptions = DEFAULTS,
-        hooks: Sequence[Hook] = (),
+        modulation: Sequence[tuple[Tensor, Tensor]] = (),
         correct: Callable[[Tensor], Tensor] | None = None,
         callback: Callback | None = None,
+        plain: bool = False,
     ) -> Tensor:
         """Latents (B, 4, h, w) in float32, from noise at the last timestep.
 
@@ -304,8 +298,9 @@ class Colorizer:
             gray: condition (B, 1, 8h, 8w).
             context, uncond: (B, L, d); uncond None for no guidance.
             options: steps, guidance, strength, seed, scheduler, shared_control and noise are used.
-            hooks: besides RCA, see `backbone.denoise`.
+            modulation: the learned hints' scales and shifts, see `sampling.predict`.
             correct: changes each step's x0 estimate.
+            plain: call all layers, neither compiled nor captured, so that hooks on them run.
         """
         options = options.resolved(self.preset)
         batch, _, height, width = gray.shape
@@ -316,16 +311,22 @@ class Colorizer:
         unet, control, c_f = self.part("unet"), None, None
         if options.strength != 0 and self.has("controlnet_rca"):
             control = self.part("controlnet_rca")
-            c_f = control.condense(gray.expand(-1, 3, -1, -1).to(self.dtype), (height // 8, width // 8))
-        how = options.strength, options.shared_control, list(hooks)
+            c_f = self.graphs(sampling.condense)(control, gray.to(self.dtype))
+        how = options.strength, options.shared_control, tuple(modulation)
+        timesteps = sampling.timesteps(self.scheduler, options.steps)
+        times = torch.tensor(timesteps, device=self.device)
+        graphs = Graphs(False) if plain else self.graphs
+        predict = graphs(sampling.predict)
+        seen = batch if options.shared_control else len(both)
+        fixed = graphs(sampling.fix_parts)(unet, control, times, both, seen)
 
         def model(x: Tensor, t: int) -> Tensor:
-            timestep, z_t = torch.tensor(t, device=self.device), x.to(self.dtype)
-            output = self.predict(unet, control, z_t, timestep, both, c_f, *how)
+            step, z_t = timesteps.index(t), x.to(self.dtype)
+            output = predict(unet, control, z_t, times[step], both, c_f, *how, fixed.at(step)).float()
             if uncond is None:
-                return output.float()
-            with_text, without = output.float().chunk(2)
-            return without + options.guidance * (with_text - without)
+                return output
+            with_text, without = output.chunk(2)
+            return torch.lerp(without, with_text, options.guidance)
 
         return sampling.sample(model, x, self.scheduler, options.steps, options.scheduler, correct, callback)
 
@@ -363,7 +364,9 @@ class Colorizer:
                 temperature=options.temperature,
             )
             z = decoder.dequantize(tokens, features)
-        return decoder.chroma(z, gray, features) if tile is None else decoder.chroma_tiled(z, gray, tile)
+        if tile is not None:
+            return decoder.chroma_tiled(z, gray, tile)
+        return self.graphs(sampling.decode)(decoder, z, gray, features)
 
     def finish(
         self,

@@ -109,7 +109,8 @@ def find_regions(
     columns = [_positions(words, clip.encode(thing), clip.length) if clip.knows(thing) else [] for thing in things]
     context = colorizer.context([prompt] * len(gray))
     with grounding.AttentionRegions(colorizer.part("unet"), columns) as attention:
-        colorizer.sample(small, context, None, ColorizeOptions(steps=ATTENTION_STEPS, guidance=1.0, seed=seed))
+        options = ColorizeOptions(steps=ATTENTION_STEPS, guidance=1.0, seed=seed)
+        colorizer.sample(small, context, None, options, plain=True)
     height, width = size_of(small)
     return attention.scores((height // 8, width // 8))
 

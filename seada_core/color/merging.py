@@ -19,6 +19,8 @@ RANGE, RIDGE, SHARPEN = 0.1, 0.02, 0.6
 
 
 TILE = 512  # side, px: a tile's maps fit in the processor's cache
+SMALL = 2**21  # pixels of a photo whose luma is averaged down at once
+MERGED_ON_DEVICE = 2**24  # pixels of the largest photo that is merged on a GPU
 
 
 Crop = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -54,12 +56,13 @@ def merge(chroma_rgb: Tensor, gray: Tensor) -> Tensor:
     return merge_chroma(rgb_to_ycbcr(chroma_rgb)[..., 1:, :, :], gray)
 
 
-def merge_chroma(cbcr: Tensor, gray: Tensor) -> Tensor:
+def merge_chroma(cbcr: Tensor, gray: Tensor, tile: int = TILE) -> Tensor:
     """RGB `(..., 3, H, W)` in [0, 1] with the luma `gray` `(..., 1, H, W)` and the chroma `cbcr` `(..., 2, h, w)`.
 
     Chroma of the luma's own size is used unchanged. Smaller chroma is upsampled with the luma as guide (see `_guided`),
     so that colours do not bleed over edges; larger chroma is averaged down. Colours outside the gamut are pulled in at
-    constant luma and hue. `gray` is clamped to [0, 1]. Raises ValueError for mismatched shapes.
+    constant luma and hue. `gray` is clamped to [0, 1]. The result is the same for every `tile` (side in pixels). Raises
+    ValueError for mismatched shapes.
     """
     _channels(cbcr, 2), _channels(gray, 1)
     if cbcr.shape[:-3] != gray.shape[:-3]:
@@ -80,27 +83,28 @@ def merge_chroma(cbcr: Tensor, gray: Tensor) -> Tensor:
         return cbcr[..., rows[:, None], columns], low[..., rows[:, None], columns]
 
     bands = []
-    for y in range(0, size[0], TILE):
+    for y in range(0, size[0], tile):
         band = []
-        for x in range(0, size[1], TILE):
-            tile = gray[..., y : y + TILE, x : x + TILE]
+        for x in range(0, size[1], tile):
+            luma = gray[..., y : y + tile, x : x + tile]
             chroma = (
-                cbcr[..., y : y + TILE, x : x + TILE] if low is None else _guided(crop, tile, (y, x), size, low_size)
+                cbcr[..., y : y + tile, x : x + tile] if low is None else _guided(crop, luma, (y, x), size, low_size)
             )
-            band.append(_compose(tile, chroma))
+            band.append(_compose(luma, chroma))
         bands.append(torch.cat(band, dim=-1))
     return torch.cat(bands, dim=-2).to(dtype).reshape(*lead, 3, *size)
 
 
 @torch.no_grad()
 def merge_tiled(
-    chroma: Tensor | np.ndarray, gray: np.ndarray, tile: int = TILE, dtype: type[np.unsignedinteger] = np.uint8
+    chroma: Tensor | np.ndarray, gray: np.ndarray, tile: int = 0, dtype: type[np.unsignedinteger] = np.uint8
 ) -> np.ndarray:
     """`merge_chroma` in tiles, for photos of any size: needs little more memory than the result.
 
     `gray` is `(H, W)`, uint8 or float in [0, 1]; `chroma` is a float tensor `(2, h, w)` of (Cb, Cr), or a uint8 RGB
     array `(h, w, 3)`. Returns RGB `(H, W, 3)` of `dtype`, np.uint8 or np.uint16, the same for every `tile` (side in
-    pixels). The luma of a 16-bit result, rounded, equals `gray`, rounded. Raises ValueError for other shapes.
+    pixels; 0 for about `TILE`). The luma of a 16-bit result, rounded, equals `gray`, rounded. Raises ValueError for
+    other shapes.
     """
     if gray.ndim != 2 or gray.size == 0:
         raise ValueError(f"expected a (H, W) luminance, got shape {gray.shape}")
@@ -130,14 +134,25 @@ def merge_tiled(
         return crop_chroma(*index), low[index][None, None]
 
     out = np.empty((*size, 3), dtype)
-    for y in range(0, size[0], tile):
-        for x in range(0, size[1], tile):
-            window = np.s_[y : y + tile, x : x + tile]
+    down, across = (tile or -(-side // max(1, round(side / TILE))) for side in size)
+    for y in range(0, size[0], down):
+        for x in range(0, size[1], across):
+            window = np.s_[y : y + down, x : x + across]
             luma = _to_float(gray[window])[None, None]
             cbcr = crop_chroma(*window) if low is None else _guided(crop, luma, (y, x), size, low_size)
             rgb = _compose(luma, cbcr)[0].permute(1, 2, 0)
             out[window] = rgb.mul_(255).add_(0.5).to(torch.uint8).numpy() if dtype == np.uint8 else _words(rgb, luma)
     return out
+
+
+def to_bytes(rgb: Tensor) -> np.ndarray:
+    """RGB `(3, H, W)` in [0, 1] as `(H, W, 3)` uint8."""
+    return rgb.mul(255).add_(0.5).to(torch.uint8).permute(1, 2, 0).cpu().numpy()
+
+
+def merge_on_device(chroma: Tensor, gray: Tensor) -> np.ndarray:
+    """`merge_chroma` of one photo where its tensors are, (1, 2, h, w) and (1, 1, H, W), as `to_bytes` of it."""
+    return to_bytes(merge_chroma(chroma.float(), gray, max(size_of(gray)))[0])
 
 
 def _words(rgb: Tensor, luma: Tensor) -> np.ndarray:
@@ -164,8 +179,10 @@ def _compose(y: Tensor, cbcr: Tensor) -> Tensor:
 
 
 def _low_luma(gray: np.ndarray, size: tuple[int, int]) -> Tensor:
-    """`adaptive_avg_pool2d` of a `(H, W)` array to `size`, a band of rows at a time."""
+    """`adaptive_avg_pool2d` of a `(H, W)` array to `size`, of a large one a band of rows at a time."""
     height, h = gray.shape[0], size[0]
+    if gray.size <= SMALL:
+        return F.adaptive_avg_pool2d(_to_float(gray)[None], size)[0]
     out = torch.empty(size)
     step = max(1, TILE * h // height)
     for i in range(0, h, step):

@@ -214,6 +214,12 @@ def build_parser() -> argparse.ArgumentParser:
         help="pictures of one size coloured together: quicker, equal to one by one but for rounding (default: 1)",
     )
     add("--compile", action="store_true", help="torch.compile the model: minutes at first, quicker from then on")
+    add(
+        "--graphs",
+        action=argparse.BooleanOptionalAction,
+        help="on a GPU, record the model as CUDA graphs for sizes that come again, at the cost of memory: quicker, and "
+        "needs no compiler (default: for small models)",
+    )
     add("--offload", action="store_true", help="keep on the GPU only those parts of the model that are at work")
     add(
         "--engine",
@@ -249,6 +255,8 @@ def parse(argv: Sequence[str] | None = None) -> RunOptions:
         CommandError: options that exclude each other.
     """
     args = build_parser().parse_args(argv)
+    if args.offload and args.graphs:
+        raise CommandError("--offload moves what --graphs recorded in one place; use one of the two", 2)
     if args.offload and args.compile:
         raise CommandError("--offload moves what --compile made for one place; use one of the two", 2)
     schemes = args.palette if isinstance(args.palette, dict) else None
@@ -280,6 +288,7 @@ def parse(argv: Sequence[str] | None = None) -> RunOptions:
         dtype=args.dtype,
         offload=args.offload,
         compile=args.compile,
+        graphs=args.graphs,
     )
     work = WorkOptions(
         colorize=colorize,

@@ -28,6 +28,7 @@ class ModelOptions:
     dtype: str = "float32"  # a name of torch's
     offload: bool = False
     compile: bool = False
+    graphs: bool | None = None
 
 
 @dataclass(frozen=True)

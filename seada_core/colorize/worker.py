@@ -190,6 +190,7 @@ def load_model(options: ModelOptions) -> Colorizer:
             control=options.control,
             captioner=options.captioner,
             download=options.download,
+            graphs=options.graphs,
         )
         if options.offload and colorizer.device.type == "cpu":
             raise CommandError("--offload saves a GPU's memory, but this runs on the CPU; run without it")

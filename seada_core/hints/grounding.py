@@ -111,24 +111,32 @@ class AttentionRegions:
 
     def __init__(self, unet: UNet2DConditionModel, columns: Sequence[Sequence[int]]):
         self.unet, self.columns = unet, columns
-        self.maps: list[Tensor] = []  # (B, cells, N) of each layer and call
+        self.maps: list[Tensor] = []  # (B, cells, N) of each layer and call, at the end of the context
 
     def __enter__(self) -> AttentionRegions:
-        blocks = [m.attn2 for m in self.unet.modules() if getattr(m, "attn2", None) is not None]
-        self.handles = [block.register_forward_pre_hook(self._record, with_kwargs=True) for block in blocks]
+        attentions = [m.attn2 for m in self.unet.modules() if getattr(m, "attn2", None) is not None]
+        self.queries: list[tuple[Any, Tensor]] = []
+        self.keys: dict[Any, Tensor] = {}  # the text's, which sampling may compute once for all steps
+        self.handles = []
+        for attention in attentions:
+            for layer, record in ((attention.to_q, self._add_query), (attention.to_k, self.keys.__setitem__)):
+                self.handles.append(
+                    layer.register_forward_hook(lambda _, __, out, of=attention, record=record: record(of, out))
+                )
         return self
 
     def __exit__(self, *_: object) -> None:
         for handle in self.handles:
             handle.remove()
+        self.maps = [self._shares(attention, query) for attention, query in self.queries if attention in self.keys]
 
-    def _record(self, attention: Any, arguments: tuple, options: dict) -> None:
-        query, key = attention.to_q(arguments[0]), attention.to_k(options["encoder_hidden_states"])
-        query, key = (x.unflatten(-1, (attention.heads, -1)).transpose(1, 2) for x in (query, key))
+    def _add_query(self, attention: Any, query: Tensor) -> None:
+        self.queries.append((attention, query))
+
+    def _shares(self, attention: Any, query: Tensor) -> Tensor:
+        query, key = (x.unflatten(-1, (attention.heads, -1)).transpose(1, 2) for x in (query, self.keys[attention]))
         weights = (query @ key.mT * attention.scale).softmax(-1).mean(1).float()
-        self.maps.append(
-            torch.stack([weights[..., list(c)].mean(-1) if c else weights[..., 0] * 0 for c in self.columns], -1)
-        )
+        return torch.stack([weights[..., list(c)].mean(-1) if c else weights[..., 0] * 0 for c in self.columns], -1)
 
     def scores(self, size: tuple[int, int]) -> Tensor:
         """(B, N, h, w) at the latents' size (h, w), each map from 0 to 1."""

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..color.sizes import size_of
 from ..color.spaces import rgb_to_ycbcr
 from ..files.hint_format import Hint, Stroke, parse_color
 from .propagation import propagate
@@ -175,6 +176,29 @@ def resize_hint_map(hint_map: Tensor, size: tuple[int, int], dense: bool = False
     weight = resize(mask)
     mean = resize(chroma * mask) / weight.clamp_min(torch.finfo(weight.dtype).tiny)
     return torch.cat([mean, weight if dense else F.adaptive_max_pool2d(mask, size)], dim=1)
+
+
+def any_hint_map(
+    hints: Iterable[Hint | Stroke] | Tensor, gray: Tensor, photo_size: tuple[int, int], dense: bool = False
+) -> Tensor:
+    """The hint map (B, 3, h, w), on their device, of hints for grey photos (B, 1, h, w).
+
+    Args:
+        hints: points and strokes in pixels of the photo of `photo_size` (H, W), or a map (1 or B, 3, any, any).
+        dense: see `resize_hint_map`.
+    Raises:
+        ValueError: the map has another shape, or values that are not finite.
+    """
+    size = size_of(gray)
+    if not isinstance(hints, Tensor):
+        drawn = hint_map(hints, size, photo_size)
+    elif hints.ndim == 4 and hints.shape[0] in (1, len(gray)) and hints.shape[1] == 3:
+        if not torch.isfinite(hints).all():
+            raise ValueError("the hint map has values that are not finite")
+        drawn = resize_hint_map(hints.float(), size, dense)
+    else:
+        raise ValueError(f"a hint map must be (1 or {len(gray)}, 3, h, w), not {tuple(hints.shape)}")
+    return drawn.to(gray.device).expand(len(gray), -1, -1, -1)
 
 
 def superpixel_labels(rgb: Tensor, n_segments: int = SUPERPIXELS) -> Tensor:

@@ -234,3 +234,8 @@ class HintEncoder(nn.Module):
         """h (1 + scale) + shift at decoder site `i`."""
         scale, shift = self.projections[i](features[self.levels[i]]).chunk(2, dim=1)
         return h * (1 + scale) + shift
+
+    def scales_and_shifts(self, features: list[Tensor]) -> list[tuple[Tensor, Tensor]]:
+        """1 + scale and shift of `modulate`, (B, C, h, w) each, at every decoder site; valid for all steps."""
+        both = [project(features[level]).chunk(2, dim=1) for project, level in zip(self.projections, self.levels)]
+        return [(1 + scale, shift) for scale, shift in both]

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..color.sizes import size_of
 from ..presets import ControlConfig
-from .backbone import decoder_sites, encode, encoder_features, time_embedding
+from .backbone import FewerLaunches, Fixed, Modules, decoder_sites, encode, encoder_features, time_embedding
 from .efficientnet import CHANNELS, EfficientNetLite0
 
 if TYPE_CHECKING:
@@ -102,10 +102,14 @@ class ConditionalEncoder(nn.Module):
         self.down_blocks = copy.deepcopy(unet.down_blocks)
         self.mid_block = copy.deepcopy(unet.mid_block)
 
-    def forward(self, z_t: Tensor, timesteps: Tensor, context: Tensor, c_f: Tensor) -> list[Tensor]:
-        """Features at every resolution, see `backbone.encode`."""
+    def forward(
+        self, z_t: Tensor, timesteps: Tensor, context: Tensor, c_f: Tensor, fixed: Fixed | None = None
+    ) -> list[Tensor]:
+        """Features at every resolution, see `backbone.encode`; with `fixed`, timesteps and context are not used."""
         x = torch.cat([z_t, c_f], dim=1)
-        return encode(self, x, time_embedding(self, timesteps.expand(x.shape[0]), x.dtype), context)
+        if fixed is not None:
+            return encode(self, x, FewerLaunches(self, fixed))
+        return encode(self, x, Modules(time_embedding(self, timesteps.expand(x.shape[0]), x.dtype), context))
 
 
 class RCA(nn.Module):
@@ -136,7 +140,7 @@ class RCA(nn.Module):
             for t in (self.to_q(query), self.to_k(keys), self.to_v(keys))
         )
         if len(k) != len(q):
-            k, v = (t.repeat(len(q) // len(t), 1, 1, 1) for t in (k, v))
+            k, v = (repeat_rows(t, len(q) // len(t)) for t in (k, v))
         if h.device.type == "cpu" and torch.is_autocast_enabled("cpu"):  # bf16 attention is 2.5 times slower there
             with torch.autocast("cpu", enabled=False):
                 out = F.scaled_dot_product_attention(q.float(), k.float(), v.float())
@@ -144,6 +148,13 @@ class RCA(nn.Module):
             out = F.scaled_dot_product_attention(q, k, v)
         out = rearrange(out, "b m n d -> b n (m d)")
         return rearrange(self.to_out(out), "b (y x) c -> b c y x", y=h.shape[2])
+
+
+def repeat_rows(x: Tensor, times: int) -> Tensor:
+    """(B, ...) to (times B, ...), without a copy where one of the two is 1."""
+    if times == 1:
+        return x
+    return x.expand(times, *x.shape[1:]) if len(x) == 1 else x.repeat(times, *[1] * (x.ndim - 1))
 
 
 @dataclass
@@ -197,6 +208,7 @@ class ControlNetRCA(nn.Module):
         strength: float = 1.0,
         recognized: list[Tensor] | None = None,
         c_f: Tensor | None = None,
+        fixed: Fixed | None = None,
     ) -> ControlFeatures:
         """Run E_con once for a step.
 
@@ -208,6 +220,7 @@ class ControlNetRCA(nn.Module):
             strength: scales residuals and attention; callers skip the controller altogether at 0.
             recognized: the classifier's maps of `condition`, if the mapper takes them and they are computed already.
             c_f: `condense(condition)`, the same at every step, if computed already; `condition` is then not needed.
+            fixed: of `encoder`, in place of timesteps and context, for inference.
         Raises:
             ValueError: `condition` is not 8 times the latent's size, or neither it nor `c_f` is given.
         """
@@ -215,10 +228,12 @@ class ControlNetRCA(nn.Module):
             if condition is None:
                 raise ValueError("expected a condition picture or c_f")
             c_f = self.condense(condition, size_of(z_t), recognized)
-        maps = self.encoder(z_t, timesteps, context, c_f)
+        maps = self.encoder(z_t, timesteps, context, c_f, fixed)
         residuals = None
         if self.zero_convs is not None:
-            residuals = [conv(m) * strength for conv, m in zip(self.zero_convs, maps)]
+            residuals = [conv(m) for conv, m in zip(self.zero_convs, maps)]
+            if strength != 1:
+                residuals = [r * strength for r in residuals]
         return ControlFeatures(c_f, maps, residuals, strength)
 
     def condense(
@@ -236,7 +251,7 @@ class ControlNetRCA(nn.Module):
         """Apply the RCA of decoder site `i`, if there is one, to the hidden state `h`."""
         if str(i) not in self.rca:
             return h
-        return h + self.rca[str(i)](h, features.maps[self.pairs[i]]) * features.strength
+        return torch.add(h, self.rca[str(i)](h, features.maps[self.pairs[i]]), alpha=features.strength)
 
 
 def _zero_conv(channels: int) -> nn.Conv2d:

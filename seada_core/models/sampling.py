@@ -5,62 +5,25 @@ from __future__ import annotations
 import os
 import shutil
 import sysconfig
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from ..presets import SCHEDULERS
-from . import ccd
-from .backbone import Hook, denoise
+from ..color.sizes import size_of
+from .backbone import Fixed, Hook, denoise, fix
+from .controlnet_rca import repeat_rows
+from .solvers import combine, solver, timesteps
 
 if TYPE_CHECKING:
     from diffusers import DDIMScheduler, UNet2DConditionModel
 
     from .controlnet_rca import ControlNetRCA
+    from .semantic_adapter import SemanticAdapter, SemanticEncoder
     from .vq_decoder import VQDecoder
-
-Step = Callable[[Tensor, int, Tensor], Tensor]  # (x0, timestep t, x_t) -> x at the timestep after t
-
-
-def solver(name: str, schedule: DDIMScheduler, steps: int) -> tuple[list[int], Step]:
-    """Timesteps, from the noisiest down, and the function that steps from one to the next, given x0.
-
-    Args:
-        name: "ddim" (Song et al. 2021, deterministic), "unipc" (UniPC-2, Zhao et al. 2023) or "dpm++" (DPM-Solver++ 2M,
-            Lu et al. 2022). The last two are diffusers', and are given x0 itself, whatever the model predicts.
-        schedule: the noise schedule, see `backbone.build_scheduler`.
-    Raises:
-        ValueError: no such solver.
-    """
-    schedule.set_timesteps(steps)
-    timesteps = schedule.timesteps.tolist()
-    if name == "ddim":
-        # not diffusers' DDIM: that takes only the model's output, here x0 may have been corrected
-        alphas = schedule.alphas_cumprod.tolist()
-        before = dict(zip(timesteps, [*timesteps[1:], None]))
-
-        def ddim(x0: Tensor, t: int, x: Tensor) -> Tensor:
-            alpha_bar, alpha_bar_before = alphas[t], 1.0 if before[t] is None else alphas[before[t]]
-            eps = (x - alpha_bar**0.5 * x0) / (1 - alpha_bar) ** 0.5
-            return alpha_bar_before**0.5 * x0 + (1 - alpha_bar_before) ** 0.5 * eps
-
-        return timesteps, ddim
-    if name == "unipc":
-        from diffusers import UniPCMultistepScheduler as Solver
-    elif name == "dpm++":
-        from diffusers import DPMSolverMultistepScheduler as Solver
-    else:
-        raise ValueError(f"unknown scheduler {name!r}; choose among {', '.join(SCHEDULERS)}")
-    # at zero terminal SNR both take 2^-24 for the last alpha_bar, whose logarithm they need
-    multistep = Solver.from_config(
-        schedule.config, prediction_type="sample", solver_order=2, final_sigmas_type="zero", thresholding=False
-    )
-    multistep.set_timesteps(steps)
-    return timesteps, lambda x0, t, x: multistep.step(x0, t, x).prev_sample
 
 
 def sample(
@@ -76,23 +39,69 @@ def sample(
 
     Args:
         model: (x, timestep) to noise or v, as in `schedule.config.prediction_type`.
-        scheduler: see `solver`.
+        scheduler: see `solvers.solver`.
         correct: maps each step's x0 estimate to a corrected one.
         callback: called as callback(done, steps) after every step; may raise to interrupt.
     """
-    timesteps, step = solver(scheduler, schedule, steps)
-    for done, t in enumerate(timesteps, 1):
-        output, alpha_bar = model(x, t), schedule.alphas_cumprod[t].item()
+    step = solver(scheduler, schedule, steps)
+    alpha_bars = schedule.alphas_cumprod.tolist()
+    for done, t in enumerate(timesteps(schedule, steps), 1):
+        output, signal, noise = model(x, t), alpha_bars[t] ** 0.5, (1 - alpha_bars[t]) ** 0.5
         if schedule.config.prediction_type == "v_prediction":
-            x0 = alpha_bar**0.5 * x - (1 - alpha_bar) ** 0.5 * output
+            x0 = combine((signal, x), (-noise, output))
         else:
-            x0 = ccd.predict_x0(x, output, alpha_bar)
+            x0 = combine((1 / signal, x), (-noise / signal, output))  # EDN's Eq. 3, see `ccd.predict_x0`
         if correct is not None:
             x0 = correct(x0)
         x = step(x0, t, x)
         if callback is not None:
             callback(done, steps)
     return x
+
+
+# --- what is compiled, or captured as CUDA graphs: functions of parts and tensors that do not wait for the device ---
+
+
+def embed(encoder: SemanticEncoder, adapter: SemanticAdapter | None, ids: Tensor, dtype: torch.dtype) -> Tensor:
+    """Token ids (B, L) to e_r (B, L, d), see `Colorizer.context`."""
+    e = encoder.embed(ids).to(dtype)
+    return e if adapter is None else adapter(e)
+
+
+def condense(control: ControlNetRCA, gray: Tensor) -> Tensor:
+    """c_f (B, C, h, w) of grey pictures (B, 1, 8h, 8w), see `ControlNetRCA.condense`."""
+    height, width = size_of(gray)
+    return control.condense(gray.expand(-1, 3, -1, -1), (height // 8, width // 8))
+
+
+def decode(decoder: VQDecoder, z: Tensor, gray: Tensor, features: list[Tensor] | None) -> Tensor:
+    """(Cb, Cr) of latents, see `VQDecoder.chroma`."""
+    return decoder.chroma(z, gray, features)
+
+
+class FixedParts(NamedTuple):
+    """What is the same at every step for UNet and controller; see `fix_parts`."""
+
+    unet: Fixed
+    control: Fixed | None
+
+    def at(self, step: int) -> FixedParts:
+        """That of one of the timesteps."""
+        return FixedParts(self.unet.at(step), None if self.control is None else self.control.at(step))
+
+
+def fix_parts(
+    unet: UNet2DConditionModel,
+    control: ControlNetRCA | None,
+    timesteps: Tensor,
+    context: Tensor,
+    rows: int,
+) -> FixedParts:
+    """`backbone.fix` of both, for timesteps (T,) and text (rows, L, d) of which E_con takes the first `rows`."""
+    encoder = getattr(control, "encoder", None)  # a stock ControlNet runs as diffusers wrote it
+    return FixedParts(
+        fix(unet, timesteps, context), None if encoder is None else fix(encoder, timesteps, context[:rows])
+    )
 
 
 def predict(
@@ -104,34 +113,47 @@ def predict(
     c_f: Tensor | None,
     strength: float,
     shared: bool,
-    hooks: list[Hook],
+    modulation: Sequence[tuple[Tensor, Tensor]],
+    fixed: FixedParts | None = None,
 ) -> Tensor:
-    """The UNet's prediction under control for latents x (B, 4, h, w), (rows B, 4, h, w): what `--compile` compiles.
+    """The UNet's prediction under control for latents x (B, 4, h, w), (rows B, 4, h, w): what `--compile` compiles and
+    what `Captured` captures, so it takes all that changes between steps and pictures as tensors.
 
     Args:
+        timestep: a scalar tensor.
         context: (rows B, L, d); rows is 2 with guidance, the ones with text first.
         c_f: the mapper's output (B, C, h, w).
         shared: run E_con on the rows with text alone, for all rows.
-        hooks: besides RCA, see `backbone.denoise`.
+        modulation: the learned hints' scale and shift at each decoder site, see `HintEncoder.scales_and_shifts`.
+        fixed: of this timestep, if computed already.
     """
     rows = len(context) // len(x)
-    z_t = x.repeat(rows, 1, 1, 1)
+    seen = 1 if shared else rows
+    z_t = x if rows == 1 else x.repeat(rows, 1, 1, 1)
+    if fixed is None:
+        fixed = fix_parts(unet, control, timestep[None], context, seen * len(x))
     residuals = None
+    hooks: list[Hook] = []
     if control is not None:
         assert c_f is not None
-        seen = 1 if shared else rows
-        features = control.encode(
-            z_t[: seen * len(x)], timestep, context[: seen * len(x)], strength=strength, c_f=c_f.repeat(seen, 1, 1, 1)
-        )
+        given: dict[str, Any] = {"strength": strength, "c_f": repeat_rows(c_f, seen)}
+        if fixed.control is not None:
+            given["fixed"] = fixed.control
+        features = control.encode(z_t[: seen * len(x)], timestep, context[: seen * len(x)], **given)
         residuals = features.residuals
         if shared and residuals is not None:
-            residuals = [r.repeat(rows, 1, 1, 1) for r in residuals]
-        hooks = [lambda i, h: control.attend(i, h, features), *hooks]
-    return denoise(unet, z_t, timestep, context, residuals, hooks)
+            residuals = [repeat_rows(r, rows) for r in residuals]
+        hooks.append(lambda i, h: control.attend(i, h, features))
+    if modulation:
+        scales, shifts = ([repeat_rows(x, rows) for x in both] for both in zip(*modulation))
+        hooks.append(lambda i, h: torch.addcmul(shifts[i], h, scales[i]))
+    return denoise(unet, z_t, timestep, context, residuals, hooks, fixed.unet)
 
 
-def compile_parts(decoder: VQDecoder, device: torch.device) -> Callable[..., Tensor]:
-    """`predict` compiled, and the decoder compiled in place: CUDA graphs on a GPU, C++ kernels on a CPU.
+def compile_functions(device: torch.device) -> dict[Callable[..., Tensor], Callable[..., Tensor]]:
+    """`predict` and `decode` by their compiled forms, each one graph: CUDA graphs on a GPU, C++ kernels on a CPU.
+
+    The second size of a photo makes them compile once more, for all sizes.
 
     Raises:
         ValueError: there is no compiler that torch can use.
@@ -139,16 +161,17 @@ def compile_parts(decoder: VQDecoder, device: torch.device) -> Callable[..., Ten
     missing = _missing_compiler(device)
     if missing:
         raise ValueError(f"torch.compile needs {missing}; install that, or do without compiling")
-    mode = "reduce-overhead" if device.type == "cuda" else None
-    decoder.gray_encoder.compile()
-    decoder.decoder.compile()
-    compiled = torch.compile(predict, mode=mode)
-    if mode is None:
-        return compiled
+    return {function: _compiled(function, device.type == "cuda") for function in (predict, decode)}
+
+
+def _compiled(function: Callable[..., Tensor], graphs: bool) -> Callable[..., Tensor]:
+    compiled = torch.compile(function, mode="reduce-overhead" if graphs else None, fullgraph=True)
 
     def step(*arguments: Any) -> Tensor:
-        torch.compiler.cudagraph_mark_step_begin()  # the previous step's output may be overwritten
-        return compiled(*arguments)
+        if not graphs:
+            return compiled(*arguments)
+        torch.compiler.cudagraph_mark_step_begin()  # the previous call's result may be overwritten, so it is copied
+        return compiled(*arguments).clone()
 
     return step
 

@@ -47,8 +47,16 @@ class SemanticEncoder(nn.Module):
 
     def forward(self, texts: list[str]) -> tuple[Tensor, Tensor]:
         """Captions to token embeddings e (B, L, d) and the mask (B, L) that is True on real tokens."""
-        ids = self.tokenizer(texts).to(self.model.embeddings.token_embedding.weight.device)
-        return self.model(ids).last_hidden_state, self.tokenizer.mask(ids)
+        ids = self.tokenize(texts)
+        return self.embed(ids), self.tokenizer.mask(ids)
+
+    def tokenize(self, texts: list[str]) -> Tensor:
+        """Captions to token ids (B, L) on the model's device."""
+        return self.tokenizer(texts).to(self.model.embeddings.token_embedding.weight.device)
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """Token ids (B, L) to token embeddings e (B, L, d)."""
+        return self.model(ids).last_hidden_state
 
 
 class SemanticAdapter(nn.Module):

@@ -159,6 +159,10 @@ class PartStore:
             nn.Module.to(self._loaded[part], self.device)
         return self._loaded[part]
 
+    def loaded(self) -> list[nn.Module]:
+        """The parts in memory."""
+        return list(self._loaded.values())
+
     def place(self, part: str, module: nn.Module) -> nn.Module:
         """A part that was just loaded, at home, in its precision and channels last."""
         dtype = self.dtype if part in HALF_PRECISION else None

@@ -212,13 +212,14 @@ def test_offloading_needs_somewhere_to_load_from(run, photo):
 def test_a_compiler_that_fails_ends_the_run(run, photo, tmp_path, monkeypatch):
     import torch._dynamo.exc
 
+    from seada_core.models import sampling
     from seada_core.pipeline import Colorizer
 
     def compile(self):
         def fail(*_):
             raise torch._dynamo.exc.InternalTorchDynamoError("no such header")
 
-        self.predict = fail
+        self.graphs.compiled[sampling.predict] = fail
 
     monkeypatch.setattr(Colorizer, "compile", compile)
     scene(20, 20).save(tmp_path / "second.png")

@@ -20,13 +20,25 @@ def test_denoise_equals_diffusers_forward(unet, size):
     # odd sizes: diffusers rounds up and passes each skip's size on, as we do
     expected = unet(x, t, encoder_hidden_states=context).sample
     torch.testing.assert_close(backbone.denoise(unet, x, t, context), expected, rtol=1e-4, atol=1e-5)
+    fixed = backbone.fix(unet, t, context)
+    torch.testing.assert_close(backbone.denoise(unet, x, t, context, fixed=fixed), expected, rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_what_is_fixed_for_all_steps_equals_each_step_computed_alone(unet):
+    x, times, context = torch.randn(2, 4, 9, 7), torch.tensor([999, 400, 3]), torch.randn(2, 16, 32)
+    fixed = backbone.fix(unet, times, context)
+    for step, t in enumerate(times):
+        expected = unet(x, t, encoder_hidden_states=context).sample
+        found = backbone.denoise(unet, x, t, context, fixed=fixed.at(step))
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 
 @torch.no_grad()
 def test_residuals_are_diffusers_controlnet_residuals(unet):
     x, t, context = torch.randn(1, 4, 8, 8), torch.tensor([10]), torch.randn(1, 16, 32)
     emb = backbone.time_embedding(unet, t, x.dtype)
-    residuals = [torch.randn_like(f) for f in backbone.encode(unet, x, emb, context)]
+    residuals = [torch.randn_like(f) for f in backbone.encode(unet, x, backbone.Modules(emb, context))]
     expected = unet(
         x,
         t,

@@ -33,7 +33,8 @@ def test_conditional_encoder_starts_as_the_unets_encoder(unet):
     encoder = ConditionalEncoder(unet)
     z, t, context, c_f = torch.randn(1, 4, 8, 8), torch.tensor([5]), torch.randn(1, 16, 32), torch.randn(1, 4, 8, 8)
     emb = backbone.time_embedding(unet, t, z.dtype)
-    for ours, theirs in zip(encoder(z, t, context, c_f), backbone.encode(unet, z, emb, context), strict=True):
+    features = backbone.encode(unet, z, backbone.Modules(emb, context))
+    for ours, theirs in zip(encoder(z, t, context, c_f), features, strict=True):
         torch.testing.assert_close(ours, theirs)
     assert encoder.conv_in.weight[:, 4:].abs().max() == 0
 

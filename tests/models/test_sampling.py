@@ -127,7 +127,7 @@ def test_a_step_is_one_graph_with_hooks_and_all(colorizer):
     gray = torch.rand(1, 1, 64, 64)
     options = {"prompt": "a dog", "steps": 3, "guidance": 3.0, "hints": [Hint(10, 10, "#c04040", 3)]}
     plain = colorizer.chroma(gray, **options), colorizer.chroma(1 - gray, **options)
-    colorizer.predict = torch.compile(sampling.predict, backend=backend, fullgraph=True)
+    colorizer.graphs.compiled[sampling.predict] = torch.compile(sampling.predict, backend=backend, fullgraph=True)
     compiled = colorizer.chroma(gray, **options), colorizer.chroma(1 - gray, **options)
     for a, b in zip(plain, compiled):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
@@ -145,13 +145,26 @@ def test_compiling_without_a_compiler(colorizer, monkeypatch):
 
 
 @pytest.mark.slow
-def test_compiling_gives_the_same_colours(tiny_model, colorizer):
+def test_compiling_gives_the_same_colours_in_one_graph_for_all_sizes(tiny_model, colorizer):
+    """Two graphs, of step and decoder, without a break; both compiled once more at the second size, and never again."""
+    from torch._dynamo.utils import counters
+
+    from seada_core.files.hint_format import Hint
+
+    hints = [Hint(10, 10, "#c04040", 3)]
+    options = {"prompt": "a dog", "guidance": 3.0, "hints": hints, "palette": ["#aa5533", "#336699"]}
     compiled = Colorizer.from_pretrained(str(tiny_model))
     compiled.compile()
-    for size in ((64, 64), (64, 96)):
+    torch._dynamo.reset()
+    counters.clear()
+    graphs = []
+    for size in ((64, 64), (64, 64), (64, 96), (64, 96), (64, 64), (72, 64), (64, 96)):
         gray = torch.rand(1, 1, *size)
-        a, b = (c.chroma(gray, prompt="a dog", guidance=3.0) for c in (colorizer, compiled))
+        a, b = (c.chroma(gray, **options) for c in (colorizer, compiled))
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3)
+        graphs.append(counters["stats"]["unique_graphs"])
+    assert not counters["graph_break"]
+    assert graphs == [2, 2, 4, 4, 4, 4, 4]
 
 
 def test_offloading_moves_parts_to_the_device_only_for_use(tiny_model, monkeypatch):

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from ...color.spaces import luminance
 from ...files.weight_headers import read_header
 from ...presets import CaptionerConfig
+from ..captured import Graphs
 from ..efficientnet import CHANNELS, EfficientNetLite0
 from ..tokenizer import Tokenizer
 from .caption_text import strip_monochrome
@@ -45,6 +46,7 @@ class CoCaCaptioner(nn.Module):
         self.image_size = image_size
         self.beams = beams
         self.length = min(max_tokens, self.model.context_length)
+        self.graphs = Graphs(False)
 
     def prepare(self, images: Tensor) -> Tensor:
         """Pictures (B, 3, H, W) in [0, 1] as the image encoder wants them."""
@@ -53,12 +55,17 @@ class CoCaCaptioner(nn.Module):
     @torch.no_grad()
     def decode(self, images: Tensor) -> list[tuple[list[int], float]]:
         """Token ids (start and end included) and mean log-probability of the best caption of each prepared picture."""
-        _, image_tokens = self.model._encode_image(images)
+        image_tokens = self.graphs(_encode_images)(self.model, images)
+        # a graph needs one shape for texts of all lengths; several beams and pictures have too many shapes
+        fixed_shape = self.graphs.on and self.beams == len(images) == 1
 
         def next_log_probs(tokens: Tensor, pictures: Tensor) -> Tensor:
-            tokens, pictures = tokens.to(image_tokens.device), pictures.to(image_tokens.device)
-            _, text_tokens = self.model._encode_text(tokens)
-            logits = self.model.text_decoder(image_tokens[pictures], text_tokens)[:, -1].float()
+            device, last = image_tokens.device, torch.tensor([tokens.shape[1] - 1])
+            if fixed_shape:
+                rows = F.pad(tokens, (0, self.length - tokens.shape[1]), value=self.model.pad_id)
+                logits = self.graphs(_next_logits)(self.model, image_tokens, rows.to(device), last.to(device))
+            else:
+                logits = _next_logits(self.model, image_tokens[pictures.to(device)], tokens.to(device), last.to(device))
             logits[:, [self.model.pad_id, self.tokenizer.start]] = float("-inf")
             if tokens.shape[1] == 1:
                 logits[:, self.tokenizer.end] = float("-inf")  # no empty caption
@@ -78,6 +85,17 @@ class CoCaCaptioner(nn.Module):
         weight = self.model.logit_scale
         prepared = self.prepare(images.to(weight.device)).to(weight.dtype)
         return [strip_monochrome(self.tokenizer.decode(ids)) for ids, _ in self.decode(prepared)]
+
+
+def _encode_images(model: CoCa, images: Tensor) -> Tensor:
+    """The image tokens of prepared pictures."""
+    return model._encode_image(images)[1]
+
+
+def _next_logits(model: CoCa, image_tokens: Tensor, tokens: Tensor, last: Tensor) -> Tensor:
+    """Logits (N, V) of the token after position `last` (1,) of texts (N, L); what is behind it has no influence."""
+    text_tokens = model._encode_text(tokens)[1]
+    return model.text_decoder(image_tokens, text_tokens).index_select(1, last)[:, 0].float()
 
 
 class ConvTower(nn.Module):
