@@ -19,10 +19,11 @@ class Table:
         name: the file's name.
         about: what was measured and how, a line above the table.
         columns: the figures' names and units; a column with the rows' names precedes them.
+        folder: where the file is written, if not there.
     """
 
-    def __init__(self, name: str, about: str, columns: Sequence[str], device: str = "cpu"):
-        self.file = RESULTS / f"{name}.json"
+    def __init__(self, name: str, about: str, columns: Sequence[str], device: str = "cpu", folder: Path | None = None):
+        self.file = (folder or RESULTS) / f"{name}.json"
         self.content = {"about": about, "machine": machine(device), "columns": list(columns), "rows": {}}
         print(f"{about}\n{self.content['machine']}\n")
         print(f"| | {' | '.join(columns)} |\n|{' --- |' * (len(columns) + 1)}", flush=True)
@@ -31,7 +32,7 @@ class Table:
         """Print a row and rewrite the file, which is complete after every row."""
         self.content["rows"][row] = values
         print(f"| {row} | {' | '.join(map(_shown, values))} |", flush=True)
-        self.file.parent.mkdir(exist_ok=True)
+        self.file.parent.mkdir(parents=True, exist_ok=True)
         self.file.write_text(json.dumps(self.content, indent=1) + "\n", encoding="utf-8")
 
 

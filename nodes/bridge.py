@@ -37,6 +37,8 @@ Seada = io.Custom("SEADA")
 SeadaHints = io.Custom("SEADA_HINTS")
 SeadaControl = io.Custom("SEADA_CONTROL")
 
+# what ComfyUI may choose for a UNet: bfloat16 is too coarse, see `weights.parts.default_dtype`
+DTYPES = [torch.float16, torch.float32]
 SHOWN_SIDE = 1024  # longest side of a photo shown on a node, px
 _CASTING = {
     getattr(nn, name): getattr(comfy.ops.manual_cast, name) for name in ("Linear", "Conv2d", "GroupNorm", "LayerNorm")
@@ -133,10 +135,10 @@ def _bring_the_rest(patcher: ModelPatcher, device: torch.device, *_) -> None:
 
 
 def compute_dtype() -> torch.dtype:
-    """The dtype in which ComfyUI computes a UNet on its device."""
+    """The dtype in which ComfyUI computes a UNet on its device: one of `DTYPES`, or its command line's."""
     device = comfy.model_management.get_torch_device()
-    dtype = comfy.model_management.unet_dtype(device)
-    return comfy.model_management.unet_manual_cast(dtype, device) or dtype
+    dtype = comfy.model_management.unet_dtype(device, supported_dtypes=DTYPES)
+    return comfy.model_management.unet_manual_cast(dtype, device, DTYPES) or dtype
 
 
 class ComfyParts(PartStore):

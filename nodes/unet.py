@@ -23,7 +23,7 @@ from ..seada_core.color.sizes import resize, size_of
 from ..seada_core.files.weight_headers import CheckpointError
 from ..seada_core.hints.maps import resize_hint_map
 from ..seada_core.weights import part_files
-from .bridge import check_shape, rows
+from .bridge import DTYPES, check_shape, rows
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
@@ -71,6 +71,7 @@ class SeAdaUNet(comfy.supported_models_base.BASE):
 
     unet_extra_config: ClassVar[dict] = {}
     latent_format = comfy.latent_formats.SD15
+    supported_inference_dtypes: ClassVar[list[torch.dtype]] = DTYPES
 
     def __init__(self, preset: Preset):
         super().__init__(unet_config(preset.unet))

@@ -45,7 +45,7 @@ class Colorizer:
         parts: a folder of part files, or a store of parts. Each is loaded at first use; colouring a photo needs at
             least `unet`, `semantic_encoder` and `vq_decoder`.
         device: None for CUDA where there is one. A store has its own.
-        dtype: None for float32; likewise.
+        dtype: None for float16 on a recent GPU and float32 elsewhere; likewise.
         graphs: record the model's functions as CUDA graphs for photos of sizes that were seen before, see `captured`.
             None for small models on CUDA.
     """

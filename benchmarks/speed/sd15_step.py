@@ -20,31 +20,39 @@ import torch
 from benchmarks import Table
 from seada_core.models import backbone, sampling
 from seada_core.models.controlnet_rca import ControlNetRCA
-from seada_core.presets import SD15
+from seada_core.presets import SD15, Preset
 
 AIM = 1.15
 PEER = "diffusers UNet + ControlNet"
 
 
-def models(device: str, dtype: torch.dtype) -> list[torch.nn.Module]:
+def models(device: str, dtype: torch.dtype, preset: Preset = SD15) -> list[torch.nn.Module]:
     """A random UNet, our controller at 12 sites and at 4 (one E_con), and diffusers' ControlNet."""
     from diffusers import ControlNetModel
 
     torch.manual_seed(0)
-    with torch.device("meta" if device == "meta" else "cpu"):
-        unet = backbone.build_unet(SD15.unet)
-        twelve = ControlNetRCA(unet, SD15.control)
-        four = ControlNetRCA(unet, replace(SD15.control, sites="blocks"))
+    with torch.device(device):  # on a GPU, random weights take seconds there and minutes on the CPU
+        unet = backbone.build_unet(preset.unet)
+        twelve = ControlNetRCA(unet, preset.control)
+        four = ControlNetRCA(unet, replace(preset.control, sites="blocks"))
         four.encoder = twelve.encoder
         plain = ControlNetModel.from_unet(unet, load_weights_from_unet=False)
     place = {"device": device, "dtype": dtype, "memory_format": torch.channels_last}
     return [torch.nn.Module.to(m.eval().requires_grad_(False), **place) for m in (unet, twelve, four, plain)]
 
 
-def our_step(predict: Callable, unet, control, x, timestep, context, picture, shared: bool) -> Callable[[], None]:
+def our_step(
+    predict: Callable, unet, control, x, timestep, context, picture, shared: bool, prepared: bool = False
+) -> Callable[[], None]:
+    """A step of ours; `prepared`: what all steps share is computed before, as `Colorizer` does, else in the step."""
+    if prepared:
+        fixed = sampling.fix_parts(unet, control, timestep[None], context, len(x) * (1 if shared else 2)).at(0)
+        once = control.condense(picture, tuple(x.shape[-2:]))
+        return lambda: predict(unet, control, x, timestep, context, once, 1.0, shared, (), fixed)
+
     def step() -> None:
         c_f = control.condense(picture, tuple(x.shape[-2:]))
-        predict(unet, control, x, timestep, context, c_f, 1.0, shared, [])
+        predict(unet, control, x, timestep, context, c_f, 1.0, shared, ())
 
     return step
 

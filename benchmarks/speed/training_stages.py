@@ -15,6 +15,7 @@ import time
 from dataclasses import replace
 
 import torch
+from torch import Tensor, nn
 
 from benchmarks import Table
 from seada_core.presets import OPTIMIZERS, PRESETS, Preset, TrainConfig
@@ -23,15 +24,37 @@ from seada_core.train.batches import Batch
 from seada_core.train.memory import build_optimizer, checkpoint_activations, freeze_in_bf16
 from seada_core.train.stages.registry import STAGES
 from seada_core.train.stages.stage import Stage
+from seada_core.train.texts import text_is_frozen
 from seada_core.weights import part_files
 
 
-def build(name: str, preset: Preset, device: str, changes: dict) -> tuple[Stage, TrainConfig]:
-    """A stage of a preset with random weights, and its recipe; without the preset's terms that need a fitted probe."""
-    stage, config = assemble(name, preset, changes)
+class GivenTexts(nn.Module):
+    """In place of a frozen text encoder, as with `--cache-text`: the same random embedding for every text."""
+
+    def __init__(self, preset: Preset):
+        super().__init__()
+        text = preset.text
+        self.register_buffer("embedding", torch.randn(1, text.length, text.width, dtype=torch.float16))
+
+    def forward(self, texts: list[str]) -> tuple[Tensor, Tensor]:
+        e = self.embedding.float().expand(len(texts), -1, -1)
+        return e, torch.ones(e.shape[:2], dtype=torch.bool, device=e.device)
+
+
+def build(
+    name: str, preset: Preset, device: str, changes: dict, layout: torch.memory_format = torch.channels_last
+) -> tuple[Stage, TrainConfig]:
+    """A stage of a preset with random weights, and its recipe; without the preset's terms that need a fitted probe.
+
+    The weights are made on the device. With `cache_text` a frozen text encoder is replaced by given embeddings.
+    """
+    with torch.device(device):
+        stage, config = assemble(name, preset, changes)
+        if config.cache_text and text_is_frozen(stage):
+            stage.semantic_encoder = GivenTexts(preset)
     if config.frozen == "bf16":
         freeze_in_bf16(stage)
-    torch.nn.Module.to(stage, device, memory_format=torch.channels_last)
+    torch.nn.Module.to(stage, device, memory_format=layout)
     if config.gradient_checkpointing:
         checkpoint_activations(stage)
     return stage, config

@@ -234,7 +234,11 @@ def build_parser() -> argparse.ArgumentParser:
         help="of --engine ray (default: one for each GPU, else for every four CPUs)",
     )
     add("--device", metavar="D", help="such as cpu or cuda:1 (default: cuda where there is one)")
-    add("--dtype", choices=("float32", "bfloat16", "float16"), default="float32", help="default: float32")
+    add(
+        "--dtype",
+        choices=("float32", "bfloat16", "float16"),
+        help="default: float16 on a GPU, float32 on the CPU; bfloat16 is too coarse for the embedded model",
+    )
     add(
         "--max-megapixels",
         metavar="N",

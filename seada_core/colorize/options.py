@@ -25,7 +25,7 @@ class ModelOptions:
     captioner: Path | None = None
     download: bool = False
     device: str | None = None
-    dtype: str = "float32"  # a name of torch's
+    dtype: str | None = None  # a name of torch's; None for what suits the device
     offload: bool = False
     compile: bool = False
     graphs: bool | None = None

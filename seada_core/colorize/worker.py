@@ -185,7 +185,7 @@ def load_model(options: ModelOptions) -> Colorizer:
         colorizer = Colorizer.from_pretrained(
             options.model,
             options.device,
-            getattr(torch, options.dtype),
+            None if options.dtype is None else getattr(torch, options.dtype),
             base=options.base,
             control=options.control,
             captioner=options.captioner,

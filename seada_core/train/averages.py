@@ -22,6 +22,20 @@ class Averages(EMAModel):
         parameters = list(parameters) if decay else []
         super().__init__(parameters, decay=decay, use_ema_warmup=True, power=0.75)
         self.shadow_params = [average.float() for average in self.shadow_params]
+        first = self.shadow_params[0] if self.shadow_params else None
+        # in this order a CPU's averages are the same to the last bit as they have always been
+        self.one_by_one = first is None or first.device.type == "cpu" or isinstance(first, DTensor)
+
+    @torch.no_grad()
+    def step(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Move the averages towards the parameters: on a GPU all at once, where diffusers has three operations each."""
+        parameters = list(parameters)
+        if self.one_by_one:
+            super().step(parameters)
+            return
+        self.optimization_step += 1
+        self.cur_decay_value = self.get_decay(self.optimization_step)
+        torch._foreach_lerp_(self.shadow_params, [p.float() for p in parameters], 1 - self.cur_decay_value)
 
     def state_dict(self) -> dict:
         """Whole tensors; to be called by all processes together."""

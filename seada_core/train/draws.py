@@ -12,7 +12,7 @@ class Draws:
     """Random numbers for the pictures of a batch, each picture's from a generator of its own, on the CPU.
 
     A picture's numbers depend on its seed alone: two processes, or four micro-batches, draw the same noise as one
-    process with the whole batch.
+    process with the whole batch, on a GPU the same as on a CPU.
     """
 
     def __init__(self, seeds: Sequence[int]):
@@ -21,8 +21,14 @@ class Draws:
     def normal(self, like: Tensor) -> Tensor:
         """Standard normal numbers in the shape, dtype, device and memory format of `like` (B, ...)."""
         rows = [torch.randn(like.shape[1:], generator=generator) for generator in self.generators]
-        return torch.empty_like(like).copy_(torch.stack(rows))
+        return torch.empty_like(like).copy_(_pinned(torch.stack(rows), like.device), non_blocking=True)
 
     def uniform(self, *shape: int, device: torch.device | str = "cpu") -> Tensor:
         """(B, *shape) float32 in [0, 1)."""
-        return torch.stack([torch.rand(shape, generator=generator) for generator in self.generators]).to(device)
+        numbers = torch.stack([torch.rand(shape, generator=generator) for generator in self.generators])
+        return _pinned(numbers, torch.device(device)).to(device, non_blocking=True)
+
+
+def _pinned(numbers: Tensor, device: torch.device) -> Tensor:
+    """Numbers that are copied to the device; to a GPU from page-locked memory, else the CPU would wait for the GPU."""
+    return numbers.pin_memory() if device.type == "cuda" else numbers

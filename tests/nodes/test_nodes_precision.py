@@ -88,6 +88,31 @@ def test_computing_in_half_precision_gives_the_same_pictures(comfy, in_fp32, dty
     check(pictures(comfy, nodes), in_fp32, limit)
 
 
+CHOICE = """
+from importlib import import_module
+import comfy.model_management as management
+bridge = import_module(type(a).__module__)
+unet = import_module(type(a).__module__.replace("bridge", "unet"))
+usual = management.should_use_fp16, management.should_use_bf16, management.args.bf16_unet
+result = []
+try:
+    for fp16, bf16, flag in ((1, 1, 0), (1, 0, 0), (0, 1, 0), (0, 0, 0), (1, 1, 1)):
+        management.should_use_fp16, management.should_use_bf16 = lambda *_, **__: fp16, lambda *_, **__: bf16
+        management.args.bf16_unet = bool(flag)
+        model = unet.load_unet(a.folder / "unet.safetensors").model
+        result.append([str(bridge.compute_dtype()), str(model.manual_cast_dtype or model.get_dtype())])
+finally:
+    management.should_use_fp16, management.should_use_bf16, management.args.bf16_unet = usual
+"""
+
+
+def test_a_gpu_computes_in_bfloat16_only_where_the_command_line_says_so(comfy):
+    """With both half precisions, fp16 alone, bf16 alone, neither; and with --bf16-unet."""
+    found = comfy.probe(CHOICE, {"load": node("SeAdaLoadModel", model_name="embedded")}, a=["load", 1])
+    wanted = ["float16", "float16", "float32", "float32", "bfloat16"]
+    assert found == [[f"torch.{dtype}"] * 2 for dtype in wanted]
+
+
 PARTLY = """
 from comfy.model_patcher import ModelPatcher
 ModelPatcher.whole = ModelPatcher.partially_load

@@ -16,6 +16,23 @@ def test_a_part_is_loaded_once_and_in_its_precision(tiny_model):
     assert store.get("unet").conv_in.weight.is_contiguous(memory_format=torch.channels_last)
 
 
+@pytest.mark.parametrize(
+    ("device", "capability", "dtype"),
+    [
+        ("cuda", (9, 0), torch.float16),
+        ("cuda:1", (8, 0), torch.float16),
+        ("cuda", (7, 5), torch.float32),
+        ("cpu", None, torch.float32),
+        ("mps", None, torch.float32),
+    ],
+)
+def test_the_dtype_that_a_device_gets_if_none_is_asked_for(tiny_model, monkeypatch, device, capability, dtype):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda asked: capability if str(asked) == device else None)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *_: True)
+    assert PartStore(Parts(tiny_model), device).dtype == dtype
+    assert PartStore(Parts(tiny_model), device, torch.bfloat16).dtype == torch.bfloat16
+
+
 def test_parts_that_the_model_does_not_have(tiny_model):
     store = PartStore(Parts(tiny_model), "cpu")
     assert store.has("unet") and not store.has("captioner")

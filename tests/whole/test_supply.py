@@ -1,6 +1,7 @@
 """Dependencies: requirements and extras, the lock file, and the workflows that install, test and publish."""
 
 import ast
+import importlib.metadata
 import importlib.util
 import json
 import os
@@ -120,6 +121,32 @@ def test_the_project_packages_every_room_and_its_data():
             package = file.parent if (file.parent / "__init__.py").is_file() else file.parent.parent
             globs = patterns["*"] + patterns.get(package.relative_to(ROOT).as_posix().replace("/", "."), [])
             assert any(file.relative_to(package).match(one) for one in globs), file
+
+
+# --- wheels for a machine with a GPU ----------------------------------------------------------------------------------
+
+
+def test_the_wheels_for_a_gpu_are_whole():
+    """They and what is already there are all that the project and the wheels themselves need; pinned, with hashes."""
+    text = (ROOT / "requirements-gpu.txt").read_text()
+    there = {canonicalize_name(name) for line in re.findall(r"# already there: (.*)", text) for name in line.split()}
+    carried = {}
+    for line in text.replace("\\\n", " ").splitlines():
+        if line and not line.startswith("#"):
+            assert re.search(r" --hash=sha256:[0-9a-f]{64}$", line), line
+            requirement = Requirement(line.split(" --hash")[0])
+            carried[canonicalize_name(requirement.name)] = str(requirement.specifier).removeprefix("==")
+    assert carried and there.isdisjoint(carried)
+    needed = requirements("requirements.txt")
+    for name in carried:
+        needed += map(Requirement, importlib.metadata.requires(name) or ())
+    for requirement in needed:
+        if requirement.marker and not requirement.marker.evaluate({"extra": "", "python_version": "3.12"}):
+            continue
+        name = canonicalize_name(requirement.name)
+        if name == "lazy-importer":  # of a newer importlib_metadata than the one that is carried
+            continue
+        assert name in there or requirement.specifier.contains(carried.get(name, "")), requirement
 
 
 # --- the lock file ----------------------------------------------------------------------------------------------------

@@ -1,0 +1,1 @@
+"""What `python -m benchmarks.speed.gpu` measures: a module a subject, and how the parts run."""

@@ -1,0 +1,83 @@
+"""The benchmark for GPUs, tiny and on the CPU; and that a part which fails costs no other part's rows."""
+
+import json
+import time
+
+import pytest
+import torch
+
+from benchmarks import Table
+from benchmarks.speed import gpu
+from benchmarks.speed.on_gpu import agreement, run
+from seada_core.pipeline import Colorizer
+from seada_core.weights import part_files
+
+torch.set_num_threads(1)
+
+
+def test_all_parts_run_on_a_cpu(tmp_path, capsys):
+    """Every row has a figure, none failed, and all of them are in the file."""
+    arguments = ["--device", "cpu", "--tiny", "--one-process", "--out", str(tmp_path)]
+    assert gpu.main(arguments) == 0
+    rows = json.loads((tmp_path / "gpu.json").read_text())["rows"]
+    failed = {name: remark for name, (value, _, _, remark) in rows.items() if value is None or remark}
+    assert not failed
+    printed = capsys.readouterr().out
+    assert all(f"| {name} |" in printed for name in rows)
+    for row in (
+        "one step, ours, 12 sites",
+        "sd15, 20 unipc steps and decoding, compiled",
+        "training stage3, micro-batch 2",
+    ):
+        assert rows[row][0] > 0 and rows[row][2] > 0, row  # seconds, and a ratio to the peer's
+    differences = [value for name, (value, *_) in rows.items() if "beside the CPU's fp32" in name and " in " in name]
+    assert len(differences) == 3 * len(part_files.SECTIONS) and all("within" in value for value in differences)
+
+
+def test_a_part_that_fails_costs_no_other_part_its_rows(tmp_path):
+    names = ("fails", "crashes", "hangs", "works")
+    parts = {name: run.Part("benchmark_parts", name, 1 if name == "hangs" else 60, early=4) for name in names}
+    table = Table("gpu", "parts that fail", run.COLUMNS, "cpu", tmp_path)
+    run.in_processes(parts, "cpu", True, run.Results(table), 120)
+    rows = json.loads((tmp_path / "gpu.json").read_text())["rows"]
+    assert rows["wrong"] == [None, "s", None, "ValueError: one row fails"]
+    assert rows["quarter"][:3] == [0.25, "s", 0.5]
+    assert rows["fails: the rest"][3] == "RuntimeError: so does the part"
+    assert rows["before the crash"][0] == 1.0 and rows["crashes: the rest"][3] == "the process ended, status 7"
+    assert rows["before it hangs"][0] == 2.0 and rows["hangs: the rest"][3] == "stopped after 1 s"
+    assert rows["early"][0] == "yes" and rows["device"] == ["cpu", "", None, ""]
+
+
+def test_what_does_not_fit_into_the_time_is_skipped(tmp_path):
+    parts = {name: run.Part("benchmark_parts", name) for name in ("fails", "works")}
+    table = Table("gpu", "no time", run.COLUMNS, "cpu", tmp_path)
+    started = time.monotonic()
+    run.in_processes(parts, "cpu", True, run.Results(table), 0)
+    run.in_this_process({"once": parts["works"]}, "cpu", True, run.Results(table), 0)
+    assert time.monotonic() - started < 2
+    assert {name: row[3] for name, row in table.content["rows"].items()} == dict.fromkeys(
+        ("fails", "works", "once"), run.NO_TIME
+    )
+
+
+# --- every part on a GPU, where there is one; on a CPU in other precisions -------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def reference():
+    cpu = Colorizer.from_pretrained("mini", "cpu")
+    given = agreement.inputs(cpu)
+    with torch.no_grad():
+        return given, {part: agreement.output(part, cpu, given) for part in part_files.SECTIONS}
+
+
+@pytest.mark.parametrize("dtype", agreement.TOLERANCES, ids=str)
+def test_parts_agree_with_fp32_on_the_cpu(reference, dtype):
+    given, outputs = reference
+    colorizer = Colorizer.from_pretrained("mini", "cuda" if torch.cuda.is_available() else "cpu", dtype)
+    for part, wanted in outputs.items():
+        assert len(wanted) > 500 and wanted.std() > 1e-3, part
+        found = agreement.difference(part, colorizer, wanted, given, dtype)
+        assert found <= agreement.TOLERANCES[dtype], part
+        if dtype != torch.float32:
+            assert found > 0, part  # it did compute in half precision
