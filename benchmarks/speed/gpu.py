@@ -35,8 +35,8 @@ PARTS = {
     "tests": Part(AGREEMENT, "tests", 40),
     "batches": Part(MINI, "batches", 40),
     "compiled": Part(BIG, "compiled", 90, early=5),
-    "mini-compiled": Part(MINI, "compiled", 90, early=6),
-    "diffusers-compiled": Part(BIG, "diffusers_compiled", 90, early=7),
+    "diffusers-compiled": Part(BIG, "diffusers_compiled", 90, early=6),
+    "mini-compiled": Part(MINI, "compiled", 90, early=7),
 }
 
 
@@ -57,9 +57,9 @@ def main(arguments: list[str] | None = None) -> int:
     about = "One GPU; full-sized models have random weights, 512 px, guidance. " + (
         "Tiny models: the figures mean nothing." if options.tiny else ""
     )
-    table = Table("gpu", about.strip(), COLUMNS, options.device, options.out)
+    results = Results(lambda: Table("gpu", about.strip(), COLUMNS, options.device, options.out))
     run = in_this_process if options.one_process else in_processes
-    run(chosen, options.device, options.tiny, Results(table), seconds - (time.monotonic() - started))
+    run(chosen, options.device, options.tiny, results, seconds - (time.monotonic() - started))
     print(f"\n{time.monotonic() - started:.0f} s", flush=True)
     return 0
 

@@ -21,14 +21,14 @@ class Draws:
     def normal(self, like: Tensor) -> Tensor:
         """Standard normal numbers in the shape, dtype, device and memory format of `like` (B, ...)."""
         rows = [torch.randn(like.shape[1:], generator=generator) for generator in self.generators]
-        return torch.empty_like(like).copy_(_pinned(torch.stack(rows), like.device), non_blocking=True)
+        return torch.empty_like(like).copy_(send(torch.stack(rows), like.device))
 
     def uniform(self, *shape: int, device: torch.device | str = "cpu") -> Tensor:
         """(B, *shape) float32 in [0, 1)."""
         numbers = torch.stack([torch.rand(shape, generator=generator) for generator in self.generators])
-        return _pinned(numbers, torch.device(device)).to(device, non_blocking=True)
+        return send(numbers, torch.device(device))
 
 
-def _pinned(numbers: Tensor, device: torch.device) -> Tensor:
-    """Numbers that are copied to the device; to a GPU from page-locked memory, else the CPU would wait for the GPU."""
-    return numbers.pin_memory() if device.type == "cuda" else numbers
+def send(tensor: Tensor, device: torch.device) -> Tensor:
+    """A CPU's tensor on the device; to a GPU from page-locked memory, else the CPU would wait for the GPU's work."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)

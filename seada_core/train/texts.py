@@ -16,6 +16,7 @@ from ..files import atomic
 from ..models.semantic_adapter import SemanticEncoder
 from .data import Cache
 from .disk import create_array
+from .draws import send
 from .sources import DataError
 from .stages.diffusion import GENERIC
 from .stages.stage import Stage
@@ -49,8 +50,8 @@ class CachedSemanticEncoder(nn.Module):
         if len(unknown):
             text = texts[unknown[0]]
             raise DataError(f"{text!r} is not among the cached texts: delete their folder to encode them again")
-        e = torch.from_numpy(self.embeddings[rows]).to(self.place.device).float()
-        return e, self.tokenizer.mask(self.tokenizer(texts)).to(self.place.device)
+        e = send(torch.from_numpy(self.embeddings[rows]), self.place.device).float()
+        return e, send(self.tokenizer.mask(self.tokenizer(texts)), self.place.device)
 
 
 @torch.no_grad()

@@ -2,6 +2,7 @@
 
 import os
 import time
+import warnings
 
 from benchmarks.speed.on_gpu.run import Measure
 
@@ -34,3 +35,4 @@ def works(device, tiny):
     yield Measure("early", "", lambda: "yes")
     yield None
     yield Measure("device", "", lambda: device)
+    yield Measure("warned", "", lambda: warnings.warn("no CUDA graph of it", stacklevel=1) or "eager")

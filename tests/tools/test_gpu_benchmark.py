@@ -38,7 +38,7 @@ def test_a_part_that_fails_costs_no_other_part_its_rows(tmp_path):
     names = ("fails", "crashes", "hangs", "works")
     parts = {name: run.Part("benchmark_parts", name, 1 if name == "hangs" else 60, early=4) for name in names}
     table = Table("gpu", "parts that fail", run.COLUMNS, "cpu", tmp_path)
-    run.in_processes(parts, "cpu", True, run.Results(table), 120)
+    run.in_processes(parts, "cpu", True, run.Results(lambda: table), 120)
     rows = json.loads((tmp_path / "gpu.json").read_text())["rows"]
     assert rows["wrong"] == [None, "s", None, "ValueError: one row fails"]
     assert rows["quarter"][:3] == [0.25, "s", 0.5]
@@ -46,14 +46,15 @@ def test_a_part_that_fails_costs_no_other_part_its_rows(tmp_path):
     assert rows["before the crash"][0] == 1.0 and rows["crashes: the rest"][3] == "the process ended, status 7"
     assert rows["before it hangs"][0] == 2.0 and rows["hangs: the rest"][3] == "stopped after 1 s"
     assert rows["early"][0] == "yes" and rows["device"] == ["cpu", "", None, ""]
+    assert rows["warned"] == ["eager", "", None, "no CUDA graph of it"]
 
 
 def test_what_does_not_fit_into_the_time_is_skipped(tmp_path):
     parts = {name: run.Part("benchmark_parts", name) for name in ("fails", "works")}
     table = Table("gpu", "no time", run.COLUMNS, "cpu", tmp_path)
     started = time.monotonic()
-    run.in_processes(parts, "cpu", True, run.Results(table), 0)
-    run.in_this_process({"once": parts["works"]}, "cpu", True, run.Results(table), 0)
+    run.in_processes(parts, "cpu", True, run.Results(lambda: table), 0)
+    run.in_this_process({"once": parts["works"]}, "cpu", True, run.Results(lambda: table), 0)
     assert time.monotonic() - started < 2
     assert {name: row[3] for name, row in table.content["rows"].items()} == dict.fromkeys(
         ("fails", "works", "once"), run.NO_TIME

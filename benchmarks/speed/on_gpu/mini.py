@@ -63,11 +63,19 @@ def photo(kit: Kit) -> Measures:
         yield Measure(row, "of 255: max; mean", partial(apart, kit, colorizer, cpu))
         yield Measure(f"{row}, 3 steps", "of 255: max; mean", partial(apart, kit, colorizer, cpu, steps=3, seed=1))
     yield Measure("mini on the CPU, warm, own caption", "s", partial(kit.seconds, painted(kit, cpu, prompt=None), 2, 1))
+    yield from _second_size(kit, loaded[kit.half], f"mini {name_of(kit.half)}")
     for what, options in STEERED.items():
         steered = painted(kit, loaded[kit.half], **options)
         yield Measure(f"mini {name_of(kit.half)}, {what}", "s", partial(kit.seconds, steered, 3, 3))
         compared = partial(apart, kit, loaded[kit.half], cpu, **options)
         yield Measure(f"mini {name_of(kit.half)}, {what}, beside the CPU's fp32", "of 255: max; mean", compared)
+
+
+def _second_size(kit: Kit, colorizer: Colorizer, row: str) -> Measures:
+    turned = painted(kit, colorizer, kit.photo.transpose(Image.Transpose.ROTATE_90))
+    yield Measure(f"{row}, first photo of a second size", "s", partial(kit.once, turned))
+    yield Measure(f"{row}, the second size, warm", "s", partial(kit.seconds, turned))
+    yield Measure(f"{row}, the first size again", "s", partial(kit.seconds, painted(kit, colorizer), 5, 0))
 
 
 @plain_part
@@ -98,7 +106,7 @@ def _rate(kit: Kit, count: int, run: Callable[[], object]) -> float:
 @compiling_part
 def compiled(kit: Kit) -> Measures:
     """One photo at a time by `Colorizer.compile`."""
-    eager, colorizer = kit.mini(graphs=False), kit.mini(graphs=False)
+    eager, colorizer = kit.mini(graphs=False), kit.mini()
     eager_row = f"mini {name_of(kit.half)}, eager"
     row = f"mini {name_of(kit.half)}, compiled"
     colorizer.compile()
@@ -110,9 +118,8 @@ def compiled(kit: Kit) -> Measures:
     captioned = painted(kit, colorizer, prompt=None)
     yield Measure(f"{row}, warm, own caption", "s", partial(kit.seconds, captioned))
     yield Measure(f"{row}, beside not compiled", "of 255: max; mean", partial(apart, kit, colorizer, eager))
-    turned = painted(kit, colorizer, kit.photo.transpose(Image.Transpose.ROTATE_90))
-    yield Measure(f"{row}, first photo of a second size", "s", partial(kit.once, turned))
-    yield Measure(f"{row}, the first size again", "s", partial(kit.seconds, run))
+    # each of these compiles once more
+    yield from _second_size(kit, colorizer, row)
     for what, options in STEERED.items():
         steered = painted(kit, colorizer, **options)
         yield Measure(f"{row}, {what}, first photo", "s", partial(kit.once, steered))

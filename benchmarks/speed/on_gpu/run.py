@@ -7,10 +7,13 @@ meanwhile, too, beside parts whose figures depend little on the CPU; their rows 
 from __future__ import annotations
 
 import contextlib
+import logging
 import multiprocessing
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from importlib import import_module
 from multiprocessing.connection import Connection, wait
 from typing import NamedTuple
@@ -85,11 +88,15 @@ def rows(part: Part, device: str, tiny: bool, wait_for_turn: Callable[[], float]
                 yield Row(f"{measure.name} and the rest", None, "", remark=NO_TIME)
                 return
             try:
-                value = measure.take()
+                with warnings.catch_warnings(record=True) as caught:
+                    warnings.simplefilter("always")
+                    value = measure.take()
             except Exception as error:
                 yield Row(measure.name, None, measure.unit, remark=_one_line(error))
                 continue
-            yield Row(measure.name, value, measure.unit, measure.peer)
+            # such as that a function could not be recorded and ran as usual, which explains a figure
+            said = [str(one.message) for one in caught if "CUDA graph" in str(one.message)]
+            yield Row(measure.name, value, measure.unit, measure.peer, "; ".join(dict.fromkeys(said))[:300])
     except Exception as error:
         yield Row(f"{part.function}: the rest", None, "", remark=_one_line(error))
 
@@ -101,7 +108,8 @@ def _one_line(error: BaseException) -> str:
 
 def child(part: Part, device: str, tiny: bool, pipe: Connection) -> None:
     """The work of a part's process: sends rows, READY where it waits for its turn, DONE."""
-    _quiet()
+    warnings.filterwarnings("ignore")
+    logging.disable(logging.WARNING)
 
     def wait_for_turn() -> float:
         pipe.send(READY)
@@ -112,20 +120,20 @@ def child(part: Part, device: str, tiny: bool, pipe: Connection) -> None:
     pipe.send(DONE)
 
 
-def _quiet() -> None:
-    import logging
-    import warnings
-
-    warnings.filterwarnings("ignore")
-    logging.disable(logging.WARNING)
-
-
 class Results:
-    """The table's rows as they come, with their ratios."""
+    """The table's rows as they come, with their ratios.
 
-    def __init__(self, table: Table):
-        self.table = table
+    Args:
+        make: makes the table, which takes seconds, as it asks the device for its name.
+    """
+
+    def __init__(self, make: Callable[[], Table]):
+        self.make = make
         self.figures: dict[str, float] = {}
+
+    @cached_property
+    def table(self) -> Table:
+        return self.make()
 
     def add(self, row: Row) -> None:
         """Add a row; its peer must have been added before."""
@@ -218,6 +226,7 @@ def in_processes(parts: Mapping[str, Part], device: str, tiny: bool, results: Re
                 results.add(Row(name, None, "", remark=NO_TIME))
                 continue
             start(at)
+            assert results.table.file  # made while the first part's process imports
             worker, limit = workers[name], min(parts[name].limit, left)
             until = time.monotonic() + limit
             worker.go(limit)
