@@ -34,6 +34,7 @@ def build_shares(
     mine: Iterable[int] | None = None,
     log: Callable[[str], None] = print,
     missing_captions: str = "empty",
+    describe_colors: bool = False,
 ) -> None:
     """Build shares `mine` (all by default) of `shares` of a cache; complete ones are kept.
 
@@ -46,7 +47,10 @@ def build_shares(
         if not (target / "cache.json").is_file():
             folder.mkdir(parents=True, exist_ok=True)
             encoder = encoder or load()
-            build_cache(source, target, resolution, encoder, mirror, film_share, log, (k, shares), missing_captions)
+            build_cache(
+                source, target, resolution, encoder, mirror, film_share, log, (k, shares), missing_captions,
+                describe_colors,
+            )  # fmt: skip
 
 
 def join_shares(folder: Path, shares: int, log: Callable[[str], None] = print) -> None:
@@ -84,6 +88,9 @@ class CacheOptions:
     share: int | None = setting(None, "build only this one, counted from 0", low=0)
     device: str | None = setting(None, "of the encoder; by default CUDA where available")
     missing_captions: Literal["empty", "error"] = setting("empty", "what a picture without a caption gets")
+    describe_colors: bool = setting(
+        False, "write colour captions for pictures that have none, from the colours of their areas and labels"
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -102,7 +109,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         build_shares(
             options.data, options.out, options.resolution, lambda: load_encoder(options.encoder, device),
             options.mirror, options.film, options.shares, None if options.share is None else [options.share],
-            missing_captions=options.missing_captions,
+            missing_captions=options.missing_captions, describe_colors=options.describe_colors,
         )  # fmt: skip
         try:
             join_shares(options.out, options.shares)

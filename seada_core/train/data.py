@@ -19,6 +19,7 @@ from ..color.spaces import luminance
 from ..files import atomic
 from ..files.pictures import formats
 from . import aging
+from .color_captions import ColorDescriber
 from .disk import create_array, writing
 from .sources import DataError, Tally, samples
 
@@ -172,6 +173,7 @@ def build_cache(
     log: Log = print,
     share: tuple[int, int] = (0, 1),
     missing_captions: str = "empty",
+    describe_colors: bool = False,
 ) -> Cache:
     """Read `source` once: shorter side resized to `resolution` px, centre-cropped square, latents of each.
 
@@ -179,6 +181,8 @@ def build_cache(
     (for TAESD the difference is as large as the latent's own variance), so without it pictures are never mirrored.
     `film_share` is the share of pictures whose last view (the mirrored one where there is one) looks like an old print,
     see `aging.expose`.
+
+    With `describe_colors`, records without `color_captions` get some, see `color_captions.ColorDescriber`.
 
     Does nothing when `folder` already holds the cache of this source and resolution. Pictures that cannot be read are
     reported and skipped; more than one in ten stops with an error, before any latent is computed. Written aside and
@@ -191,12 +195,15 @@ def build_cache(
     meta = {"source": source, "resolution": resolution, "mirror": mirror, "version": 1}
     if film_share:
         meta["film"] = film_share
+    if describe_colors:
+        meta["describe_colors"] = True
     if (folder / "cache.json").is_file():
         cache = Cache(folder)
         check_source(cache, meta)
         return cache
     if resolution < 8 or resolution % 8:
         raise DataError(f"the resolution must be a multiple of 8 px (a latent cell), not {resolution}")
+    describer = ColorDescriber.with_package_weights() if describe_colors else None
     with writing(folder), atomic.new_folder(folder) as part:
         offsets, tally = [0], Tally(source, log)
         with (
@@ -213,6 +220,8 @@ def build_cache(
                 picture.save(buffer, "JPEG", quality=95, subsampling=0)
                 pictures.write(buffer.getvalue())
                 offsets.append(offsets[-1] + buffer.tell())
+                if describer is not None:
+                    describer.add_to(record, _to_tensor(picture))
                 lines.write(json.dumps({"key": key, **record}) + "\n")
                 tally.add(record)
         tally.finish()

@@ -53,6 +53,9 @@ class TrainOptions:
         0, "folders that a new cache is split into, which all processes build together; 0: one per process", low=0
     )
     missing_captions: Literal["empty", "error"] = setting("empty", "what a picture without a caption gets")
+    describe_colors: bool = setting(
+        False, "write colour captions for pictures that have none, from the colours of their areas and labels"
+    )
     film: float = setting(0.0, "share of the pictures that are also cached as an old film would show them", high=1)
     workers: int = setting(1, "processes that decode pictures", low=0, high=1024)
     resume: bool = setting(False, "continue from the newest checkpoint; with `all`, at the stage that was interrupted")

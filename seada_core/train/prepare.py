@@ -61,6 +61,7 @@ def _build_cache(
         build_shares(
             source, folder, resolution, lambda: load_encoder(encoder_path, state.device), options.mirror,
             film, shares, range(rank, shares, processes), missing_captions=options.missing_captions,
+            describe_colors=options.describe_colors,
         )  # fmt: skip
     state.wait_for_everyone()
     if state.is_main_process and shares > 1:
@@ -69,8 +70,9 @@ def _build_cache(
         folder.parent.mkdir(parents=True, exist_ok=True)
         encoder = load_encoder(encoder_path, state.device)
         build_cache(
-            source, folder, resolution, encoder, options.mirror, film, missing_captions=options.missing_captions
-        )
+            source, folder, resolution, encoder, options.mirror, film, missing_captions=options.missing_captions,
+            describe_colors=options.describe_colors,
+        )  # fmt: skip
 
 
 def with_recognized(cache: Cache, parts: Parts, config: TrainConfig, state: PartialState) -> Cache:
