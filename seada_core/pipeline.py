@@ -211,6 +211,8 @@ class Colorizer:
             raise ValueError("the photo has values that are not finite: expected 0 to 1")
         photo_size = size_of(gray)
         small = decoded = resize(gray, diffusion_size(photo_size, options.size)).to(self.device)
+        if small is gray:
+            small = decoded = gray.clone()  # the caller's may change in place, see `Captured`
 
         prompt = self.caption(small) if options.prompt is None else options.prompt
         texts = [prompt] * len(gray) if isinstance(prompt, str) else list(prompt)

@@ -116,7 +116,7 @@ class Rehearsed(Captured):
                 for result, computed in zip(results, graph(*inputs), strict=True):
                     result.copy_(computed)
 
-        return Recorded(SimpleNamespace(replay=replay), inputs, outputs, list(inputs))
+        return Recorded(SimpleNamespace(replay=replay), inputs, outputs, [(x, None) for x in inputs])
 
 
 def small_colorizer(preset: Preset = SMALL) -> tuple[Colorizer, torch.nn.Module]:

@@ -5,6 +5,7 @@ One photo at a time keeps a GPU waiting for the CPU, which launches a thousand s
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
@@ -23,7 +24,7 @@ class Recorded(NamedTuple):
     graph: torch.cuda.CUDAGraph
     inputs: list[Tensor]  # where the graph reads
     outputs: Any  # where it writes
-    copied: list[Tensor]  # what `inputs` were copied from last; held, so that no other tensor can take its place
+    copied: list[tuple[Tensor, int | None]]  # what `inputs` were copied from last, see `_state`
 
 
 class Captured:
@@ -34,8 +35,9 @@ class Captured:
 
     Arguments may be nested tuples and lists of tensors; all that is not a tensor has to be hashable, and belongs to the
     key that shapes make. The function may use only these tensors and its modules' weights, must not wait for the
-    device, and is called without gradients. Weights may change in place; where they are replaced or moved, see
-    `Graphs`. Tensors that are passed again must not have been changed in place. Results are copies.
+    device, and is called without gradients. Weights may change in place; where they are replaced or moved, see `Graphs`.
+    A tensor that was made in inference mode must not change in place before it is passed again. Results are copies.
+    Threads take turns.
     """
 
     device = "cuda"
@@ -45,13 +47,17 @@ class Captured:
         self.graphs: OrderedDict[Any, Recorded | None] = OrderedDict()
         self.failed = False
         self.pool: Any = None  # memory that all its graphs share: results are copied before another one is replayed
+        self.lock = threading.Lock()
 
     def __call__(self, *arguments: Any) -> Any:
         leaves = list(leaves_of(arguments))
         tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
         if self.failed or torch.is_grad_enabled() or not all(x.device.type == self.device for x in tensors):
             return self.function(*arguments)
-        key = tuple(_describe(leaf) for leaf in leaves)
+        with self.lock:
+            return self._replayed(arguments, tensors, tuple(_describe(leaf) for leaf in leaves))
+
+    def _replayed(self, arguments: Any, tensors: list[Tensor], key: Any) -> Any:
         if key not in self.graphs:
             self.graphs[key] = None
             while len(self.graphs) > MOST_GRAPHS:
@@ -68,11 +74,11 @@ class Captured:
                 name = getattr(self.function, "__name__", "a function")
                 warnings.warn(f"no CUDA graph of {name}, so it runs slower: {str(error).splitlines()[0]}", stacklevel=2)
                 return self.function(*arguments)
-        changed = [i for i, x in enumerate(tensors) if x is not found.copied[i]]
+        changed = [i for i, x in enumerate(tensors) if not _is_same(x, *found.copied[i])]
         if changed:
             torch._foreach_copy_([found.inputs[i] for i in changed], [tensors[i] for i in changed])
             for i in changed:
-                found.copied[i] = tensors[i]
+                found.copied[i] = _state(tensors[i])
         found.graph.replay()
         return each_tensor(found.outputs, torch.clone)
 
@@ -89,7 +95,16 @@ class Captured:
             with torch.cuda.graph(graph, self.pool, stream, capture_error_mode="thread_local"):
                 outputs = self.function(*copies)
         inputs = [leaf for leaf in leaves_of(copies) if isinstance(leaf, Tensor)]
-        return Recorded(graph, inputs, outputs, list(inputs))
+        return Recorded(graph, inputs, outputs, list(map(_state, inputs)))
+
+
+def _state(x: Tensor) -> tuple[Tensor, int | None]:
+    """A tensor, held so that no other one can take its place, and its version, which inference tensors do not have."""
+    return x, None if x.is_inference() else x._version
+
+
+def _is_same(x: Tensor, earlier: Tensor, version: int | None) -> bool:
+    return x is earlier and (version is None or x._version == version)
 
 
 def leaves_of(nested: Any) -> Iterator[Any]:

@@ -61,6 +61,9 @@ def test_a_shape_is_recorded_when_it_comes_again():
         results = [captured(torch.full((2,), float(i)), 2.0)[0] for i in range(3)]
         assert len(calls) == before  # replayed
         assert [r[0].item() for r in results] == [0, 2, 4]  # results are copies
+        x = torch.zeros(2)
+        for i in range(3):
+            assert captured(x.fill_(i), 2.0)[0][0] == 2 * i  # changed in place
         captured(torch.ones(2), 3.0)  # another number: another graph
         assert len(calls) == before + 1
     assert captured(torch.ones(2, requires_grad=True), 2.0)[0].requires_grad  # with gradients: not captured
