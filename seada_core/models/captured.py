@@ -35,8 +35,8 @@ class Captured:
 
     Arguments may be nested tuples and lists of tensors; all that is not a tensor has to be hashable, and belongs to the
     key that shapes make. The function may use only these tensors and its modules' weights, must not wait for the
-    device, and is called without gradients. Weights may change in place; where they are replaced or moved, see `Graphs`.
-    A tensor that was made in inference mode must not change in place before it is passed again. Results are copies.
+    device, and is called without gradients. Weights may change in place; where they are replaced or moved: `Graphs`. A
+    tensor that was made in inference mode must not change in place before it is passed again. Results are copies.
     Threads take turns.
     """
 
