@@ -280,8 +280,9 @@ class Colorizer:
         if palette and strength is not None:
             colors = scheme_colors(palette).to(self.device)
             weights = {"palette": ccd.SCHEME_WEIGHT * strength}
+        saturation = self.preset.sampling.saturation
         return ccd.Guidance(
-            self.part("vq_decoder"), gray, target, colors, weights, saturation=self.preset.sampling.saturation
+            self.part("vq_decoder"), gray, target, colors, weights, saturation=saturation, graphs=self.graphs
         )
 
     def sample(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -13,6 +13,7 @@ from ..color.sizes import size_of
 from ..color.spaces import luminance, rgb_to_ycbcr, ycbcr_to_rgb
 from ..presets import HintConfig
 from .backbone import decoder_sites
+from .captured import Graphs
 
 if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel
@@ -140,6 +141,7 @@ class Guidance:
         weights: by term; by default those of `WEIGHTS` for hints and palette, 0 for the others.
         saturation: factor on chroma in the result.
         scale, moves: see `guide`.
+        graphs: captures `move_x0`.
     """
 
     @torch.no_grad()
@@ -153,35 +155,62 @@ class Guidance:
         saturation: float = 1.0,
         scale: float = HINT_SCALE,
         moves: int = HINT_MOVES,
+        graphs: Graphs | None = None,
     ):
         self.decoder, self.gray, self.target, self.colors = decoder, gray, target, colors
         self.weights = {**dict.fromkeys((*PIXEL_TERMS, "luminance"), 0.0), **(weights or {})}
         self.gain, self.scale, self.moves = PROBE_GAIN * saturation, scale, moves
-        self.by_pixel = any(self.weights[name] for name in PIXEL_TERMS)
+        self.graphs = graphs or Graphs(False)
         features = decoder.gray_features(gray)
-        self.features = features if self.by_pixel else features[-1:]
+        self.features = features if any(self.weights[name] for name in PIXEL_TERMS) else features[-1:]
         self.cells = F.adaptive_avg_pool2d(gray, size_of(features[-1]))
 
     def __call__(self, x0: Tensor) -> Tensor:
         """The guided x0, (B, 4, h, w)."""
+        of_photo = self.gray, self.cells, self.target, self.colors, self.features
+        how = tuple(self.weights.items()), self.gain, self.scale, self.moves
+        return self.graphs(move_x0, self.decoder)(self.decoder, x0, *of_photo, *how)
 
-        def each(tensor: Tensor) -> Tensor:
-            return tensor.expand(len(x0), *tensor.shape[1:])
 
-        gray, cells, features = each(self.gray), each(self.cells), [each(f) for f in self.features]
-        target = None if self.target is None else each(self.target)
+def move_x0(
+    decoder: VQDecoder,
+    x0: Tensor,
+    gray: Tensor,
+    cells: Tensor,
+    target: Tensor | None,
+    colors: Tensor | None,
+    features: list[Tensor],
+    weights: Sequence[tuple[str, float]],
+    gain: float,
+    scale: float,
+    moves: int,
+) -> Tensor:
+    """The guided x0 of `Guidance`, a function of tensors that can be captured.
 
-        def by_cell(z: Tensor) -> Tensor:
-            chroma = self.gain * self.decoder.cell_chroma(z, features)
-            return weighted(chroma_losses(chroma, cells, target, self.colors), self.weights)
+    Args:
+        cells: the grey photos' means over latent cells (B or 1, 1, h, w).
+        features: their grey features, the coarsest ones alone where no term uses pixels.
+        gain: decoded chroma over `VQDecoder.cell_chroma`.
+    """
+    by_term = dict(weights)
 
-        def by_pixel(z: Tensor) -> Tensor:
-            rgb = ycbcr_to_rgb(torch.cat([gray, self.decoder.chroma(z, gray, features)], dim=1))
-            return weighted(losses(rgb, gray), self.weights)
+    def each(tensor: Tensor) -> Tensor:
+        return tensor.expand(len(x0), *tensor.shape[1:])
 
-        if target is not None or self.colors is not None:
-            x0 = guide(x0, by_cell, self.scale, self.moves)
-        return guide(x0, by_pixel, self.scale) if self.by_pixel else x0
+    gray, cells, features = each(gray), each(cells), [each(f) for f in features]
+    target = None if target is None else each(target)
+
+    def by_cell(z: Tensor) -> Tensor:
+        chroma = gain * decoder.cell_chroma(z, features)
+        return weighted(chroma_losses(chroma, cells, target, colors), by_term)
+
+    def by_pixel(z: Tensor) -> Tensor:
+        rgb = ycbcr_to_rgb(torch.cat([gray, decoder.chroma(z, gray, features)], dim=1))
+        return weighted(losses(rgb, gray), by_term)
+
+    if target is not None or colors is not None:
+        x0 = guide(x0, by_cell, scale, moves)
+    return guide(x0, by_pixel, scale) if any(by_term[name] for name in PIXEL_TERMS) else x0
 
 
 class HintEncoder(nn.Module):
