@@ -52,9 +52,11 @@ class Captured:
     def __call__(self, *arguments: Any) -> Any:
         leaves = list(leaves_of(arguments))
         tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
-        if self.failed or torch.is_grad_enabled() or not all(x.device.type == self.device for x in tensors):
+        places = {x.device for x in tensors}
+        if self.failed or torch.is_grad_enabled() or {place.type for place in places} != {self.device}:
             return self.function(*arguments)
-        with self.lock:
+        place = places.pop()
+        with self.lock, torch.cuda.device(place if place.type == "cuda" else -1):
             return self._replayed(arguments, tensors, tuple(_describe(leaf) for leaf in leaves))
 
     def _replayed(self, arguments: Any, tensors: list[Tensor], key: Any) -> Any:
@@ -90,7 +92,9 @@ class Captured:
             with torch.cuda.stream(stream):  # libraries allocate what they need on their first call in a stream
                 self.function(*copies)
             torch.cuda.current_stream().wait_stream(stream)
-            graph, self.pool = torch.cuda.CUDAGraph(), self.pool or torch.cuda.graph_pool_handle()
+            graph = torch.cuda.CUDAGraph()
+            if not any(self.graphs.values()):  # the memory goes with the last of the graphs
+                self.pool = torch.cuda.graph_pool_handle()
             # thread_local: what other threads do meanwhile, such as a server's, does not matter
             with torch.cuda.graph(graph, self.pool, stream, capture_error_mode="thread_local"):
                 outputs = self.function(*copies)
