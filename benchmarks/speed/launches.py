@@ -93,7 +93,8 @@ class Rehearsed(Captured):
     device = "cpu"
 
     def _record(self, arguments: Any) -> Recorded:
-        copies = each_tensor(arguments, torch.clone)
+        with torch.inference_mode(False):
+            copies = each_tensor(arguments, torch.clone)
         inputs = [leaf for leaf in leaves_of(copies) if isinstance(leaf, Tensor)]
 
         def flat(*tensors: Tensor) -> list[Tensor]:
@@ -101,7 +102,7 @@ class Rehearsed(Captured):
             results = self.function(*each_tensor(copies, lambda _: next(given)))
             return [leaf for leaf in leaves_of(results) if isinstance(leaf, Tensor)]
 
-        with _disable_current_modes(), torch.no_grad():
+        with _disable_current_modes(), torch.inference_mode(False), torch.no_grad():
             graph = make_fx(flat)(*inputs)
             outputs = self.function(*copies)
         packets = [getattr(node.target, "overloadpacket", None) for node in graph.graph.nodes]

@@ -31,6 +31,18 @@ def photos(device: str = "cpu") -> list[torch.Tensor]:
     return [torch.rand(1, 1, *size, generator=generator).to(device) for size in SIZES]
 
 
+@pytest.mark.parametrize("options", OPTIONS[:2], ids=str)
+def test_replays_in_inference_mode(colorizer, options):
+    """What is recorded must not be made of inference tensors, which nothing may write to later."""
+    with torch.inference_mode():
+        expected = [colorizer.chroma(gray, **options) for gray in photos()]
+        colorizer.graphs = Graphs(True, Rehearsed)
+        found = [colorizer.chroma(gray, **options) for gray in photos()[:4]]
+    found += [colorizer.chroma(gray, **options) for gray in photos()[4:]]
+    for a, b in zip(found, expected):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 def test_replays_compute_the_same_for_every_size(colorizer, options):
     expected = [colorizer.chroma(gray, **options) for gray in photos()]
