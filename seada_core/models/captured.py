@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import threading
 import warnings
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-MOST_GRAPHS = 8  # of a function: sets of shapes that are kept, the ones used last
+MOST_GRAPHS = 16  # of a function: sets of shapes that are kept, the ones used last
 SMALL_UNET = 512  # the widths of a UNet's levels together, up to which one photo is bound by launches
 
 
@@ -41,13 +41,16 @@ class Captured:
     """
 
     device = "cuda"
+    lock = threading.RLock()  # of all: only one capture may be under way in a process
 
     def __init__(self, function: Callable[..., Any]):
         self.function = function
-        self.graphs: OrderedDict[Any, Recorded | None] = OrderedDict()
+        self.graphs: OrderedDict[Any, Recorded] = OrderedDict()
+        self.calls: Counter[Any] = Counter()  # with each set of shapes
+        self.due: dict[Any, int] = {}  # the call that records; later for a graph that had to make room for others
         self.failed = False
         self.pool: Any = None  # memory that all its graphs share: results are copied before another one is replayed
-        self.lock = threading.Lock()
+        self.stream: Any = None
 
     def __call__(self, *arguments: Any) -> Any:
         leaves = list(leaves_of(arguments))
@@ -57,25 +60,34 @@ class Captured:
             return self.function(*arguments)
         place = places.pop()
         with self.lock, torch.cuda.device(place if place.type == "cuda" else -1):
-            return self._replayed(arguments, tensors, tuple(_describe(leaf) for leaf in leaves))
+            found = self._find(arguments, tuple(_describe(leaf) for leaf in leaves))
+            if found is not None:
+                return self._replay(found, tensors)
+        return self.function(*arguments)
 
-    def _replayed(self, arguments: Any, tensors: list[Tensor], key: Any) -> Any:
-        if key not in self.graphs:
-            self.graphs[key] = None
-            while len(self.graphs) > MOST_GRAPHS:
-                self.graphs.popitem(last=False)
-            return self.function(*arguments)
-        self.graphs.move_to_end(key)
-        found = self.graphs[key]
-        if found is None:
-            try:
-                found = self.graphs[key] = self._record(arguments)
-            except RuntimeError as error:
-                self.failed = True
-                self.graphs.clear()
-                name = getattr(self.function, "__name__", "a function")
-                warnings.warn(f"no CUDA graph of {name}, so it runs slower: {str(error).splitlines()[0]}", stacklevel=2)
-                return self.function(*arguments)
+    def _find(self, arguments: Any, key: Any) -> Recorded | None:
+        """The graph for these shapes, recorded now if it is due."""
+        if key in self.graphs:
+            self.graphs.move_to_end(key)
+            return self.graphs[key]
+        self.calls[key] += 1
+        if self.calls[key] < self.due.get(key, 2):
+            return None
+        self.due[key] = 8 * self.calls[key]
+        try:
+            self.graphs[key] = self._record(arguments)
+        except RuntimeError as error:
+            self.failed = True
+            self.graphs.clear()
+            name = getattr(self.function, "__name__", "a function")
+            warnings.warn(f"no CUDA graph of {name}, so it runs slower: {str(error).splitlines()[0]}", stacklevel=4)
+            return None
+        if len(self.graphs) > MOST_GRAPHS:
+            self.graphs.popitem(last=False)
+        return self.graphs[key]
+
+    @staticmethod
+    def _replay(found: Recorded, tensors: list[Tensor]) -> Any:
         changed = [i for i, x in enumerate(tensors) if not _is_same(x, *found.copied[i])]
         if changed:
             torch._foreach_copy_([found.inputs[i] for i in changed], [tensors[i] for i in changed])
@@ -87,16 +99,15 @@ class Captured:
     def _record(self, arguments: Any) -> Recorded:
         with torch.inference_mode(False), torch.no_grad():  # inference tensors could not be written to later
             copies = each_tensor(arguments, torch.clone)
-            stream = torch.cuda.Stream()
-            stream.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(stream):  # libraries allocate what they need on their first call in a stream
-                self.function(*copies)
-            torch.cuda.current_stream().wait_stream(stream)
-            graph = torch.cuda.CUDAGraph()
-            if not any(self.graphs.values()):  # the memory goes with the last of the graphs
+            graph, self.stream = torch.cuda.CUDAGraph(), self.stream or torch.cuda.Stream()
+            if not self.graphs:  # the memory goes with the last of the graphs
                 self.pool = torch.cuda.graph_pool_handle()
+            self.stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(self.stream):  # libraries allocate what they need on their first call in a stream
+                self.function(*copies)
+            torch.cuda.current_stream().wait_stream(self.stream)
             # thread_local: what other threads do meanwhile, such as a server's, does not matter
-            with torch.cuda.graph(graph, self.pool, stream, capture_error_mode="thread_local"):
+            with torch.cuda.graph(graph, self.pool, self.stream, capture_error_mode="thread_local"):
                 outputs = self.function(*copies)
         inputs = [leaf for leaf in leaves_of(copies) if isinstance(leaf, Tensor)]
         return Recorded(graph, inputs, outputs, list(map(_state, inputs)))
