@@ -198,7 +198,7 @@ class TrainConfig:
     )
     timestep_shift: float = setting(1.0, "above 1: more of the noisy timesteps")
     condition_weight: float = setting(0.0, "weight of |c_f - z_0|^2")
-    representation_weight: float = setting(1.0, "of L_r in stage I (SeAda Eq. 5, 6)")
+    representation_weight: float = setting(1.0, "of L_r in stage I (SeAda Eq. 5, 6), and of its like in stage decide")
     chroma_weight: float = setting(0.0, "weight of the error in the colour that x0 shows")
     perceptual_weight: float = setting(0.0, "weight of the error in a classifier's features of that colour")
     recognition_dropout: float = setting(
@@ -258,6 +258,7 @@ SD15 = Preset(
             chroma_weight=1.0,
             perceptual_weight=2.0,
             adversarial_weight=0.4,
+            representation_weight=0.05,
         ),
         "decoder": replace(_SD15, steps=5_000),
         "ccd": replace(_SD15, steps=50_000, generic_prob=0.5),
@@ -322,8 +323,9 @@ MINI = Preset(
             perceptual_weight=2.0,
             recognition_dropout=0.1,
             last_timestep_share=0.5,
-            adversarial_weight=0.4,
-            learn_classifier=0.15,
+            adversarial_weight=0.5,
+            representation_weight=0.05,
+            learn_classifier=0.2,
         ),
         "decoder": replace(_MINI, steps=150, batch=16, lr=3e-4, warmup=10, decay=0.7),
         "ccd": replace(
