@@ -15,6 +15,7 @@ from . import (
     model_folders,
     painter,
     palettes,
+    photo,
     reference,
     semantic_adapter,
     vq_decoder,
@@ -23,6 +24,8 @@ from . import (
 
 NODES: list[type[io.ComfyNode]] = [
     colorize.SeAdaColorize,
+    photo.SeAdaLoadPhoto,
+    photo.SeAdaSavePhoto,
     folder.SeAdaLoadFolder,
     loaders.SeAdaLoadModel,
     loaders.SeAdaLoadControlNetRCA,

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import comfy.latent_formats
 import comfy.model_management
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 Seada = io.Custom("SEADA")
 SeadaHints = io.Custom("SEADA_HINTS")
 SeadaControl = io.Custom("SEADA_CONTROL")
+SeadaPhoto = io.Custom("SEADA_PHOTO")
 
 # what ComfyUI may choose for a UNet: bfloat16 is too coarse, see `weights.parts.default_dtype`
 DTYPES = [torch.float16, torch.float32]
@@ -43,6 +44,12 @@ SHOWN_SIDE = 1024  # longest side of a photo shown on a node, px
 _CASTING = {
     getattr(nn, name): getattr(comfy.ops.manual_cast, name) for name in ("Linear", "Conv2d", "GroupNorm", "LayerNorm")
 }
+
+
+def schema(search_aliases: Sequence[str] = (), **fields: Any) -> io.Schema:
+    """A node's schema; what a node is searched by is given to those versions of ComfyUI that know it."""
+    known = "search_aliases" in getattr(io.Schema, "__dataclass_fields__", {})
+    return io.Schema(**fields, **({"search_aliases": list(search_aliases)} if known else {}))
 
 
 # --- pictures and latents ---------------------------------------------------------------------------------------------
@@ -264,15 +271,15 @@ def add_post_route(path: str, answer: Callable[[web.Request], Awaitable[web.Resp
         PromptServer.instance.routes.post(path)(answer)
 
 
-def shown_photo(gray: Tensor) -> dict:
-    """Saves the first of grey pictures (B, 1, H, W) as a small temporary file. Returns ComfyUI's description of the
+def shown_photo(photo: Tensor) -> dict:
+    """Saves the first of pictures (B, 1 or 3, H, W) as a small temporary file. Returns ComfyUI's description of the
     file for the page, with the photo's own "width" and "height"."""
-    height, width = gray.shape[-2:]
+    height, width = photo.shape[-2:]
     scale = min(1.0, SHOWN_SIDE / max(height, width))
-    small = resize(gray[:1], (max(1, round(height * scale)), max(1, round(width * scale))))
-    pixels = (small[0, 0] * 255).round().clamp(0, 255).byte().cpu().numpy()
+    small = resize(photo[:1], (max(1, round(height * scale)), max(1, round(width * scale))))[0]
+    pixels = (small.movedim(0, -1).squeeze(-1) * 255).round().clamp(0, 255).byte().cpu().numpy()
     # the same photo gives the same file: otherwise a server that runs for weeks would fill its disk
-    key = hashlib.blake2b(pixels.tobytes(), digest_size=16, salt=b"%dx%d" % pixels.shape).hexdigest()
+    key = hashlib.blake2b(pixels.tobytes(), digest_size=16, salt=b"%dx%d" % pixels.shape[:2]).hexdigest()
     folder, name = folder_paths.get_temp_directory(), f"seada_hints_{key}.jpg"
     path = os.path.join(folder, name)
     if not os.path.isfile(path):

@@ -29,10 +29,11 @@ def _load(name: str, beams: int, max_tokens: int):
 class SeAdaCaptioner(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return bridge.schema(
             node_id="SeAdaCaptioner",
             display_name="SeAda Captioner",
             category="SeAda",
+            search_aliases=["caption photo", "describe photo", "image to text"],
             description='Writes a caption for each photo, without words such as "black and white".',
             inputs=[
                 io.Image.Input("image", tooltip="The photos to describe. Only their luminance is used."),

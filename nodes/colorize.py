@@ -19,10 +19,24 @@ if TYPE_CHECKING:
 class SeAdaColorize(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return bridge.schema(
             node_id="SeAdaColorize",
             display_name="SeAda Colorize",
             category="SeAda",
+            search_aliases=[
+                "seada",
+                "colorize",
+                "colourise",
+                "colorization",
+                "recolor",
+                "deoldify",
+                "ddcolor",
+                "black and white",
+                "b&w",
+                "bw photo",
+                "old photo",
+                "restore color",
+            ],
             description="Colours black-and-white photos. Their own luminance and size are kept; only colour is added.",
             inputs=[
                 io.Image.Input("image", tooltip="The photos to colour, of any size. Only their luminance is used."),

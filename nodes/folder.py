@@ -8,21 +8,21 @@ import reprlib
 from pathlib import Path
 
 import folder_paths
-import torch
 from comfy_api.latest import io
-from torch import Tensor
 
 from ..seada_core.files import folders, pictures
 from . import bridge
+from .photo import load
 
 
 class SeAdaLoadFolder(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return bridge.schema(
             node_id="SeAdaLoadFolder",
             display_name="SeAda Load Folder",
             category="SeAda",
+            search_aliases=["batch photos", "load images from folder", "folder of photos"],
             description="Loads the photos of a folder, each at its own size; the nodes that follow run once per photo. "
             "Files that cannot be read are skipped and listed in REPORT.",
             inputs=[
@@ -55,6 +55,12 @@ class SeAdaLoadFolder(io.ComfyNode):
                     display_name="REPORT",
                     tooltip="How many photos were loaded, and which files were skipped and why.",
                 ),
+                bridge.SeadaPhoto.Output(
+                    id="photos",
+                    display_name="PHOTO",
+                    is_output_list=True,
+                    tooltip="What else the files hold, for SeAda Save Photo.",
+                ),
             ],
         )
 
@@ -67,10 +73,12 @@ class SeAdaLoadFolder(io.ComfyNode):
     def execute(cls, folder: str, first: int, count: int) -> io.NodeOutput:
         files, total = _files(folder, first, count)
         show = bridge.progress(len(files))
-        images, names, faults = [], [], []
+        images, names, photos, faults = [], [], [], []
         for i, file in enumerate(files, 1):
             try:
-                images.append(_image(pictures.read(file)))
+                image, _, photo = load(file)
+                images.append(image)
+                photos.append(photo)
                 names.append(file.stem)
             except pictures.PictureError as error:
                 logging.warning("SeAda Load Folder skips %s", error)
@@ -82,7 +90,7 @@ class SeAdaLoadFolder(io.ComfyNode):
         lines += [f"skipped: {fault}" for fault in faults]
         if first + len(files) < total:
             lines.append(f"to load the next ones, set first to {first + len(files)}")
-        return io.NodeOutput(images, names, "\n".join(lines))
+        return io.NodeOutput(images, names, "\n".join(lines), photos)
 
 
 def _files(folder: str, first: int, count: int) -> tuple[list[Path], int]:
@@ -100,11 +108,3 @@ def _files(folder: str, first: int, count: int) -> tuple[list[Path], int]:
     if first >= len(found):
         raise ValueError(f"first is {first}, and the folder has {len(found)} photos; set it to 0 to start over")
     return found[first : first + count if count else None], len(found)
-
-
-def _image(picture: pictures.Picture) -> Tensor:
-    """A photo as IMAGE (1, H, W, 3); alpha is dropped, as Load Image does."""
-    pixels = torch.tensor(picture.pixels)
-    if not pixels.is_floating_point():
-        pixels = pixels.float() / (255 if pixels.dtype == torch.uint8 else 65535)
-    return bridge.image((pixels[..., None] if pixels.ndim == 2 else pixels).movedim(-1, 0)[None].expand(-1, 3, -1, -1))

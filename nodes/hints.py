@@ -91,10 +91,11 @@ def preview_all(gray: Tensor, hints: Hints) -> Tensor:
 class SeAdaHints(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return bridge.schema(
             node_id="SeAdaHints",
             display_name="SeAda Hints",
             category="SeAda/hints",
+            search_aliases=["click colors", "color hints", "paint colors", "scribble"],
             description="Gives places in the photo a colour: paint on it, or connect a mask.",
             inputs=[
                 io.Image.Input("image", tooltip="The photo to paint on."),
@@ -190,10 +191,11 @@ class SeAdaHintsFromImage(io.ComfyNode):
 class SeAdaPalette(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return bridge.schema(
             node_id="SeAdaPalette",
             display_name="SeAda Palette",
             category="SeAda/hints",
+            search_aliases=["palette", "color scheme"],
             description="Keeps the result close to a few colours, which you list or take from a picture.",
             inputs=[
                 io.String.Input(

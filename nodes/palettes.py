@@ -23,10 +23,11 @@ AUTOMATIC = "automatic"
 class SeAdaPaletteBank(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return bridge.schema(
             node_id="SeAdaPaletteBank",
             display_name="SeAda Palette Bank",
             category="SeAda/hints",
+            search_aliases=["historical palette", "color scheme", "vintage colors"],
             description="Moves the colours towards a historical colour scheme, which you choose by name or let the "
             "node find for the photo.",
             inputs=[

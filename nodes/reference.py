@@ -18,10 +18,11 @@ if TYPE_CHECKING:
 class SeAdaHintsFromReference(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return bridge.schema(
             node_id="SeAdaHintsFromReference",
             display_name="SeAda Hints from Reference",
             category="SeAda/hints",
+            search_aliases=["reference colors", "color transfer", "match colors"],
             description="Transfers the colours of another picture to similar things in the photo, as soft hints.",
             inputs=[
                 inputs.photos(),

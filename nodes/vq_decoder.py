@@ -151,10 +151,11 @@ class SeAdaVQDecode(io.ComfyNode):
 class SeAdaMergeLuminance(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return bridge.schema(
             node_id="SeAdaMergeLuminance",
             display_name="SeAda Merge Luminance",
             category="SeAda",
+            search_aliases=["keep detail", "luminosity", "luminance", "color transfer", "blend color"],
             description="Puts the colours of one picture on the luminance of your photo, so that any model's result "
             "keeps every detail of the photo.",
             inputs=[

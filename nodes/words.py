@@ -29,10 +29,11 @@ _patcher = lru_cache(maxsize=1)(bridge.patcher)  # one for as long as the model 
 class SeAdaHintsFromText(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return bridge.schema(
             node_id="SeAdaHintsFromText",
             display_name="SeAda Hints from Text",
             category="SeAda/hints",
+            search_aliases=["color words", "color by text", "prompt colors"],
             description='Finds the things to which a text gives a colour, such as "a red car", in the photo, and '
             "colours them through soft hints.",
             inputs=[

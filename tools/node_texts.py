@@ -10,6 +10,7 @@ import argparse
 import importlib
 import importlib.util
 import json
+import os
 import re
 import sys
 from collections.abc import Iterator
@@ -60,7 +61,7 @@ def _type(kind: str) -> SimpleNamespace:
     def field(id: str = "", **options: Any) -> SimpleNamespace:
         return SimpleNamespace(kind=kind, id=id, **{"optional": False, "tooltip": ""} | options)
 
-    return SimpleNamespace(Input=field, Output=field)
+    return SimpleNamespace(Input=field, Output=field, image=kind)
 
 
 class _Finder(MetaPathFinder, Loader):
@@ -74,6 +75,7 @@ class _Finder(MetaPathFinder, Loader):
         if spec.name == "comfy_api.latest":
             module.io = _Io("io", (), {"Schema": SimpleNamespace, "Custom": staticmethod(_type)})
         if spec.name == "folder_paths":
+            module.get_input_directory = lambda: os.devnull  # no photos to choose from
             module.get_filename_list = module.get_folder_paths = lambda kind: []
         return module
 

@@ -383,3 +383,10 @@ def test_a_folder_without_a_unet_serves_as_parts_beside_another_model(comfy, tin
     assert "show" not in blocked  # ComfyUI shows the reason only in the page
     with pytest.raises(PromptError, match="SeAda Colorize needs a whole model"):
         comfy.probe("", colorize(model="parts"), a=["color", 0])
+
+
+def test_the_search_finds_nodes_by_what_people_call_them(comfy):
+    found = comfy.object_info["SeAdaColorize"].get("search_aliases")
+    if found is None:
+        pytest.skip("this ComfyUI does not search by other names")
+    assert {"deoldify", "black and white", "b&w", "colorization", "recolor", "old photo"} <= set(found)

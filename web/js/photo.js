@@ -2,7 +2,7 @@
 
 import { api } from "../../../scripts/api.js";
 
-const LOADERS = ["LoadImage", "LoadImageMask", "LoadImageOutput"];
+const LOADERS = ["LoadImage", "LoadImageMask", "LoadImageOutput", "SeAdaLoadPhoto"];
 
 const view = (filename, subfolder, type) => api.apiURL(`/view?${new URLSearchParams({ filename, subfolder, type })}`);
 
