@@ -136,8 +136,10 @@ def run_tests(files: Sequence[str], names: str, seconds: float) -> str:
     """
     command = [sys.executable, "-m", "pytest", "-v", "--tb=line", "-p", "no:cacheprovider", *files, "-k", names]
     try:
-        stdout = subprocess.run(command, cwd=ROOT, capture_output=True, timeout=seconds).stdout
-        end = ""
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, timeout=seconds)
+        stdout, end = done.stdout, ""
+        if done.returncode > 1:  # neither passed nor failed: no pytest, an error in a file, none of these names
+            end = "; " + " ".join((done.stderr or stdout).decode(errors="replace").split("\n")[-2:]).strip(" =")
     except subprocess.TimeoutExpired as stopped:
         stdout, end = stopped.stdout or b"", f"; stopped after {seconds:g} s"
     results = re.findall(r"^(\S+::.+) (PASSED|FAILED|ERROR|SKIPPED)", stdout.decode(errors="replace"), re.MULTILINE)
