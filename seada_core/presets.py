@@ -198,7 +198,7 @@ class TrainConfig:
     )
     timestep_shift: float = setting(1.0, "above 1: more of the noisy timesteps")
     condition_weight: float = setting(0.0, "weight of |c_f - z_0|^2")
-    representation_weight: float = setting(1.0, "of L_r in stage I (SeAda Eq. 5, 6)")
+    representation_weight: float = setting(1.0, "of L_r in stage I (SeAda Eq. 5, 6), and of its like in stage decide")
     chroma_weight: float = setting(0.0, "weight of the error in the colour that x0 shows")
     perceptual_weight: float = setting(0.0, "weight of the error in a classifier's features of that colour")
     recognition_dropout: float = setting(
@@ -258,6 +258,7 @@ SD15 = Preset(
             chroma_weight=1.0,
             perceptual_weight=2.0,
             adversarial_weight=0.4,
+            representation_weight=0.05,
         ),
         "decoder": replace(_SD15, steps=5_000),
         "ccd": replace(_SD15, steps=50_000, generic_prob=0.5),
@@ -278,14 +279,15 @@ MINI = Preset(
     "mini",
     text=TextConfig(vocab_size=4096, length=32, width=192, layers=3, heads=4),
     unet=UNetConfig(
-        channels=(64, 128, 128), layers_per_block=1, attention=(False, False, True), heads=4, context_dim=192, groups=4
+        channels=(64, 128, 128), layers_per_block=1, attention=(False, True, True), heads=4, context_dim=192, groups=4
     ),
     adapter=AdapterConfig(length=32, width=192),
     control=ControlConfig(mapper_channels=(24, 48, 96), condition_latent=32, recognition=True, additive=True),
     diffusion=DiffusionConfig(prediction="v_prediction", zero_terminal_snr=True),
+    codec=CodecConfig(channels=(24, 64, 96, 128), blocks=(1, 3, 3, 6)),
     tokens=TokenConfig(width=96, layers=4, heads=4),
     captioner=CaptionerConfig(image_size=192, recognition=True),
-    sampling=SamplingConfig(steps=1, guidance=1.0, size=192, saturation=1.3),
+    sampling=SamplingConfig(steps=1, guidance=1.0, size=192, saturation=1.2),
     training={
         "captioner": replace(_MINI, steps=1500, batch=96, lr=1.5e-3, warmup=60, decay=0.9, ema=0.98, weight_decay=0.05),
         "codec": replace(
@@ -315,14 +317,15 @@ MINI = Preset(
             lr=2e-4,
             decay=0.5,
             weight_decay=0.05,
-            empty_prob=0.4,
-            color_prob=0.3,
+            empty_prob=0.3,
+            color_prob=0.65,
             timestep_shift=5.0,
             perceptual_weight=2.0,
             recognition_dropout=0.1,
             last_timestep_share=0.5,
-            adversarial_weight=0.4,
-            learn_classifier=0.15,
+            adversarial_weight=0.5,
+            representation_weight=0.05,
+            learn_classifier=0.2,
         ),
         "decoder": replace(_MINI, steps=150, batch=16, lr=3e-4, warmup=10, decay=0.7),
         "ccd": replace(

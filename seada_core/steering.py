@@ -16,7 +16,7 @@ from .hints import exemplar as reference_colors
 from .hints import grounding
 from .hints.color_phrases import ColorPhrase, color_phrases
 from .hints.maps import over
-from .models.classifier import classifier_of
+from .models.captioners.coca import classifier_of
 from .options import ColorizeOptions
 from .pipeline import Colorizer
 

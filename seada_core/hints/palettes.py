@@ -266,7 +266,8 @@ def _caption_bag(caption: str) -> dict[str, float]:
 
 
 def _photo_bag(photo: Tensor, captioner: nn.Module | None) -> dict[str, float]:
-    from ..models.classifier import class_words, classifier_of, recognize
+    from ..models.captioners.coca import classifier_of
+    from ..models.classifier import class_words, recognize
 
     if captioner is None:
         raise ValueError("finding a photo's scheme needs a captioner, and there is none; give a caption instead")

@@ -12,11 +12,10 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from ..files import atomic
-from .captioners.coca import RecognizingTower
 from .captioners.decoding import resize
 from .efficientnet import BN_EPS, DEVIATIONS, EfficientNetLite0
 
@@ -25,25 +24,25 @@ CLASSES = Path(__file__).with_name("classes.json")
 SIZE = 224
 
 
-def classifier_of(captioner: nn.Module) -> EfficientNetLite0 | None:
-    """The classifier that a captioner uses as image encoder; None if it uses another encoder."""
-    tower = getattr(getattr(captioner, "model", None), "visual", None)
-    return tower.classifier if isinstance(tower, RecognizingTower) else None
-
-
 @lru_cache(maxsize=1)
 def class_words() -> tuple[str, ...]:
     """The name of each of the 1,000 classes, with related words that captions may contain."""
     return tuple(json.loads(CLASSES.read_text(encoding="utf-8")))
 
 
-@lru_cache(maxsize=1)
-def _head() -> dict[str, Tensor]:
+def class_name(index: int) -> str:
+    """The name alone of one of the 1,000 classes."""
+    return class_words()[index].split(":")[0].split("(")[0].strip()
+
+
+@lru_cache(maxsize=4)
+def _head(device: torch.device | str = "cpu") -> dict[str, Tensor]:
     stored = load_file(HEAD)
-    return {
+    tensors = {
         name: stored[name].float() * stored[f"{name}_scale"] if f"{name}_scale" in stored else stored[name].float()
         for name in ("features", "features_bias", "classes", "classes_bias")
     }
+    return {name: tensor.to(device) for name, tensor in tensors.items()}
 
 
 @torch.no_grad()
@@ -52,28 +51,33 @@ def recognize(classifier: EfficientNetLite0, gray: Tensor) -> Tensor:
 
     The mean of two views: the centre square, and the whole photo squeezed into a square.
     """
-    buffer = next(classifier.buffers())
-    probabilities = torch.zeros(len(gray), 1000)
-    head = _head()
-    for crop in (True, False):
-        square = resize(gray.expand(-1, 3, -1, -1), SIZE, crop).to(buffer.device, buffer.dtype)
-        features = _features(classifier(square)[-1]).mean((2, 3))
-        probabilities += F.linear(features, head["classes"], head["classes_bias"]).softmax(-1) / 2
-    return probabilities
+    return class_probabilities(classifier, views(classifier, gray)).cpu()
+
+
+def views(classifier: EfficientNetLite0, gray: Tensor) -> Tensor:
+    """Both views of grey photos (B, 1, H, W), first all of one kind, then the other: (2 B, 3, SIZE, SIZE)."""
+    photos, weight = gray.expand(-1, 3, -1, -1), classifier.stem.weight
+    return torch.cat([resize(photos, SIZE, crop) for crop in (True, False)]).to(weight.device, weight.dtype)
+
+
+def class_probabilities(classifier: EfficientNetLite0, squares: Tensor) -> Tensor:
+    """Probabilities (B, 1000) of ImageNet's classes, on the classifier's device, for `views` (2 B, 3, SIZE, SIZE)."""
+    features = _features(classifier(squares)[-1]).mean((2, 3))
+    head = _head(features.device)
+    return F.linear(features, head["classes"], head["classes_bias"]).softmax(-1).unflatten(0, (2, -1)).mean(0)
 
 
 def _features(last: Tensor) -> Tensor:
-    """The classifier's last map (B, 320, h, w) to what its head pools, (B, 1280, h, w) on the CPU."""
-    head = _head()
-    last = last.float().cpu() * DEVIATIONS[-1]
-    return F.relu6(F.conv2d(last, head["features"][:, :, None, None], head["features_bias"]))
+    """The classifier's last map (B, 320, h, w) to what its head pools, (B, 1280, h, w) in float32."""
+    head = _head(last.device)
+    return F.relu6(F.conv2d(last.float() * DEVIATIONS[-1], head["features"][:, :, None, None], head["features_bias"]))
 
 
 @torch.no_grad()
 def cell_log_probabilities(last: Tensor) -> Tensor:
     """Log-probabilities (B, 1000, h, w), on the CPU, of ImageNet's classes in each cell of a classifier's map."""
-    head = _head()
-    return F.conv2d(_features(last), head["classes"][:, :, None, None], head["classes_bias"]).log_softmax(1)
+    head = _head(last.device)
+    return F.conv2d(_features(last), head["classes"][:, :, None, None], head["classes_bias"]).log_softmax(1).cpu()
 
 
 def save_head(weights: dict[str, Tensor], path: Path = HEAD) -> None:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ..color.spaces import rgb_to_lab
 from ..hints.color_phrases import COLORS
-from ..models.classifier import cell_log_probabilities, class_words
+from ..models.classifier import cell_log_probabilities, class_name
 from ..models.efficientnet import EfficientNetLite0
 
 GRID = 24  # photos are described at this many cells a side
@@ -143,7 +143,7 @@ def describe(
     """
     thing = _thing(label)
     if thing is None and probability > CONFIDENT:
-        thing = class_words()[best].split(":")[0].split("(")[0].strip()
+        thing = class_name(best)
     weights = _centre()
     if probability > CONFIDENT:
         found = F.interpolate(where[None, None], (GRID, GRID), mode="bilinear")[0, 0]

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from seada_core.color.merging import merge_chroma
 from seada_core.color.spaces import luminance, rgb_to_ycbcr
 from seada_core.hints import exemplar
-from seada_core.models.classifier import classifier_of
+from seada_core.models.captioners.coca import classifier_of
 from seada_core.pipeline import Colorizer
 from seada_core.steering import reference_hints
 

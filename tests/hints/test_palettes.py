@@ -11,6 +11,7 @@ from seada_core.color.spaces import rgb_to_ycbcr
 from seada_core.hints import maps as H
 from seada_core.hints import palettes
 from seada_core.models import ccd
+from seada_core.models.captioners.coca import classifier_of
 
 GOOD = {
     "name": "Mine",
@@ -228,7 +229,7 @@ def test_the_8_bit_head_matches_the_package(captioner):
         square = resize(photo.expand(-1, 3, -1, -1), 224, crop)
         with torch.no_grad():
             expected = expected + full((square * 255 - 127) / 128).softmax(-1) / 2
-    found = classifier.recognize(classifier.classifier_of(captioner), photo)
+    found = classifier.recognize(classifier_of(captioner), photo)
     assert len(classifier.class_words()) == found.shape[1] == 1000
     assert torch.allclose(found.sum(1), torch.ones(2), atol=1e-4)
     assert (found - expected).abs().max() < 0.02

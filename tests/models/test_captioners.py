@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from captioning import naive_greedy, pictures
+from PIL import Image
 from training import make_batch
 
-from seada_core.models.captioners.caption_text import strip_monochrome
-from seada_core.models.captioners.coca import TinyCoCa
+from seada_core.evaluate.sources import to_tensor
+from seada_core.models.captioners.caption_text import name_thing, strip_monochrome
+from seada_core.models.captioners.coca import CERTAIN, TinyCoCa, classifier_of
 from seada_core.models.captioners.decoding import beam_search
+from seada_core.models.classifier import class_name, recognize
 from seada_core.models.tokenizer import Tokenizer
 from seada_core.presets import MINI, CaptionerConfig
 from seada_core.train.stages.captioning import CaptionerStage, contrastive_loss
+from seada_core.weights import part_files
 
 CAPTIONS = ["a photo of a dog", "a photo of the sea", "a church on a hill", "two boats", "a street at night, people"]
 TINY = CaptionerConfig(
@@ -328,3 +333,31 @@ def test_stage_overfits_eight_pictures():
     assert all(p.grad is not None for p in stage.parameters())
     stage.eval()
     assert stage.captioner(rgb) == captions
+
+
+@pytest.mark.parametrize(
+    ("caption", "thing", "expected"),
+    [
+        ("a photo of a cat", "tabby cat", "a photo of a tabby cat"),
+        ("a photo", "umbrella", "a photo of an umbrella"),
+        ("", "sunglasses", "a photo of sunglasses"),
+        ("a photo of a Tabby cat on a sofa", "tabby cat", "a photo of a Tabby cat on a sofa"),
+        ("a man rides a horse", "sorrel horse", "a man rides a horse, sorrel horse"),
+        ("a photo of a car", "bus", "a photo of a bus"),
+        ("a photo of a car", "cypress", "a photo of a cypress"),
+    ],
+)
+def test_a_certain_class_becomes_part_of_the_caption(caption, thing, expected):
+    assert name_thing(caption, thing) == expected
+
+
+def test_the_embedded_captioner_names_what_its_classifier_is_certain_of():
+    captioner = part_files.load_part(part_files.EMBEDDED / "captioner.safetensors", "captioner")[0]
+    classifier = classifier_of(captioner)
+    cup = to_tensor(Image.open(Path(__file__).parents[2] / "samples" / "photo.jpg").convert("L")).expand(3, -1, -1)
+    photos = torch.stack([cup, torch.full_like(cup, 0.5)])
+    probable, best = recognize(classifier, photos[:, :1]).max(1)
+    assert probable[0] > CERTAIN > probable[1]
+    sure, unsure = captioner(photos)
+    assert class_name(int(best[0])) in sure
+    assert class_name(int(best[1])) not in unsure

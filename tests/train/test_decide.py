@@ -94,7 +94,7 @@ def test_each_learns_from_its_own_loss_alone(tiny_preset, cache):
         none = torch.autograd.grad(terms[name], still, retain_graph=True, allow_unused=True)
         assert all(g is None for g in none)
     weighted = terms["diffusion"] + terms["chroma"] + 2 * terms["perceptual"] + 0.5 * terms["adversarial"]
-    torch.testing.assert_close(terms["loss"], weighted + terms["discriminator"])
+    torch.testing.assert_close(terms["loss"], weighted + terms["discriminator"] + terms["representation"])
 
 
 def test_half_of_the_pictures_are_at_the_last_timestep():
@@ -152,3 +152,18 @@ def test_the_loss_falls_and_a_run_resumes(tiny_preset, cache, tmp_path):
     loss = [line["loss"] for line in lines]
     assert sum(loss[-8:]) < 0.6 * sum(loss[:8])
     assert any(not torch.equal(a, b) for a, b in zip(heads, stage.discriminator.parameters()))
+
+
+def test_text_learns_and_grey_captions_are_drawn_to_colour_captions(tiny_preset, cache):
+    stage, _ = build(tiny_preset, cache, representation_weight=0.5)
+    batch = Batches(cache, 4, 64, seed=0)[0]
+    batch.captions, batch.color_captions = ["a dog"] * 4, ["a green dog"] * 4
+    terms = stage(batch)
+    with torch.no_grad():
+        (e_g, mask), (e_c, other) = stage.semantic_encoder(["a dog"]), stage.semantic_encoder(["a green dog"])
+        real = (mask | other)[0]
+        error = (stage.semantic_adapter(e_g) - e_c)[0, real].square().mean()
+    assert terms["representation"].item() == pytest.approx((error / e_c.square().mean()).item(), rel=1e-4)
+    terms["loss"].backward()
+    for part in (stage.semantic_encoder, stage.semantic_adapter):
+        assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in part.parameters())

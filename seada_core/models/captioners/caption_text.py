@@ -95,3 +95,21 @@ def strip_monochrome(text: str) -> str:
     result = re.sub(r"\s*([,;:.])(?:\s*[,;:])+", r"\1", re.sub(r"\s+", " ", result))
     result = re.sub(r"\s+(?=[,;:.)])|^[\s,;:.]+|[\s,;:]+$", "", result)
     return result[:1].upper() + result[1:] if text[:1].isupper() else result
+
+
+_TEMPLATE = re.compile(r"a photo(?: of .*)?|", re.IGNORECASE)
+
+
+def name_thing(caption: str, thing: str) -> str:
+    """A caption that names a thing: "a photo of a cat" becomes "a photo of a tabby cat", and a sentence gets the name
+    behind it, if it does not have it already."""
+    if thing.lower() in caption.lower():
+        return caption
+    return f"a photo of {with_article(thing)}" if _TEMPLATE.fullmatch(caption.strip()) else f"{caption}, {thing}"
+
+
+def with_article(thing: str) -> str:
+    """The name of a thing with "a" or "an", plurals as they are."""
+    if re.search(r"(?<![aious])s$", thing):
+        return thing
+    return f"an {thing}" if thing[:1].lower() in "aeiou" else f"a {thing}"

@@ -18,22 +18,18 @@ from ...color.spaces import luminance
 from ...files.weight_headers import read_header
 from ...presets import CaptionerConfig
 from ..captured import Graphs
+from ..classifier import class_name, class_probabilities, views
 from ..efficientnet import CHANNELS, EfficientNetLite0
 from ..tokenizer import Tokenizer
-from .caption_text import strip_monochrome
+from .caption_text import name_thing, strip_monochrome
 from .decoding import CLIP_MEAN, CLIP_STD, beam_search, normalize, resize
 from .reading import load_weights, read_safetensors
 
 if TYPE_CHECKING:
     from open_clip.coca_model import CoCa
 
-# --- pictures ---------------------------------------------------------------------------------------------------------
-
-
-# --- decoding ---------------------------------------------------------------------------------------------------------
-
-
-# --- CoCa -------------------------------------------------------------------------------------------------------------
+# a class of this probability is named; 93 % of those are right on grey photos (300 photos of a thousand classes)
+CERTAIN = 0.4
 
 
 class CoCaCaptioner(nn.Module):
@@ -202,6 +198,24 @@ class TinyCoCa(CoCaCaptioner):
         """(B, 1, H, W) less its mean, over its standard deviation (at least 0.02, so that noise stays noise)."""
         std, mean = torch.std_mean(gray, (-2, -1), keepdim=True, correction=0)
         return (gray - mean) / std.clamp_min(0.02)
+
+    @torch.no_grad()
+    def forward(self, images: Tensor) -> list[str]:
+        """Captions; where its classifier is certain of one of ImageNet's classes, they name it."""
+        captions = super().forward(images)
+        classifier = classifier_of(self)
+        if classifier is None:
+            return captions
+        squares = views(classifier, luminance(images))
+        probable, best = self.graphs(class_probabilities, classifier)(classifier, squares).max(1)
+        certain = zip(captions, probable.tolist(), best.tolist())
+        return [name_thing(text, class_name(k)) if p > CERTAIN else text for text, p, k in certain]
+
+
+def classifier_of(captioner: nn.Module) -> EfficientNetLite0 | None:
+    """The classifier that a captioner uses as image encoder; None if it uses another encoder."""
+    tower = getattr(getattr(captioner, "model", None), "visual", None)
+    return tower.classifier if isinstance(tower, RecognizingTower) else None
 
 
 def _load_coca(path: Path, config: str | None, options: dict) -> CoCaCaptioner:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ...models.controlnet_rca import ControlNetRCA, recognize
 from ...models.efficientnet import EfficientNetLite0
+from ...models.semantic_adapter import SemanticAdapter, representation_loss
 from ..batches import Batch
 from ..discriminator import ProjectedDiscriminator, discriminator_loss, generator_loss
 from ..perceptual import LEVELS, PerceptualLoss
@@ -23,6 +24,10 @@ from .stage import ParameterGroup
 class DecideStage(DiffusionStage):
     """The diffusion loss of stage III, and a projected discriminator on the perceptual term's classifier.
 
+    The text encoder and the adapter learn too, and grey captions are drawn to the colour captions of their photos after
+    the adapter (`representation`, relative to the latter's size, weighted by `representation_weight`): colour captions
+    that say what the photo shows make the model use words.
+
     The discriminator learns in the same step from detached colourings. With `learn_classifier` the mapper's classifier
     learns too: its maps are then computed in every step, and its part file is like any other.
 
@@ -30,6 +35,7 @@ class DecideStage(DiffusionStage):
     """
 
     controlnet_rca: ControlNetRCA
+    semantic_adapter: SemanticAdapter
     perceptual: PerceptualLoss  # the entry's `judges_colors`: the discriminator uses its classifier
 
     def __init__(self, setup: StageSetup):
@@ -68,6 +74,19 @@ class DecideStage(DiffusionStage):
         if self.classifier is None:
             return batch.recognized
         return recognize(self.classifier, gray)
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        terms = super().forward(batch)
+        if self.config.representation_weight:
+            (e_g, mask), (e_c, other) = (
+                self.semantic_encoder(batch.captions),
+                self.semantic_encoder(batch.color_captions),
+            )
+            e_r, e_c = self.semantic_adapter(e_g).float(), e_c.detach().float()
+            drawn = representation_loss(e_r, e_c, mask | other) / e_c.square().mean()
+            terms["representation"] = drawn
+            terms["loss"] = terms["loss"] + self.config.representation_weight * drawn
+        return terms
 
     def color_terms(self, shown: Tensor, wanted: Tensor, gray: Tensor, t: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         noisy = self.is_noisy(t)

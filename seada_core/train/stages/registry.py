@@ -170,7 +170,7 @@ STAGES: dict[str, StageEntry] = {
             "decide",
             "decide",
             needs=_DENOISER,
-            learns=("controlnet_rca",),
+            learns=("controlnet_rca", *_TEXT),
             learns_with_unet=("unet",),
             diffusion=True,
             judges_colors=True,
