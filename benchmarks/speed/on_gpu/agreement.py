@@ -6,9 +6,11 @@ training.
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
@@ -115,18 +117,36 @@ def parts(kit: Kit) -> Measures:
             yield Measure(row, "of the largest value", partial(_judged, measured, tolerance))
 
 
+TESTS = ("tests/whole/test_numbers.py", "tests/models/test_captured.py")
+ON_GPU = "a_gpu or on_cuda"  # in the names of those that need one
+
+
 @plain_part
 def tests(kit: Kit) -> Measures:
-    """The tests that compare a GPU with the CPU."""
+    """The tests that compare a GPU with the CPU, and CUDA graphs with none."""
     if kit.on_gpu:
-        yield Measure("tests that compare a GPU with the CPU", "", _run_tests)
+        yield Measure("tests on the GPU", "", lambda: run_tests(TESTS, ON_GPU, 25))
 
 
-def _run_tests() -> str:
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/whole/test_numbers.py"]
-    result = subprocess.run([*command, "-k", "gpu"], cwd=ROOT, capture_output=True, text=True)
-    lines = [line for line in result.stdout.splitlines() if line.startswith(("FAILED", "ERROR")) or " in " in line]
-    return "; ".join(line.strip("= ") for line in lines[-4:]) or f"status {result.returncode}"
+def run_tests(files: Sequence[str], names: str, seconds: float) -> str:
+    """How many tests passed, and which failed, of those with these names; after so many seconds they are stopped.
+
+    Args:
+        names: pytest's expression for `-k`.
+    """
+    command = [sys.executable, "-m", "pytest", "-v", "--tb=line", "-p", "no:cacheprovider", *files, "-k", names]
+    try:
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, timeout=seconds)
+        stdout, end = done.stdout, ""
+        if done.returncode > 1:  # neither passed nor failed: no pytest, an error in a file, none of these names
+            end = "; " + " ".join((done.stderr or stdout).decode(errors="replace").split("\n")[-2:]).strip(" =")
+    except subprocess.TimeoutExpired as stopped:
+        stdout, end = stopped.stdout or b"", f"; stopped after {seconds:g} s"
+    results = re.findall(r"^(\S+::.+) (PASSED|FAILED|ERROR|SKIPPED)", stdout.decode(errors="replace"), re.MULTILINE)
+    counts = Counter(result for _, result in results)
+    failed = [name.rpartition("::")[2] for name, result in results if result in ("FAILED", "ERROR")]
+    said = [f"{count} {result.lower()}" for result, count in counts.items()] or ["none ended"]
+    return ", ".join([*said, *failed]) + end
 
 
 def _judged(measured: Callable[[], float], tolerance: float) -> str:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import contextlib
 import logging
 import multiprocessing
+import os
+import signal
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -49,13 +51,15 @@ class Part:
     Attributes:
         home, function: the module and the name of the function (device, tiny) -> `Measures`.
         limit: seconds that it may take in its turn.
-        early: how many parts before its own turn its process starts; above 1 for what works much before its None.
+        early: how many parts before its own turn its process starts.
+        compiles: whether it works much before its None, which slows down what is measured meanwhile.
     """
 
     home: str
     function: str
     limit: float = 60
     early: int = 1
+    compiles: bool = False
 
 
 class Row(NamedTuple):
@@ -108,12 +112,15 @@ def _one_line(error: BaseException) -> str:
 
 def child(part: Part, device: str, tiny: bool, pipe: Connection) -> None:
     """The work of a part's process: sends rows, READY where it waits for its turn, DONE."""
+    if hasattr(os, "setpgrp"):
+        os.setpgrp()  # what it starts, such as pytest, ends with it, see `Worker.stop`
     warnings.filterwarnings("ignore")
     logging.disable(logging.WARNING)
 
     def wait_for_turn() -> float:
         pipe.send(READY)
-        return time.monotonic() + pipe.recv()
+        seconds = pipe.recv()
+        return time.monotonic() + seconds  # counted from now: it may have waited for long
 
     for row in rows(part, device, tiny, wait_for_turn):
         pipe.send(row)
@@ -161,7 +168,7 @@ class Worker:
     @property
     def is_preparing(self) -> bool:
         """Whether it works before its turn."""
-        return self.part.early > 1 and not self.ready and not self.ended
+        return self.part.compiles and not self.ready and not self.ended
 
     def go(self, seconds: float) -> None:
         """Its turn has come, for so many seconds."""
@@ -193,8 +200,10 @@ class Worker:
         return message
 
     def stop(self) -> None:
-        """End the process, if it still runs."""
+        """End the process and what it has started, if these still run."""
         if self.process.is_alive():
+            with contextlib.suppress(AttributeError, OSError):  # not POSIX; killed before it had a group of its own
+                os.killpg(self.process.pid, signal.SIGKILL)
             self.process.kill()
         self.process.join(5)
 
