@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 from collections.abc import Awaitable, Callable, Sequence
 from functools import lru_cache
@@ -269,6 +270,13 @@ def add_post_route(path: str, answer: Callable[[web.Request], Awaitable[web.Resp
 
     if getattr(PromptServer, "instance", None) is not None:
         PromptServer.instance.routes.post(path)(answer)
+
+
+def warned(warnings: Sequence[str]) -> dict[str, list[str]] | None:
+    """ComfyUI's `ui` for warnings, which the page shows beside the result; they also go to the log. None for none."""
+    for warning in warnings:
+        logging.warning("SeAda: %s", warning)
+    return {"seada_warning": list(warnings)} if warnings else None
 
 
 def shown_photo(photo: Tensor) -> dict:

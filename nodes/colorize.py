@@ -131,4 +131,5 @@ class SeAdaColorize(io.ComfyNode):
                     callback=bridge.progress(options.steps * len(photos), options.steps * i),
                 )
                 results.append(bridge.image(colored))
-        return io.NodeOutput(torch.cat(results))
+            warnings = [] if hints is None else hints.misfit(photos)
+        return io.NodeOutput(torch.cat(results), ui=bridge.warned(warnings))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 SWATCH = 64  # side of a palette's preview tiles, px
+SAME_SHAPE = 0.03  # logarithm of two aspect ratios' quotient up to which pictures count as of one shape
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,19 @@ class Hints:
     def at(self, batch: int) -> Tensor | None:
         """The map for a batch of pictures."""
         return None if self.map is None or not self.map.any() else bridge.rows(self.map, batch, "the hints")
+
+    def misfit(self, photos: Tensor) -> list[str]:
+        """A warning where the hints were made for pictures of another shape than photos (B, C, H, W)."""
+        height, width = size_of(photos)
+        for given in (self.map, self.soft):
+            if given is not None and given.any():
+                other, wide = size_of(given)
+                if abs(math.log(other * width / (wide * height))) > SAME_SHAPE:
+                    return [
+                        f"the hints are for a picture of the shape {wide} x {other}, this one has {width} x {height}; "
+                        "connect the same photo to the hint node, or the colours land elsewhere"
+                    ]
+        return []
 
     def sized(self, i: int, batch: int, size: tuple[int, int]) -> tuple[Tensor | None, Tensor | None]:
         """Picture i's map and soft map of a batch, (1, 3, H, W)."""

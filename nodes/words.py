@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -84,17 +83,24 @@ class SeAdaHintsFromText(io.ComfyNode):
         hints: Hints | None = None,
     ) -> io.NodeOutput:
         with torch.inference_mode(False), torch.no_grad():
-            photos, hints = bridge.gray(image), hints or Hints()
+            photos, hints, warnings = bridge.gray(image), hints or Hints(), []
             if strength and color_phrases(text):
-                found, phrases = find(photos, text, source, seed, seada or bridge.bundle())
+                found, phrases, missing = find(photos, text, source, seed, seada or bridge.bundle())
                 text = without_colors(text, phrases)
                 found[:, 2] *= strength
                 hints = hints.softly(found)
-            return io.NodeOutput(hints, preview_all(photos, hints), text)
+                if missing:
+                    warnings.append(f"{_names(missing)} could not be found in every photo: try a more common word")
+            elif strength:
+                warnings.append('the text names no coloured thing; say which thing has which colour: "a red car"')
+            return io.NodeOutput(hints, preview_all(photos, hints), text, ui=bridge.warned(warnings))
 
 
-def find(photos: Tensor, text: str, source: str, seed: int, bundle: bridge.Bundle) -> tuple[Tensor, list[ColorPhrase]]:
-    """A text's soft hint map (B, 3, h, w) for photos (B, 1, H, W), and the phrases that were found in every photo.
+def find(
+    photos: Tensor, text: str, source: str, seed: int, bundle: bridge.Bundle
+) -> tuple[Tensor, list[ColorPhrase], list[ColorPhrase]]:
+    """A text's soft hint map (B, 3, h, w) for photos (B, 1, H, W), the phrases that were found in every photo, and
+    those that were not.
 
     Photos are processed one by one, so that any number fits in memory.
 
@@ -121,9 +127,7 @@ def find(photos: Tensor, text: str, source: str, seed: int, bundle: bridge.Bundl
             )
         maps.append(found)
         show(i, len(photos))
-    if missing:
-        logging.warning("SeAda Hints from Text skips what it could not find: %s", _names(missing))
-    return torch.cat(maps), phrases
+    return torch.cat(maps), phrases, missing
 
 
 def _names(phrases: list[ColorPhrase]) -> str:

@@ -126,7 +126,7 @@ def test_strength_scales_and_earlier_hints_stay(comfy):
 def test_unknown_things_are_named(comfy):
     nodes = words("a red cup beside a purple zorblat")
     assert comfy.probe("result = a.soft is not None", nodes, a=["words", 0])
-    assert "skips what it could not find: 'zorblat'" in comfy.log.read_text()
+    assert "SeAda: 'zorblat' could not be found in every photo" in comfy.log.read_text()
     with pytest.raises(
         PromptError, match=r"could not find 'zorblat' in the photo: use a more common word.*CLIPSeg.*SeAda Hints"
     ):
@@ -190,3 +190,25 @@ def test_a_reference_without_strength_changes_nothing_and_needs_a_classifier(com
     nodes["reference"]["inputs"] |= {"strength": 1.0, "seada": ["load", 1]}
     with pytest.raises(PromptError, match="no classifier to match two pictures by"):
         comfy.probe("", nodes, a=["reference", 0])
+
+
+# --- warnings ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_text_without_colours_says_so_on_the_node(comfy):
+    outputs = comfy.run(words("a cup on a table") | {"shown": node("PreviewAny", source=["words", 2])})
+    (warning,) = outputs["words"]["seada_warning"]
+    assert "names no coloured thing" in warning
+
+
+def test_hints_for_a_picture_of_another_shape_are_noticed(comfy):
+    nodes = words() | {"wide": node("EmptyImage", width=160, height=40, batch_size=1, color=0x808080)}
+    settings = {"prompt": "a cup", "seed": 0, "steps": 1, "guidance": 1.0, "size": 64, "strength": 1.0}
+    settings |= {"saturation": 1.0, "hints": ["words", 0]}
+    nodes["fits"] = node("SeAdaColorize", image=["image", 0], **settings)
+    nodes["misfits"] = node("SeAdaColorize", image=["wide", 0], **settings)
+    nodes |= {f"shown {k}": node("PreviewImage", images=[k, 0]) for k in ("fits", "misfits")}
+    outputs = comfy.run(nodes)
+    assert "fits" not in outputs
+    (warning,) = outputs["misfits"]["seada_warning"]
+    assert "this one has 160 x 40" in warning
