@@ -19,6 +19,12 @@ NODES = [
 DIFFERENCE = "result = float((a - b).abs().max())"
 
 
+def shown_inputs(info: dict) -> dict[str, dict]:
+    """The options of a node's inputs by name, without those that ComfyUI fills in."""
+    kinds = (kind for name, kind in info["input"].items() if name != "hidden")
+    return {key: options for kind in kinds for key, (_, options) in kind.items()}
+
+
 def test_outside_comfyui_the_pack_does_nothing():
     spec = importlib.util.spec_from_file_location("pack", ROOT / "__init__.py")
     module = importlib.util.module_from_spec(spec)
@@ -46,16 +52,15 @@ def test_every_node_and_each_of_its_sockets_is_explained(comfy):
         assert info["category"].split("/")[0] == "SeAda"
         assert info["description"] and info["display_name"]
         assert all(info["output_tooltips"])
-        for inputs in (kind for name, kind in info["input"].items() if name != "hidden"):
-            for key, (_, options) in inputs.items():
-                assert options.get("tooltip"), f"{name}.{key}"
+        for key, options in shown_inputs(info).items():
+            assert options.get("tooltip"), f"{name}.{key}"
 
 
 def test_the_texts_generated_from_the_schemas_are_the_servers(comfy):
     english = json.loads((ROOT / "locales" / "en" / "nodeDefs.json").read_text())
     for name in NODES:
         info, text = comfy.object_info[name], english[name]
-        inputs = {key: options["tooltip"] for kind in info["input"].values() for key, (_, options) in kind.items()}
+        inputs = {key: options["tooltip"] for key, options in shown_inputs(info).items()}
         assert {key: field["tooltip"] for key, field in text["inputs"].items()} == inputs
         outputs = list(zip(info["output_name"], info["output_tooltips"]))
         assert [(field["name"], field["tooltip"]) for field in text["outputs"].values()] == outputs
@@ -66,9 +71,8 @@ def test_the_server_gives_the_help_pages_and_translations_to_its_page(comfy):
     for name in NODES:
         page = (ROOT / "web" / "docs" / f"{name}.md").read_text()
         assert comfy.read(f"/extensions/ComfyUI-SeAda/docs/{name}.md") == page
-        for kind in comfy.object_info[name]["input"].values():
-            for key, (_, options) in kind.items():
-                assert f"- **{key}** (" in page and options["tooltip"] in page, f"{name}.{key}"
+        for key, options in shown_inputs(comfy.object_info[name]).items():
+            assert f"- **{key}** (" in page and options["tooltip"] in page, f"{name}.{key}"
     assert set(comfy.get("/i18n")["zh"]["nodeDefs"]) >= set(NODES)
 
 
