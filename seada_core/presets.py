@@ -162,11 +162,19 @@ class SamplingConfig:
     saturation: float = setting(1.0, "factor on the model's chroma", low=0, high=10)
 
 
+MOST_STEPS = 10**9
+
+
 @dataclass(frozen=True)
 class TrainConfig:
     """One stage's recipe. Defaults: the papers' optimiser (AdamW, beta 0.9 / 0.999, learning rate 1e-5, batch 32)."""
 
-    steps: int = setting(20_000, high=10**9)
+    steps: int = setting(20_000, high=MOST_STEPS)
+    minutes: float = setting(
+        0.0,
+        "minutes that a stage trains for, validation and checkpoints included, however many steps these are; --steps "
+        "is then the most, if given, and --decay a share of the time; 0: no limit",
+    )
     batch: int = setting(32, "pictures per step, over all processes")
     micro_batch: int = setting(
         0, "pictures that a process takes at once, accumulating gradients; 0: its whole share of a step", low=0
@@ -175,7 +183,9 @@ class TrainConfig:
     crop: int = setting(512, "side of the square that a step trains on, px")
     lr: float = setting(1e-5, "learning rate")
     warmup: int = setting(0, "steps of linear warm-up", low=0, high=10**9)
-    decay: float = setting(0.0, "last share of the steps in which the learning rate falls linearly to zero", high=1)
+    decay: float = setting(
+        0.0, "last share of the steps (or minutes) in which the learning rate falls linearly to zero", high=1
+    )
     weight_decay: float = setting(1e-2)
     betas: tuple[float, float] = setting((0.9, 0.999), "AdamW's", low=0, high=1)
     clip: float = setting(1.0, "largest gradient norm")

@@ -75,9 +75,9 @@ def _features(last: Tensor) -> Tensor:
 
 @torch.no_grad()
 def cell_log_probabilities(last: Tensor) -> Tensor:
-    """Log-probabilities (B, 1000, h, w), on the CPU, of ImageNet's classes in each cell of a classifier's map."""
+    """Log-probabilities (B, 1000, h, w), of ImageNet's classes in each cell of a classifier's map."""
     head = _head(last.device)
-    return F.conv2d(_features(last), head["classes"][:, :, None, None], head["classes_bias"]).log_softmax(1).cpu()
+    return F.conv2d(_features(last), head["classes"][:, :, None, None], head["classes_bias"]).log_softmax(1)
 
 
 def save_head(weights: dict[str, Tensor], path: Path = HEAD) -> None:

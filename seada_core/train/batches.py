@@ -1,4 +1,4 @@
-"""Batches of a cache by step number: the same on any number of processes."""
+"""Batches of pictures by step number: the same on any number of processes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from .data import Cache
+from .data import Pictures
 from .sources import DataError
 
 
@@ -26,7 +26,7 @@ class Batch:
         places: each picture's place in the run.
         seeds: a seed per picture for its random numbers.
         uniform: (B,) in [0, 1), stratified over the pictures of a step on all processes.
-        recognized: a classifier's maps of the grey pictures, each (B, C, h, w), where the cache holds them.
+        recognized: a classifier's maps of the grey pictures, each (B, C, h, w), where they are known.
     """
 
     rgb: Tensor
@@ -52,7 +52,11 @@ class Batch:
 
     def pin_memory(self) -> Batch:
         """The batch in page-locked memory, for asynchronous copies to a GPU; called by torch's DataLoader."""
-        return self._each(lambda value: value.pin_memory() if isinstance(value, Tensor) else value)
+
+        def pin(value: Any) -> Any:
+            return value.pin_memory() if isinstance(value, Tensor) and value.device.type == "cpu" else value
+
+        return self._each(pin)
 
     def rows(self, start: int, stop: int) -> Batch:
         """The pictures from `start` up to `stop`, which is excluded."""
@@ -76,17 +80,16 @@ class Batches(Dataset):
 
     Every epoch is a new permutation, of which a step takes the next `batch` places, and each of `processes` an equal
     share of those. All that is random about a picture (crop, mirror, caption, and the `seeds` and `uniform` that stages
-    draw from) follows from its place: any number of processes trains on the same. A picture is cropped at a random
-    multiple of 8 px, and mirrored half of the time where the cache holds mirrored latents.
+    draw from) follows from its place: any number of processes trains on the same. See `Pictures.take`.
 
     Raises:
-        DataError: `crop` does not fit the cache, or `batch` the processes or the number of pictures.
+        DataError: `crop` does not fit the pictures, or `batch` the processes or the number of pictures.
     """
 
-    def __init__(self, cache: Cache, batch: int, crop: int, seed: int, rank: int = 0, processes: int = 1):
+    def __init__(self, cache: Pictures, batch: int, crop: int, seed: int, rank: int = 0, processes: int = 1):
         resolution = cache.meta["resolution"]
         if crop > resolution or crop % 8:
-            raise DataError(f"crop {crop} px must be a multiple of 8 and at most the cache's {resolution} px")
+            raise DataError(f"crop {crop} px must be a multiple of 8 and at most the pictures' {resolution} px")
         if batch % processes:
             raise DataError(f"batch {batch} cannot be shared among {processes} processes equally")
         if batch > len(cache):
@@ -111,26 +114,11 @@ class Batches(Dataset):
         strata = np.random.default_rng([self.seed, step, 2]).permutation(self.batch)[mine]
         indices = [self.picture_at(place) for place in places]
         rngs = [np.random.default_rng([self.seed, place, 1]) for place in places]
-        spare = (self.cache.meta["resolution"] - self.crop) // 8
-        tops, lefts = np.array([rng.integers(0, spare + 1, 2) for rng in rngs]).T
-        mirror = np.array([rng.random() for rng in rngs]) < (0.5 if self.cache.meta["mirror"] else 0)
-        rgb, latents = [], []
-        cells = self.crop // 8
-        for index, top, left, flip in zip(indices, tops, lefts, mirror):
-            view = self.cache.view(index, int(flip))
-            rgb.append(view[:, top * 8 : (top + cells) * 8, left * 8 : (left + cells) * 8])
-            latent = self.cache.latents[index, int(flip), :, top : top + cells, left : left + cells]
-            latents.append(torch.from_numpy(latent.astype(np.float32)))
+        rgb, latent, recognized = self.cache.take(indices, rngs, self.crop)
         captions, color_captions = zip(*(_captions(self.cache.records[i], rng) for i, rng in zip(indices, rngs)))
-        recognized = None
-        if self.cache.recognized and not spare:  # the maps are those of whole pictures, not of crops
-            recognized = [
-                torch.from_numpy(array[indices, mirror.astype(int)].astype(np.float32))
-                for array in self.cache.recognized
-            ]
         return Batch(
-            rgb=torch.stack(rgb),
-            latent=torch.stack(latents),
+            rgb=rgb,
+            latent=latent,
             captions=list(captions),
             color_captions=list(color_captions),
             places=list(places),

@@ -12,10 +12,12 @@ from accelerate.utils import parse_flag_from_env
 
 from ..presets import Preset, TrainConfig
 from ..settings import setting_of, to_dict
+from .options import TrainOptions
 
 # what a resumed run may change: how long it trains, how often it reports, and how it fits into memory
 FREE = (
-    "steps", "decay", "checkpoint_every", "validate_every", "micro_batch", "gradient_checkpointing", "cache_text"
+    "steps", "minutes", "decay", "checkpoint_every", "validate_every", "micro_batch", "gradient_checkpointing",
+    "cache_text",
 )  # fmt: skip
 
 
@@ -82,6 +84,23 @@ def check_recipe(config: TrainConfig, processes: int, device: str, multiple: int
             import peft  # noqa: F401
         except ImportError:
             raise TrainingError("--lora needs peft: pip install peft") from None
+
+
+def check_on_device(options: TrainOptions, processes: int) -> None:
+    """Refuse what does not go with `--photos-on-device`.
+
+    Raises:
+        TrainingError: says which option.
+    """
+    if processes > 1:
+        raise TrainingError(
+            f"--photos-on-device is for one process, not {processes}: leave it out, and they share a cache"
+        )
+    if options.encoder is None:
+        raise TrainingError("--photos-on-device needs --encoder: latents are computed in every step")
+    for name, given in (("--cache", options.cache is not None), ("--shares", options.shares > 1)):
+        if given:
+            raise TrainingError(f"--photos-on-device makes no cache: drop {name}")
 
 
 def describe(config: TrainConfig, preset: Preset | None) -> dict:

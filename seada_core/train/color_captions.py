@@ -106,9 +106,7 @@ class ColorDescriber:
         """Give a sample's record `color_captions` where it has none: its captions, each with the colours of its photo
         (3, H, W) behind it."""
         if not record.get("color_captions"):
-            colors = ", ".join(self(rgb[None], [record.get("label")])[0])
-            captions = record.get("captions") or [""]
-            record["color_captions"] = [", ".join(filter(None, (caption, colors))) for caption in captions]
+            add_phrases(record, self(rgb[None], [record.get("label")])[0])
 
     def __call__(self, rgb: Tensor, labels: Sequence[str | None]) -> list[list[str]]:
         """Phrases of photos (B, 3, H, W) in [0, 1], such as ["red car", "blue sky", "green grass"], the thing first.
@@ -117,17 +115,28 @@ class ColorDescriber:
         """
         return [found.phrases for found in self.measure(rgb, labels)]
 
-    @torch.no_grad()
     def measure(self, rgb: Tensor, labels: Sequence[str | None]) -> list[Described]:
         """What photos show, see `__call__`, with the area of the thing."""
+        return [describe(*photo, label) for photo, label in zip(self.look(rgb), labels)]
+
+    @torch.no_grad()
+    def look(self, rgb: Tensor) -> list[tuple[Tensor, Tensor, Tensor, float, int]]:
+        """What `describe` takes of each photo, on the CPU; the classifier may be on another device."""
         square = F.interpolate(rgb, (CLASSIFIED, CLASSIFIED), mode="bilinear", antialias=True)
         buffer = self.classifier.stem.weight
         cells = cell_log_probabilities(self.classifier(square.to(buffer.device, buffer.dtype))[-1]).exp()
         probability, best = cells.mean((2, 3)).max(1)
-        where = cells[torch.arange(len(cells)), best]
+        where = cells[torch.arange(len(cells), device=cells.device), best]
         lab = rgb_to_lab(F.interpolate(rgb, (GRID, GRID), mode="area")).float()
-        photos = zip(lab.cpu(), areas(lab).cpu(), where, probability.tolist(), best.tolist(), labels)
-        return [describe(*photo) for photo in photos]
+        found = (lab.cpu(), areas(lab).cpu(), where.cpu(), probability.tolist(), best.tolist())
+        return list(zip(*found))
+
+
+def add_phrases(record: dict, phrases: Sequence[str]) -> None:
+    """Give a sample's record `color_captions`: its captions, each with these phrases behind it."""
+    colors = ", ".join(phrases)
+    captions = record.get("captions") or [""]
+    record["color_captions"] = [", ".join(filter(None, (caption, colors))) for caption in captions]
 
 
 def describe(

@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -25,6 +25,33 @@ from .sources import DataError, Tally, samples
 
 Encoder = Callable[[Tensor], Tensor]  # (B, 3, H, W) in [0, 1] -> scaled latents (B, 4, H/8, W/8)
 Log = Callable[[str], None]
+UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)  # what `square` may raise
+
+
+class Pictures(Protocol):
+    """What a run trains on: a `Cache`, or photos that stay on the device (`resident.ResidentPhotos`).
+
+    Attributes:
+        meta: at least `source` and `resolution`, the side of the square pictures in pixels.
+    """
+
+    meta: dict
+
+    def __len__(self) -> int: ...
+
+    @property
+    def records(self) -> Any:
+        """A sequence with a dict per picture, see `sources.samples`."""
+
+    @property
+    def report(self) -> dict:
+        """How many pictures were read, skipped, and have no captions; see `Tally`."""
+
+    def take(
+        self, indices: Sequence[int], rngs: Sequence[np.random.Generator], crop: int
+    ) -> tuple[Tensor, Tensor, list[Tensor] | None]:
+        """Pictures (B, 3, crop, crop) in [0, 1], their latents (B, 4, crop/8, crop/8), and the classifier's maps of
+        the grey pictures where they are known; what is random about a picture comes from its generator."""
 
 
 class Records:
@@ -127,6 +154,27 @@ class Cache:
             return share.view(place, view)
         return _view(_to_tensor(self.picture(index)), index, view, self.meta)
 
+    def take(
+        self, indices: Sequence[int], rngs: Sequence[np.random.Generator], crop: int
+    ) -> tuple[Tensor, Tensor, list[Tensor] | None]:
+        """See `Pictures`. A picture is cropped at a random multiple of 8 px, and mirrored half of the time where the
+        cache holds mirrored latents."""
+        spare, cells = (self.meta["resolution"] - crop) // 8, crop // 8
+        tops, lefts = np.array([rng.integers(0, spare + 1, 2) for rng in rngs]).T
+        mirror = np.array([rng.random() for rng in rngs]) < (0.5 if self.meta["mirror"] else 0)
+        rgb, latents = [], []
+        for index, top, left, flip in zip(indices, tops, lefts, mirror):
+            view = self.view(index, int(flip))
+            rgb.append(view[:, top * 8 : (top + cells) * 8, left * 8 : (left + cells) * 8])
+            latent = self.latents[index, int(flip), :, top : top + cells, left : left + cells]
+            latents.append(torch.from_numpy(latent.astype(np.float32)))
+        recognized = None
+        if self.recognized and not spare:  # the maps are those of whole pictures, not of crops
+            recognized = [
+                torch.from_numpy(array[indices, mirror.astype(int)].astype(np.float32)) for array in self.recognized
+            ]
+        return torch.stack(rgb), torch.stack(latents), recognized
+
     @property
     def report(self) -> dict:
         """How many pictures were read, skipped, and have no captions; see `Tally`."""
@@ -147,7 +195,7 @@ def share_name(number: int) -> str:
     return f"share-{number:05}"
 
 
-def check_captions(cache: Cache, missing: str, log: Log = print) -> None:
+def check_captions(cache: Pictures, missing: str, log: Log = print) -> None:
     """Report how many pictures have no caption, or refuse them where `missing` is "error".
 
     Raises:
@@ -213,7 +261,7 @@ def build_cache(
             for key, encoded, record in tqdm(samples(source, *share, tally), desc="pictures", unit="pic"):
                 try:
                     picture = square(encoded, resolution)
-                except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+                except UNREADABLE as error:
                     tally.skip(key, error)
                     continue
                 buffer = io.BytesIO()

@@ -6,6 +6,7 @@ import os
 import shutil
 from pathlib import Path
 
+import torch
 from safetensors.torch import save_file
 from torch import nn
 
@@ -59,11 +60,19 @@ def leave(out: Path, part: str, module: nn.Module, preset: Preset, folders: list
 
 
 def export(
-    out: Path, part: str, module: nn.Module, preset: Preset, tensors: dict | None, stage: Stage, lora_folder: Path
+    out: Path,
+    part: str,
+    module: nn.Module,
+    preset: Preset,
+    tensors: dict | None,
+    stage: Stage,
+    lora_folder: Path,
+    dtype: torch.dtype = torch.float32,
 ) -> None:
     """Write a trained part's file; a UNet's with its LoRA merged, and the LoRA's own beside its UNet.
 
     tensors: the stage's state dict where `module` holds only a shard of it.
+    dtype: of the part's file; a LoRA keeps its own.
     """
     out.mkdir(parents=True, exist_ok=True)
     if tensors is None:
@@ -77,4 +86,4 @@ def export(
             save_file(lora, temporary, {"format": "pt", "ss_network_module": "networks.lora"})
         # onto the weights of the file: those here may be in bf16
         state = merge(part_files.read_part(lora_folder / "unet.safetensors", "unet")[2], lora)[0]
-    part_files.write_part(out / f"{part}.safetensors", part, preset, getattr(module, "tokenizer", None), state)
+    part_files.write_part(out / f"{part}.safetensors", part, preset, getattr(module, "tokenizer", None), state, dtype)

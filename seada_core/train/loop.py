@@ -31,8 +31,9 @@ from .checks import (
     micro_batches,
     process_state,
 )
+from .clock import Clock
 from .curves import Curves
-from .data import Cache
+from .data import Pictures
 from .memory import MemoryOptionError, build_optimizer, checkpoint_activations, freeze_in_bf16
 from .stages.stage import Stage
 
@@ -42,10 +43,15 @@ MOST_SKIPPED, MOST_SKIPPED_FP16 = 10, 30
 Export = Callable[[dict[str, Tensor] | None], None]
 
 
-def learning_rate(config: TrainConfig, step: int) -> float:
-    """Linear warm-up, constant, linear decay to zero over the last `decay` share of the steps."""
+def learning_rate(config: TrainConfig, step: int, time: float = 0.0) -> float:
+    """Linear warm-up, constant, linear decay to zero over the last `decay` share of the steps, or of the time.
+
+    time: the share of the time budget that is used up; what ends the run first, steps or time, is what counts.
+    """
     warm = min(1.0, (step + 1) / config.warmup) if config.warmup else 1.0
-    left = (config.steps - step) / (config.decay * config.steps) if config.decay else 1.0
+    if not config.decay:
+        return config.lr * warm
+    left = min((config.steps - step) / (config.decay * config.steps), (1 - time) / config.decay)
     return config.lr * warm * min(1.0, left)
 
 
@@ -58,7 +64,7 @@ def _errors_in_one_line(fit: Callable) -> Callable:
     """A process that died and a full disk are reported as errors of the run, not as bugs."""
 
     @wraps(fit)
-    def wrapped(stage: Stage, config: TrainConfig, cache: Cache, folder: Path, *args: Any, **options: Any) -> None:
+    def wrapped(stage: Stage, config: TrainConfig, cache: Pictures, folder: Path, *args: Any, **options: Any) -> None:
         try:
             with disk.writing(folder, lambda: saving.last_good(folder)):
                 fit(stage, config, cache, folder, *args, **options)
@@ -77,15 +83,16 @@ def _errors_in_one_line(fit: Callable) -> Callable:
 def fit(
     stage: Stage,
     config: TrainConfig,
-    cache: Cache,
+    cache: Pictures,
     folder: Path,
-    validation: Cache | None = None,
+    validation: Pictures | None = None,
     resume: bool = False,
     export: Export | None = None,
     workers: int = 1,
     preset: Preset | None = None,
 ) -> None:
-    """Train `stage` for `config.steps` steps, on as many processes as accelerate was started with.
+    """Train `stage` for `config.steps` steps, or less if `config.minutes` are over before, on as many processes as
+    accelerate was started with.
 
     `folder` receives `losses.jsonl` (a line per step), `validation.jsonl`, curves and previews (see `Curves`), and
     `checkpoint-<step>` folders, of which the newest two are kept. A checkpoint is written aside and renamed, so an
@@ -146,11 +153,12 @@ def fit(
         from torch.distributed.fsdp import register_fsdp_forward_method
 
         register_fsdp_forward_method(stage, "preview")
-    first = 0
+    first, clock = 0, Clock(config.minutes)
     if newest:
         saving.load(accelerator, newest)
         accelerator.step = 0  # of accumulation, which may have changed
         first = int(newest.name.split("-")[1])
+        clock = Clock(config.minutes, saving.seconds_of(newest))
 
     batches = Batches(
         cache, config.batch, config.crop, config.seed, accelerator.process_index, accelerator.num_processes
@@ -159,7 +167,7 @@ def fit(
     loader = DataLoader(
         batches,
         batch_size=None,
-        sampler=range(first, config.steps),
+        sampler=range(first, first if clock.over else config.steps),
         num_workers=workers,
         pin_memory=accelerator.device.type == "cuda",
     )
@@ -178,14 +186,16 @@ def fit(
     curves = Curves(folder) if main else None
     losses = disk.StepLog(folder / "losses.jsonl", first - 1) if main else None
     validations = disk.StepLog(folder / "validation.jsonl", first) if main and validation is not None else None
-    bar = tqdm(loader, initial=first, total=config.steps, desc=stage.name, unit="step", disable=not main)
-    started, trained, in_a_row, skipped = time.monotonic(), 0, 0, 0
+    total = math.inf if config.minutes else config.steps
+    bar = tqdm(loader, initial=first, total=total, desc=stage.name, unit="step", disable=not main)
+    started, done, in_a_row, skipped = time.monotonic(), first, 0, 0
     most = MOST_SKIPPED if accelerator.scaler is None else MOST_SKIPPED_FP16
     # DeepSpeed steps in `backward`, where a step can no longer be skipped
     steps_by_itself = accelerator.distributed_type == DistributedType.DEEPSPEED
+    clock.start()
     for step, batch in enumerate(bar, first):
         torch.manual_seed(step_seed(config.seed, step))
-        rate = learning_rate(config, step)
+        rate = learning_rate(config, step, clock.share)
         for group in optimizer.param_groups:
             group["lr"] = rate * group.get("scale", 1.0)
         sums: dict[str, Tensor] = {}
@@ -219,14 +229,15 @@ def fit(
                 buffer.copy_(value)
             if main and (accelerator.scaler is None or not math.isfinite(terms["loss"])):
                 bar.write(f"step {step} skipped: loss {terms['loss']:g}, gradient norm {norm:g}", file=sys.stderr)
-        trained += config.batch
         done = step + 1
-        last = done == config.steps
+        clock.tick(accelerator)
+        last = done == config.steps or clock.over
         if losses is not None and curves is not None:  # the main process
             marked = {} if finite else {"left_out": True}
             losses.write(step, **{n: v if math.isfinite(v) else None for n, v in terms.items()}, **marked)
-            speed = trained / (time.monotonic() - started)
-            bar.set_postfix(loss=f"{terms['loss']:.4f}", pictures=f"{speed:.1f}/s", refresh=False)
+            speed = (done - first) * config.batch / (time.monotonic() - started)
+            left = {"left": f"{clock.left:.1f} min"} if config.minutes else {}
+            bar.set_postfix(loss=f"{terms['loss']:.4f}", pictures=f"{speed:.1f}/s", **left, refresh=False)
             if step % 10 == 0:
                 more = {"gradient_norm": norm, "learning_rate": rate, "pictures_per_second": speed}
                 curves.scalars("train", {**terms, **more}, step)
@@ -234,13 +245,17 @@ def fit(
             with averaged(averages, trainable):
                 validate(stage, config, validation, curves, validations, done)
         if done % config.checkpoint_every == 0 or last:
-            leave_parts(saving.save(accelerator, folder, done, describe(config, preset)))
+            state_of_run = {**describe(config, preset), "seconds": clock.seconds}
+            leave_parts(saving.save(accelerator, folder, done, state_of_run))
+        if last:
+            break
+    bar.close()
     accelerator.wait_for_everyone()
     for log in (curves, losses, validations):
         if log is not None:
             log.close()
     if main and skipped:
-        print(f"{skipped} of {config.steps - first} steps were skipped: not finite", file=sys.stderr)
+        print(f"{skipped} of {done - first} steps were skipped: not finite", file=sys.stderr)
 
 
 def _not_finite(name: str, step: int, count: int, loss: float, norm: float, folder: Path) -> str:
@@ -264,7 +279,7 @@ def _prepare_deepspeed(accelerator: Accelerator, micro: int, config: TrainConfig
 def validate(
     stage: Stage,
     config: TrainConfig,
-    cache: Cache,
+    cache: Pictures,
     curves: Curves | None,
     log: disk.StepLog | None,
     step: int,

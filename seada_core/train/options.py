@@ -8,7 +8,7 @@ from dataclasses import MISSING, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from ..presets import MINI, Preset, TrainConfig
+from ..presets import MINI, MOST_STEPS, Preset, TrainConfig
 from ..settings import setting
 from .stages.registry import STAGES, StageEntry
 
@@ -57,7 +57,15 @@ class TrainOptions:
         False, "write colour captions for pictures that have none, from the colours of their areas and labels"
     )
     film: float = setting(0.0, "share of the pictures that are also cached as an old film would show them", high=1)
+    photos_on_device: bool = setting(
+        False,
+        "no cache: read the photos once, keep them on the training device, and crop, mirror, age (--film) and encode "
+        "them there at every step; --resolution is their side, --crop that of what a step sees; one process",
+    )
     workers: int = setting(1, "processes that decode pictures", low=0, high=1024)
+    parts_dtype: Literal["float32", "float16", "bfloat16"] = setting(
+        "float32", "how the part files of what was trained are stored; later stages start from these files"
+    )
     resume: bool = setting(False, "continue from the newest checkpoint; with `all`, at the stage that was interrupted")
     preset: Preset = MINI
     recipe: Mapping[str, Any] = field(default_factory=dict)
@@ -78,8 +86,9 @@ class TrainOptions:
         return self.out / "lora"
 
     def config(self, stage: StageEntry) -> TrainConfig:
-        """A stage's recipe."""
-        return dataclasses.replace(self.preset.training[stage.name], **self.recipe)
+        """A stage's recipe. With a time budget, the preset's number of steps is no limit."""
+        limit = {"steps": MOST_STEPS} if self.recipe.get("minutes") else {}
+        return dataclasses.replace(self.preset.training[stage.name], **{**limit, **self.recipe})
 
     def folders(self, stage: StageEntry) -> list[Path]:
         """Where a stage looks for part files, in order: with `--lora`, the UNet without the LoRA comes first."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,14 +21,45 @@ from ..weights.stable_diffusion import Base
 from ..weights.stock_controlnet import StockWeights, start_from
 from . import exports
 from .cache import build_shares, join_shares
-from .data import Cache, build_cache, cache_recognized
+from .data import Cache, Pictures, build_cache, cache_recognized, check_captions
 from .encoder import load_encoder
 from .options import TrainOptions
+from .resident import ResidentPhotos, read_photos
 from .sources import DataError
 from .stages.codec import load_taesd
 from .stages.registry import Parts, StageEntry, maker
 
-# caches
+# pictures
+
+
+Kept = dict[str, ResidentPhotos]  # by kind, for the next stage of the same resolution
+
+
+def open_pictures(
+    options: TrainOptions, source: str, resolution: int, kind: str, state: PartialState, kept: Kept
+) -> Pictures:
+    """The pictures of a source, in a cache or on the device.
+
+    kind: "cache" for the training pictures, "validation" for the others, which are never augmented.
+
+    Raises:
+        DataError: see `open_cache` and `read_photos`; captions are missing where they must not.
+    """
+    if not options.photos_on_device:
+        return open_cache(options, source, resolution, kind, state)
+    if options.encoder is None:
+        raise DataError("--photos-on-device needs --encoder: latents are computed in every step")
+    if kind in kept and kept[kind].meta["resolution"] == resolution:
+        return kept[kind]
+    kept.pop(kind, None)  # before others need the memory
+    encoder, train = load_encoder(options.encoder, state.device), kind == "cache"
+    photos = read_photos(
+        source, resolution, encoder, state.device, options.film if train else 0.0, train, options.workers,
+        options.describe_colors,
+    )  # fmt: skip
+    check_captions(photos, options.missing_captions, log=lambda _: None)  # reading has reported them
+    kept[kind] = photos
+    return photos
 
 
 def open_cache(options: TrainOptions, source: str, resolution: int, kind: str, state: PartialState) -> Cache:
@@ -75,12 +106,16 @@ def _build_cache(
         )  # fmt: skip
 
 
-def with_recognized(cache: Cache, parts: Parts, config: TrainConfig, state: PartialState) -> Cache:
-    """The cache with the maps of the parts' classifier, if the parts have one and are trained on whole pictures."""
+def with_recognized(
+    pictures: Pictures, stage: StageEntry, parts: Parts, config: TrainConfig, state: PartialState
+) -> Pictures:
+    """The pictures with the maps of the parts' classifier, if the parts have one and the stage does not train it. A
+    cache has them of whole pictures only."""
     users = (parts.get("controlnet_rca"), parts.get("captioner"))
-    needed = any(part is not None and part.config.recognition for part in users)
-    if cache.recognized or not needed or config.crop != config.resolution:
-        return cache
+    if not any(part is not None and part.config.recognition for part in users) or stage.learns_classifier(config):
+        return pictures
+    if isinstance(pictures, Cache) and (pictures.recognized or config.crop != config.resolution):
+        return pictures
     device = state.device.type
     classifier = EfficientNetLite0()
     classifier.load_package_weights()
@@ -90,6 +125,9 @@ def with_recognized(cache: Cache, parts: Parts, config: TrainConfig, state: Part
         with torch.autocast(device, torch.bfloat16):
             return recognize(classifier, gray.to(state.device, memory_format=torch.channels_last))
 
+    if isinstance(pictures, ResidentPhotos):
+        return replace(pictures, recognize=maps_of)
+    cache = cast(Cache, pictures)
     if cache.shares:
         cache_recognized(cache, maps_of, mine=slice(state.process_index, None, state.num_processes))
     elif state.is_main_process:
@@ -130,7 +168,7 @@ def other_weights(options: TrainOptions) -> OtherWeights:
 def prepare_parts(
     stage: StageEntry,
     preset: Preset,
-    cache: Cache,
+    cache: Pictures,
     folders: list[Path],
     others: OtherWeights = OtherWeights(),
     decoder: str | None = None,
@@ -177,8 +215,8 @@ def _new_controller(unet: UNet2DConditionModel, preset: Preset, start: StockWeig
     return control
 
 
-def _new_tokenizer(part: str, preset: Preset, cache: Cache) -> Tokenizer | None:
-    """A tokenizer of the tokens that the cache's captions use, where a part's vocabulary is smaller than CLIP's."""
+def _new_tokenizer(part: str, preset: Preset, cache: Pictures) -> Tokenizer | None:
+    """A tokenizer of the tokens that the captions use, where a part's vocabulary is smaller than CLIP's."""
     sizes: dict[str, TextConfig | CaptionerConfig] = {"semantic_encoder": preset.text, "captioner": preset.captioner}
     size = sizes.get(part)
     if size is None or size.vocab_size >= 49408:

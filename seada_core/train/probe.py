@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from ..color.spaces import luminance, rgb_to_ycbcr
 from ..models.vq_decoder import VQDecoder
 from .batches import Batches
-from .data import Cache
+from .data import Pictures
 
 LEVEL = 2  # a quarter of the picture's size: the decoder's finer levels take most of its time and draw edges only
 
@@ -46,23 +46,24 @@ class ChromaProbe(nn.Module):
         return F.pixel_unshuffle(hidden, 2)
 
     @torch.no_grad()
-    def fit(self, cache: Cache, steps: int = 8, batch: int = 32) -> float:
-        """Deviation and linear map of a cache's photos, by ridge regression: the same in every process and run.
+    def fit(self, cache: Pictures, steps: int = 8, batch: int = 32) -> float:
+        """Deviation and linear map of photos, by ridge regression: the same in every process and run.
 
         Returns the share of the chroma's variance that the probe explains on those photos.
         """
         batches = Batches(cache, min(batch, len(cache)), cache.meta["resolution"], seed=0)
-        hidden, wanted = [], []
+        hidden, wanted, device = [], [], self.deviation.device
         for step in range(steps):
             example = batches[step]
-            hidden.append(self._hidden(example.latent, luminance(example.rgb)).movedim(1, -1).flatten(0, 2))
-            wanted.append(F.avg_pool2d(rgb_to_ycbcr(example.rgb)[:, 1:], 8).movedim(1, -1).flatten(0, 2))
+            rgb = example.rgb.to(device)
+            hidden.append(self._hidden(example.latent.to(device), luminance(rgb)).movedim(1, -1).flatten(0, 2))
+            wanted.append(F.avg_pool2d(rgb_to_ycbcr(rgb)[:, 1:], 8).movedim(1, -1).flatten(0, 2))
         x, y = torch.cat(hidden).double(), torch.cat(wanted).double()
         deviation = y.std(0).clamp(min=1e-3)
         x_mean, y_mean = x.mean(0), y.mean(0)
         x, y = x - x_mean, (y - y_mean) / deviation
         products = x.mT @ x
-        ridge = 1e-6 * products.diagonal().mean() * torch.eye(len(products), dtype=x.dtype)
+        ridge = 1e-6 * products.diagonal().mean() * torch.eye(len(products), dtype=x.dtype, device=device)
         weights = torch.linalg.solve(products + ridge, x.mT @ y)
         self.deviation.copy_(deviation[:, None, None])
         self.linear.load_state_dict(

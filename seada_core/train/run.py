@@ -17,13 +17,14 @@ from ..models.vq_decoder import VQDecoder
 from ..presets import TrainConfig
 from ..weights.part_files import load_part
 from . import exports
-from .checks import TrainingError, check_recipe, check_same_run, latest_checkpoint, process_state
-from .data import Cache, check_captions
+from .checks import TrainingError, check_on_device, check_recipe, check_same_run, latest_checkpoint, process_state
+from .data import Pictures, check_captions
 from .loop import fit
 from .lora import add_lora
 from .options import ALL, TrainOptions
-from .prepare import decoder_of_probe, open_cache, other_weights, prepare_parts, with_recognized
+from .prepare import Kept, decoder_of_probe, open_pictures, other_weights, prepare_parts, with_recognized
 from .probe import ChromaProbe
+from .resident import ResidentPhotos
 from .saving import is_finished
 from .sources import DataError
 from .stages.registry import Parts, StageEntry
@@ -36,8 +37,9 @@ def run(options: TrainOptions) -> int:
     try:
         for stage in options.stages:  # all of them, before the first one takes hours
             check(stage, options)
+        kept: Kept = {}
         for stage in options.stages:
-            train(stage, options)
+            train(stage, options, kept)
             gc.collect()  # hooks and modules refer to each other, and the next stage needs their memory
     except (CheckpointError, DataError, TrainingError, OSError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -47,8 +49,9 @@ def run(options: TrainOptions) -> int:
 
 def is_done(stage: StageEntry, options: TrainOptions) -> bool:
     """Whether an earlier run of all stages finished this one."""
+    config = options.config(stage)
     return (
-        options.stage == ALL and options.resume and is_finished(options.out / stage.name, options.config(stage).steps)
+        options.stage == ALL and options.resume and is_finished(options.out / stage.name, config.steps, config.minutes)
     )
 
 
@@ -63,6 +66,8 @@ def check(stage: StageEntry, options: TrainOptions) -> None:
         return
     state = process_state()
     check_recipe(config, state.num_processes, state.device.type, stage.multiple)
+    if options.photos_on_device:
+        check_on_device(options, state.num_processes)
     newest = latest_checkpoint(options.out / stage.name)
     if newest and options.resume:
         check_same_run(newest, config, preset)
@@ -76,28 +81,28 @@ def check(stage: StageEntry, options: TrainOptions) -> None:
         decoder_of_probe(stage, folders)
 
 
-def train(stage: StageEntry, options: TrainOptions) -> None:
-    """Cache a stage's pictures, build its parts, train, and write its part files to OUT/parts."""
+def train(stage: StageEntry, options: TrainOptions, kept: Kept) -> None:
+    """Read a stage's pictures, build its parts, train, and write its part files to OUT/parts."""
     config, preset = options.config(stage), options.preset
     if is_done(stage, options):
         return
     folders = options.folders(stage)
     state = process_state()
-    cache = open_cache(options, options.data, config.resolution, "cache", state)
+    cache = open_pictures(options, options.data, config.resolution, "cache", state, kept)
     validation = None
     if options.validation:
-        validation = open_cache(options, options.validation, config.resolution, "validation", state)
+        validation = open_pictures(options, options.validation, config.resolution, "validation", state, kept)
     check_captions(cache, options.missing_captions, print if state.is_main_process else lambda _: None)
     torch.manual_seed(config.seed)  # new parts start alike in every run and process
     parts = prepare_parts(stage, preset, cache, folders, other_weights(options), options.decoder)
-    cache = with_recognized(cache, parts, config, state)
+    cache = with_recognized(cache, stage, parts, config, state)
     if validation is not None:
-        validation = with_recognized(validation, parts, config, state)
+        validation = with_recognized(validation, stage, parts, config, state)
     if stage.uses_lora(config):
         _add_lora(parts, options, stage, config, state)
     probe = _fitted_probe(stage, folders, cache, state) if stage.needs_probe(config) else None
     module = stage.build(parts, preset, config, probe)
-    out = options.parts_folder
+    out, dtype = options.parts_folder, getattr(torch, options.parts_dtype)
     exported = {part: found for part, found in module.parts().items() if exports.learns(found)}
     if state.is_main_process:
         for part, found in module.parts().items():
@@ -110,9 +115,10 @@ def train(stage: StageEntry, options: TrainOptions) -> None:
 
     def export(tensors: dict[str, Tensor] | None) -> None:
         for part, found in exported.items():
-            exports.export(out, part, found, preset, tensors, module, options.lora_folder)
+            exports.export(out, part, found, preset, tensors, module, options.lora_folder, dtype)
 
-    fit(module, config, cache, options.out / stage.name, validation, options.resume, export, options.workers, preset)
+    workers = 0 if options.photos_on_device else options.workers  # what is on the device stays in this process
+    fit(module, config, cache, options.out / stage.name, validation, options.resume, export, workers, preset)
 
 
 def _add_lora(parts: Parts, options: TrainOptions, stage: StageEntry, config: TrainConfig, state: PartialState) -> None:
@@ -124,9 +130,11 @@ def _add_lora(parts: Parts, options: TrainOptions, stage: StageEntry, config: Tr
     add_lora(parts["unet"], config.lora, file if file.is_file() else None)
 
 
-def _fitted_probe(stage: StageEntry, folders: list[Path], cache: Cache, state: PartialState) -> ChromaProbe:
+def _fitted_probe(stage: StageEntry, folders: list[Path], cache: Pictures, state: PartialState) -> ChromaProbe:
     decoder, _ = load_part(decoder_of_probe(stage, folders), "vq_decoder")
     probe = ChromaProbe(cast(VQDecoder, decoder))
+    if isinstance(cache, ResidentPhotos):
+        probe.to(state.device)
     explained = probe.fit(cache)
     if state.is_main_process:
         print(f"chroma probe: explains {explained:.3f} of the latents' chroma")

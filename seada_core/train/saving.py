@@ -102,6 +102,14 @@ def last_good(folder: Path) -> str:
     return f"The last good state is {kept.name}: go on from it with --resume" if kept else "No checkpoint was saved yet"
 
 
-def is_finished(folder: Path, steps: int) -> bool:
-    """Whether a run of `steps` steps has finished and its part files are written."""
+def seconds_of(checkpoint: Path) -> float:
+    """How long a run had trained at a checkpoint, see `Clock`."""
+    return json.loads((checkpoint / "config.json").read_text()).get("seconds", 0.0)
+
+
+def is_finished(folder: Path, steps: int, minutes: float = 0.0) -> bool:
+    """Whether a run of `steps` steps, or `minutes` if not 0, has finished and its part files are written."""
+    newest = latest_checkpoint(folder)
+    if minutes and newest is not None and seconds_of(newest) >= 60 * minutes:
+        return (newest / EXPORTED).is_file()
     return (folder / f"checkpoint-{steps}" / EXPORTED).is_file()

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from ..files import atomic
 from ..models.semantic_adapter import SemanticEncoder
-from .data import Cache
+from .data import Pictures
 from .disk import create_array
 from .draws import send
 from .sources import DataError
@@ -55,7 +55,7 @@ class CachedSemanticEncoder(nn.Module):
 
 
 @torch.no_grad()
-def cache_texts(encoder: SemanticEncoder, caches: Iterable[Cache | None], parent: Path, batch: int = 256) -> Path:
+def cache_texts(encoder: SemanticEncoder, caches: Iterable[Pictures | None], parent: Path, batch: int = 256) -> Path:
     """The folder with the embeddings of all captions of `caches`, made if it does not exist.
 
     Its name has the encoder's fingerprint: another encoder gets another folder. A caption of SD1.5's encoder takes

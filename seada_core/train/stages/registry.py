@@ -77,6 +77,10 @@ class StageEntry:
         """Whether a recipe weighs the diffusion loss by the colours that a latent shows."""
         return self.judges_colors or (self.diffusion and bool(config.chroma_weight or config.perceptual_weight))
 
+    def learns_classifier(self, config: TrainConfig) -> bool:
+        """Whether the stage trains the mapper's classifier with a recipe, so that its maps differ in every step."""
+        return self.judges_colors and config.learn_classifier > 0
+
     def uses_lora(self, config: TrainConfig) -> bool:
         """Whether the stage trains a LoRA with a recipe."""
         return self.lora and config.lora > 0
