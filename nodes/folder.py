@@ -12,7 +12,7 @@ from comfy_api.latest import io
 
 from ..seada_core.files import folders, pictures
 from . import bridge
-from .photo import load
+from .photo import inside, load
 
 
 class SeAdaLoadFolder(io.ComfyNode):
@@ -97,9 +97,7 @@ def _files(folder: str, first: int, count: int) -> tuple[list[Path], int]:
     """The requested picture files, and the number of those in the folder. Raises ValueError if there are none."""
     root = os.path.abspath(folder_paths.get_input_directory())
     shown = reprlib.repr(folder)  # an unprintable message would crash the server's queue
-    path = os.path.abspath(os.path.join(root, folder.strip()))
-    if os.path.splitdrive(path)[0] != os.path.splitdrive(root)[0] or os.path.commonpath([root, path]) != root:
-        raise ValueError(f"{shown} is outside ComfyUI's input folder, {root}; put the photos into a folder there")
+    path = inside(root, folder, "input folder")
     if not os.path.isdir(path):
         raise ValueError(
             f"there is no folder {shown} in ComfyUI's input folder, {root}; create it and put photos there"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import reprlib
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
@@ -63,17 +64,20 @@ class SeAdaLoadPhoto(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, image: str) -> bool | str:
-        return folder_paths.exists_annotated_filepath(image) or f"there is no photo {image!r} in ComfyUI's input folder"
+        try:
+            found(image)
+        except ValueError as error:
+            return str(error)
+        return True
 
     @classmethod
     def fingerprint_inputs(cls, image: str) -> str:
-        status = os.stat(folder_paths.get_annotated_filepath(image))
+        status = found(image).stat()
         return f"{status.st_mtime_ns}:{status.st_size}"
 
     @classmethod
     def execute(cls, image: str) -> io.NodeOutput:
-        path = Path(folder_paths.get_annotated_filepath(image))
-        return io.NodeOutput(*load(path))
+        return io.NodeOutput(*load(found(image)))
 
 
 class SeAdaSavePhoto(io.ComfyNode):
@@ -120,7 +124,7 @@ class SeAdaSavePhoto(io.ComfyNode):
     def execute(
         cls, images: Tensor, format: str, folder: str, suffix: str, photo: Photo | None = None
     ) -> io.NodeOutput:
-        parent = _inside(folder_paths.get_output_directory(), folder)
+        parent = inside(folder_paths.get_output_directory(), folder, "output folder")
         parent.mkdir(parents=True, exist_ok=True)
         rgb, shown, written = bridge.picture(images, "images"), [], []
         show = bridge.progress(len(rgb))
@@ -135,6 +139,20 @@ class SeAdaSavePhoto(io.ComfyNode):
                 shown.append(bridge.shown_photo(pixels[None]))
             show(k + 1, len(rgb))
         return io.NodeOutput("\n".join(written), ui={"images": shown})
+
+
+def found(image: str) -> Path:
+    """The file of a name such as "boat.tif" or "boat.png [output]". Raises ValueError for none, or one elsewhere."""
+    shown = reprlib.repr(image)
+    try:
+        name, root = folder_paths.annotated_filepath(image)
+        path = inside(root or folder_paths.get_input_directory(), name, "folders")
+        there = path.is_file()
+    except (AttributeError, OSError, TypeError, ValueError):  # not a text, or not a file's name
+        there = False
+    if not there:
+        raise ValueError(f"there is no photo {shown} in ComfyUI's input folder")
+    return path
 
 
 def load(path: Path) -> tuple[Tensor, Tensor, Photo]:
@@ -201,12 +219,12 @@ def _resized(alpha: np.ndarray | None, size: tuple[int, int]) -> np.ndarray | No
     return (values * np.iinfo(alpha.dtype).max).round().numpy().astype(alpha.dtype)
 
 
-def _inside(root: str, folder: str) -> Path:
-    """A folder inside another one. Raises ValueError for one outside it."""
+def inside(root: str, name: str, what: str) -> Path:
+    """A file or folder inside one of ComfyUI's folders. Raises ValueError for one outside it."""
     base = os.path.abspath(root)
-    path = os.path.abspath(os.path.join(base, folder.strip()))
+    path = os.path.abspath(os.path.join(base, name.strip()))
     if os.path.splitdrive(path)[0] != os.path.splitdrive(base)[0] or os.path.commonpath([base, path]) != base:
-        raise ValueError(f"{folder!r} is outside ComfyUI's output folder, {base}")
+        raise ValueError(f"{reprlib.repr(name)} is outside ComfyUI's {what}, {base}")
     return Path(path)
 
 

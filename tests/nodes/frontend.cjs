@@ -37,7 +37,7 @@ const [executablePath, url, queue, ...workflows] = process.argv.slice(2);
   await load(queue);
   await page.evaluate(() => window.app.queuePrompt(0));
   const picture = await page.waitForFunction(
-    () => window.app.graph.nodes.find((node) => node.type === "SaveImage")?.imgs?.[0],
+    () => window.app.graph.nodes.find((node) => node.type === "SeAdaSavePhoto")?.imgs?.[0],
     null,
     { timeout: 240000 }
   );

@@ -119,7 +119,7 @@ const [width, height] = settings.photo;
   const queue = async () => {
     await page.evaluate(() => window.app.queuePrompt(0));
     return page.waitForFunction(
-      () => window.app.graph.nodes.find((node) => node.type === "SaveImage")?.imgs?.[0],
+      () => window.app.graph.nodes.find((node) => node.type === "SeAdaSavePhoto")?.imgs?.[0],
       null,
       { timeout: 400000 }
     );
@@ -268,7 +268,7 @@ const [width, height] = settings.photo;
     const { app, LiteGraph, hintsNode } = window;
     const invert = LiteGraph.createNode("ImageInvert");
     app.graph.add(invert);
-    const source = app.graph.nodes.find((node) => node.type === "LoadImage");
+    const source = app.graph.nodes.find((node) => node.type.startsWith("SeAdaLoadPhoto"));
     source.connect(0, invert, 0);
     invert.connect(0, hintsNode, 0);
   });
@@ -285,7 +285,7 @@ const [width, height] = settings.photo;
     node.title = markup;
     const texts = node.widgets_values ?? [];
     texts.forEach((value, i) => (texts[i] = typeof value === "string" ? markup : value));
-    if (node.type === "LoadImage") texts[0] = name;
+    if (node.type.startsWith("SeAdaLoadPhoto")) texts[0] = name;
     if (node.type === "SeAdaHints") texts[0] = JSON.stringify([{ x: 1, y: 2, color: markup, [markup]: markup }]);
   }
   hostile.groups = [{ title: markup, bounding: [0, 0, 400, 300] }];

@@ -34,14 +34,15 @@ def drive():
 def test_every_workflow_loads_without_a_red_node_and_a_picture_appears(comfy, drive):
     from PIL import Image
 
-    Image.open(comfy.base / "input" / "photo.png").resize((150, 130)).save(comfy.base / "input" / "example.png")
+    # ComfyUI's own picture, which one workflow has as a reference
+    Image.open(comfy.base / "input" / "photo.png").save(comfy.base / "input" / "example.png")
     workflows = sorted(WORKFLOWS.glob("*.json"))
     report = drive("frontend.cjs", f"http://127.0.0.1:{comfy.port}", WORKFLOWS / "seada-one-node.json", *workflows)
     assert report["unknown"].keys() == {path.name for path in workflows}
     for name, red in report["unknown"].items():  # newer pages also mark loaders whose file is missing
         assert set(red) <= (LOADERS if name.startswith("seada-sd15") else set()), name
     assert report["errors"] == []
-    assert report["picture"] == [150, 130]
+    assert report["picture"] == [600, 400]
 
 
 # --- the hint painter -------------------------------------------------------------------------------------------------
@@ -150,6 +151,12 @@ def painted(comfy, drive):
 
     photo = Image.open(PHOTO).convert("RGB").resize(SIZE)
     photo.save(comfy.base / "input" / "example.png")
+    workflow = json.loads((WORKFLOWS / "seada-hints-in-one-node.json").read_text())
+    nodes = {node["type"]: node for node in workflow["nodes"]}
+    nodes["SeAdaLoadPhoto"]["widgets_values"][0] = "example.png"
+    nodes["SeAdaHints"]["widgets_values"][0] = json.dumps([{"x": 65, "y": 107, "color": "#6f9fd8", "radius": 8}])
+    file = comfy.base / "hints.json"
+    file.write_text(json.dumps(workflow))
     (comfy.base / "input" / "strangers").mkdir()
     for folder, size in ((".", (210, 140)), ("strangers", (30, 20))):
         photo.resize(size).save(comfy.base / "input" / folder / f"{MARKUP}&#?%.png")
@@ -162,7 +169,7 @@ def painted(comfy, drive):
         clicks.append([x, y, "#{:02x}{:02x}{:02x}".format(*(color * 255).round().int().tolist())])
     comfy.post("/settings/Comfy.TutorialCompleted", True)  # no templates over the page
     settings = {
-        "workflow": str(WORKFLOWS / "seada-hints-in-one-node.json"),
+        "workflow": str(file),
         "photo": SIZE,
         "clicks": clicks,
         "stroke": [[40, 150], [80, 170], [120, 150]],
@@ -229,7 +236,7 @@ def test_the_result_has_the_colours_at_their_places_and_the_photo_s_luminance(co
     from seada_core.files.hint_format import parse_color
 
     (name,) = parse_qs(urlparse(painted["result"]).query)["filename"]
-    result = Image.open(comfy.base / "output" / name)
+    result = Image.open(comfy.base / "output" / "SeAda" / name)
     assert result.size == SIZE and result.mode == "RGB"
     rgb = torch.tensor(list(result.tobytes())).view(SIZE[1], SIZE[0], 3).movedim(-1, 0) / 255
     gray = painted["gray"]

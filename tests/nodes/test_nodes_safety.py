@@ -85,7 +85,8 @@ def widgets(comfy, kinds: tuple[str, ...]) -> list[tuple[str, str]]:
     """(node, input) of all inputs of the pack whose values of these kinds are stored in workflows."""
     found = []
     for name, info in sorted(comfy.object_info.items()):
-        for group in info["input"].values() if name.startswith("SeAda") else ():
+        groups = [group for kind, group in info["input"].items() if kind != "hidden"]
+        for group in groups if name.startswith("SeAda") else ():
             for key, (kind, _) in group.items():
                 if ("COMBO" if isinstance(kind, list) else kind) in kinds:
                     found.append((name, key))
