@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 
 import comfy.model_management
-import comfy.utils
 import folder_paths
 import numpy as np
 import torch

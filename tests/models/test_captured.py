@@ -31,6 +31,7 @@ def photos(device: str = "cpu") -> list[torch.Tensor]:
     return [torch.rand(1, 1, *size, generator=generator).to(device) for size in SIZES]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", OPTIONS[:2], ids=str)
 def test_replays_in_inference_mode(colorizer, options):
     """What is recorded must not be made of inference tensors, which nothing may write to later."""

@@ -92,6 +92,7 @@ def test_c_gpu_hangs(name): time.sleep(60)
 """
 
 
+@pytest.mark.slow
 def test_tests_are_counted_and_stopped_in_time(tmp_path):
     file = tmp_path / "test_some.py"
     file.write_text(SOME_TESTS)
@@ -103,6 +104,7 @@ def test_tests_are_counted_and_stopped_in_time(tmp_path):
     assert agreement.run_tests([str(file)], "nothing", 60).startswith("none ended; 4 deselected in")
 
 
+@pytest.mark.slow
 def test_the_gpu_s_tests_are_found():
     """On a CPU they are skipped, eight of captured functions and three of devices; one has a part without a GPU."""
     found = agreement.run_tests(agreement.TESTS, agreement.ON_GPU, 120)
