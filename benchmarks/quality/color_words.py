@@ -12,9 +12,10 @@ import argparse
 import io
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
@@ -24,6 +25,7 @@ from benchmarks import Table
 from seada_core.color.spaces import luminance, rgb_to_lab
 from seada_core.evaluate import metrics
 from seada_core.evaluate.sources import to_tensor
+from seada_core.evaluate.summary import bootstrap
 from seada_core.pipeline import Colorizer
 from seada_core.train.color_captions import ColorDescriber
 from seada_core.train.sources import samples
@@ -42,12 +44,11 @@ def exchanged(text: str, count: int = 0) -> str:
     return _WORD.sub(lambda match: EXCHANGED[match[1]], text, count=count)
 
 
-def interval(values: Tensor, draws: int = 2000) -> tuple[float, float, float]:
-    """Mean of (N,) and its 95 % bootstrap interval."""
-    generator = torch.Generator().manual_seed(0)
-    means = values[torch.randint(len(values), (draws, len(values)), generator=generator)].mean(1)
-    low, high = means.quantile(torch.tensor([0.025, 0.975])).tolist()
-    return round(values.mean().item(), 3), round(low, 3), round(high, 3)
+def interval(values: Sequence[float]) -> tuple[float, float, float]:
+    """Mean and its 95 % interval, by bootstrap over photos."""
+    found = np.array(values)
+    low, high = bootstrap(lambda drawn: float(drawn.mean()), found)
+    return round(float(found.mean()), 3), round(low, 3), round(high, 3)
 
 
 def photos(options: argparse.Namespace) -> Iterator[tuple[Tensor, str | None]]:
@@ -96,11 +97,11 @@ def main(arguments: list[str] | None = None) -> int:
     stem = options.data.stem
     table = Table(f"color_words-{stem}", f"{len(over[names[0]])} photos of {stem}", ["mean", "95 % from", "to"])
     for name in names:
-        table.add(f"PSNR over no text, dB: {name}", *interval(torch.tensor(over[name])))
+        table.add(f"PSNR over no text, dB: {name}", *interval(over[name]))
     if inside:
-        table.add("one colour word exchanged: its thing moves, Lab", *interval(torch.tensor(inside)))
-        table.add("one colour word exchanged: the rest moves, Lab", *interval(torch.tensor(outside)))
-    before, after = torch.tensor(distances).unbind(1)
+        table.add("one colour word exchanged: its thing moves, Lab", *interval(inside))
+        table.add("one colour word exchanged: the rest moves, Lab", *interval(outside))
+    before, after = zip(*distances)
     table.add("distance to the colour caption's embedding, before the adapter", *interval(before))
     table.add("distance to the colour caption's embedding, after the adapter", *interval(after))
     return 0

@@ -86,7 +86,7 @@ class TrainOptions:
         return self.out / "lora"
 
     def config(self, stage: StageEntry) -> TrainConfig:
-        """A stage's recipe. With a time budget, the preset's number of steps is no limit."""
+        """A stage's recipe. With a time budget, the preset's number of steps does not limit the run."""
         limit = {"steps": MOST_STEPS} if self.recipe.get("minutes") else {}
         return dataclasses.replace(self.preset.training[stage.name], **{**limit, **self.recipe})
 

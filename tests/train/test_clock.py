@@ -40,7 +40,7 @@ def cache(tmp_path_factory) -> Path:
 
 
 def train(cache: Path, out: Path, stop_at: int | None = None, **changes) -> list[int]:
-    """`fit` of a tiny stage into out/base, broken off in a step; after how many steps it left part files."""
+    """`fit` of a tiny stage into out/base, interrupted in a step; after how many steps it left part files."""
     torch.set_num_threads(1)
     parts, preset = make_tiny_parts(["a photo of a dog", "a photo of the sea"])
     config = replace(CONFIG, **changes)
