@@ -23,48 +23,9 @@ def data_dir() -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_preset():
+    from tiny_models import make_tiny_preset
+
     return make_tiny_preset()
-
-
-def make_tiny_parts(captions):
-    """Random parts of all kinds but the captioner, of which no weight is zero; and their preset."""
-    from dataclasses import replace
-
-    import torch
-
-    from seada_core import presets
-    from seada_core.models.tokenizer import Tokenizer
-    from seada_core.weights import part_files
-
-    torch.manual_seed(0)
-    preset = replace(make_tiny_preset(), tokens=presets.TokenConfig(width=32, layers=1, heads=2, context_dim=32))
-    tokenizer = Tokenizer.from_captions(captions, 16, 64)
-    parts = {p: part_files.build(p, preset, tokenizer) for p in part_files.SECTIONS if p != "captioner"}
-    for module in parts.values():
-        for parameter in module.parameters():
-            if parameter.abs().max() == 0:
-                torch.nn.init.normal_(parameter, std=0.02)
-    return parts, preset
-
-
-def make_tiny_preset():
-    """`mini`'s classes at the smallest useful sizes."""
-    from dataclasses import replace
-
-    from seada_core import presets as p
-
-    return replace(
-        p.MINI,
-        name="tiny",
-        text=p.TextConfig(vocab_size=64, length=16, width=32, layers=1, heads=2),
-        unet=p.UNetConfig(
-            channels=(32, 32, 64), layers_per_block=1, attention=(False, False, True), heads=2, context_dim=32, groups=8
-        ),
-        adapter=p.AdapterConfig(length=16, width=32),
-        control=p.ControlConfig(additive=True, head_dim=16),
-        hint=p.HintConfig(channels=(8, 16, 16)),
-        sampling=p.SamplingConfig(steps=3, guidance=2.0, size=64),
-    )
 
 
 @pytest.fixture(scope="session")
@@ -162,7 +123,9 @@ def start_comfy(tiny_preset, tiny_model, tmp_path_factory):
     @contextmanager
     def start(*arguments: str):
         base = tmp_path_factory.mktemp("comfy")
-        _write_tiny_model(base / "models" / "seada" / "tiny", tiny_preset, tiny_model)
+        from tiny_models import write_tiny_model
+
+        write_tiny_model(base / "models" / "seada" / "tiny", tiny_preset, tiny_model)
         _write_pictures(base / "input")
         server = comfy_server.Server(base, *arguments)
         try:
@@ -178,33 +141,6 @@ def comfy(start_comfy):
     """The one that most tests share."""
     with start_comfy() as server:
         yield server
-
-
-def _write_tiny_model(folder: Path, preset, source: Path) -> None:
-    """All parts of the tiny model, those that `tiny_model` lacks among them."""
-    import shutil
-    from dataclasses import replace
-
-    import torch
-
-    from seada_core import presets as p
-    from seada_core.models.tokenizer import Tokenizer
-    from seada_core.weights import part_files
-
-    shutil.copytree(source, folder)
-    captions = p.CaptionerConfig(image_size=32, vision_channels=(8, 8, 8, 16), width=32, heads=2, embed_dim=16)
-    tokens = p.TokenConfig(width=32, layers=1, heads=2, context_dim=32)
-    preset = replace(preset, captioner=captions, tokens=tokens)
-    tokenizer = Tokenizer.from_captions(["a photo of a dog on green grass, blue sky"], 16, 64)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(1)
-        for part in ("captioner", "token_diffusion"):
-            module = part_files.build(part, preset, tokenizer if part == "captioner" else None)
-            part_files.save_part(folder / f"{part}.safetensors", part, preset, module)
-        path = folder / "controlnet_rca.safetensors"
-        control, _ = part_files.load_part(path, "controlnet_rca")
-        torch.nn.init.normal_(control.encoder.conv_in.weight[:, 4:], std=0.2)  # an untrained one is blind
-        part_files.save_part(path, "controlnet_rca", preset, control)
 
 
 def _write_pictures(folder: Path) -> None:

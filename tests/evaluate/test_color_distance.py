@@ -15,7 +15,7 @@ def networks():
     return Networks()
 
 
-def photos(count: int = 64) -> list[torch.Tensor]:
+def photos(count: int = 24) -> list[torch.Tensor]:
     """Smooth coloured ground under grey texture, half of it bluish above and greenish below."""
     generator = torch.Generator().manual_seed(0)
     result = []

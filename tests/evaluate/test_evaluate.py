@@ -3,74 +3,27 @@
 import io
 import json
 import math
-import os
-import random
 import shutil
 import subprocess
 import sys
 import tarfile
-from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from evaluation import LITE, Colours, command, half, options_of, report_of
 from PIL import Image
 
-from seada_core.evaluate import features, hint_points, labels, metrics, sources, summary, tsne
+from seada_core.evaluate import features, metrics, sources, summary
 from seada_core.evaluate.__main__ import main
 from seada_core.evaluate.journal import Journal, JournalError
 from seada_core.evaluate.measure import measure
-from seada_core.evaluate.options import EvaluateOptions, Networks
-from seada_core.evaluate.protocols import PROTOCOLS
+from seada_core.evaluate.options import Networks
 from seada_core.evaluate.run import evaluate as run
 from seada_core.evaluate.run import fingerprint
 from seada_core.options import ColorizeOptions
 
 torch.set_num_threads(1)
-TESTS = Path(__file__).resolve().parent
-LITE = "efficientnet-lite0"
-HOSTILE = "<img src=x onerror=window.pwned=1>&\"'"
-
-
-def half(truth):
-    """Half of a picture's chroma."""
-    gray = sources.gray_of(truth)
-    return sources.to_8bit(gray + 0.5 * (truth - gray))
-
-
-@pytest.fixture(scope="module")
-def photos(data_dir):
-    """Eight crops of Kodak photos, 72×64 px."""
-    paths = sorted((data_dir / "test" / "kodak24").glob("*.png"))[:8]
-    return [Image.open(path).convert("RGB").crop((100, 120, 388, 376)).resize((72, 64)) for path in paths]
-
-
-@pytest.fixture
-def folder(photos, tmp_path):
-    """The photos in two folders named by classes of ImageNet, and half their chroma under `half/`, flat."""
-    for index, photo in enumerate(photos):
-        place = tmp_path / "truth" / ("church" if index < 5 else "golf ball") / f"photo{index}.png"
-        place.parent.mkdir(parents=True, exist_ok=True)
-        photo.save(place)
-        result = tmp_path / "half" / f"photo{index}.png"
-        result.parent.mkdir(exist_ok=True)
-        sources.to_image(half(sources.to_tensor(photo))).save(result)
-    return tmp_path
-
-
-def command(folder, *more, out="report"):
-    """Evaluates `half/`, without networks unless `more` names them."""
-    more, networks = [str(argument) for argument in more], []
-    if "--features" in more:
-        at = more.index("--features")
-        networks, more = more[at + 1 : at + 2], more[:at] + more[at + 2 :]
-    arguments = ["--images", str(folder / "truth"), "--no-model", "--compare", f"half={folder / 'half'}", *more]
-    return main([*arguments, "--out", str(folder / out), "--device", "cpu", "--features", *networks])
-
-
-def report_of(folder, out="report"):
-    return json.loads((folder / out / "report.json").read_text("utf-8"))
 
 
 def test_figures_are_those_of_each_measure_on_its_own(folder, photos, capsys):
@@ -138,36 +91,6 @@ def test_every_measure_of_a_batch_is_that_of_its_pictures(photos):
     assert histogram.sum() == 72 * 64
     assert np.abs(histogram - expected).sum() < 0.01 * histogram.sum()
     assert together[0]["gray"]["chroma_histogram"][0] == 72 * 64
-
-
-class Colours:
-    """In place of a Colorizer: half the chroma of the truths it was told, all of it where hints are; counts calls."""
-
-    folder = TESTS
-
-    def __init__(self, truths, fail_at=None):
-        self.by_luminance = {sources.gray_of(t).numpy().tobytes(): t for t in truths}
-        self.calls, self.fail_at = 0, fail_at
-
-    def __call__(self, gray, options, hints=None):
-        assert (gray == gray[:, :1]).all()
-        self.calls += 1
-        if self.calls == self.fail_at:
-            raise KeyboardInterrupt
-        truth = torch.stack([self.by_luminance[g.numpy().tobytes()] for g in gray])
-        return half(truth) if hints is None else torch.where(hints[:, 2:] > 0, truth, half(truth))
-
-
-def options_of(folder, out="ours", **changes):
-    options = EvaluateOptions(
-        str(folder / "truth"),
-        folder / out,
-        networks=Networks(()),
-        model="mini",
-        colorize=ColorizeOptions(seed=3),
-        batch=2,
-    )
-    return replace(options, **changes)
 
 
 def test_a_run_that_breaks_off_goes_on_where_it_was(folder, photos):
@@ -334,131 +257,6 @@ def test_help_is_quick():
 # --- sources, protocols, hints ----------------------------------------------------------------------------------------
 
 
-def test_shards_give_pictures_labels_and_keys(data_dir):
-    shard = data_dir / "val-000.tar"
-    entries = sources.find(shard)
-    assert len(entries) == 821
-    with tarfile.open(shard) as tar:
-        about = {m.name[:-5]: json.load(tar.extractfile(m)) for m in tar if m.name.endswith(".json")}
-        for entry in entries[::100]:
-            assert entry.group == about[entry.key]["label"]
-            expected = Image.open(tar.extractfile(f"{entry.key}.jpg")).convert("RGB")
-            assert np.array_equal(np.array(entry.load()), np.array(expected))
-    classes = labels.class_indices([entry.group for entry in entries])
-    pooled = [
-        (features.class_logits(features.features(sources.to_tensor(e.load())[None])).argmax().item(), c)
-        for e, c in list(zip(entries, classes))[:60]
-        if c is not None
-    ]
-    assert len(pooled) > 20
-    assert np.mean([found == index for found, index in pooled]) > 0.5  # by chance one in a thousand
-
-
-def test_labels():
-    assert labels.class_index("English springer") == 217 and labels.class_index("chain saw") == 491
-    assert labels.class_index("French_horn") == 566 and labels.class_index("7") == 7
-    assert labels.class_index("snoopy") is None and labels.class_index(None) is None
-    names = [f"n{k:08}" for k in range(0, 3000, 3)]
-    assert labels.class_indices([names[7], names[999], *names])[:2] == [7, 999]
-    assert labels.class_indices(names[:10]) == [None] * 10
-
-
-def test_a_list_and_labels_from_files(folder, tmp_path, capsys):
-    (tmp_path / "list.txt").write_text("photo6.png\nphoto2\n")
-    (tmp_path / "labels.txt").write_text("photo6.png golf ball\nphoto2,497\n")
-    assert (
-        command(folder, "--list", tmp_path / "list.txt", "--labels", tmp_path / "labels.txt", "--features", LITE) == 0
-    )
-    assert report_of(folder)["methods"]["truth"]["labelled"] == 2
-    assert set(report_of(folder)["groups"]) == {"golf ball", "497"}
-    (tmp_path / "list.txt").write_text("photo6.png\nnowhere.png\n")
-    assert command(folder, "--list", tmp_path / "list.txt", out="b") == 1
-    assert "names 1 pictures that are not there, nowhere.png" in capsys.readouterr().err
-    (tmp_path / "labels.txt").write_text("photo6.png a cat\n")
-    assert command(folder, "--labels", tmp_path / "labels.txt", out="c") == 1
-    assert "labels.txt, line 1" in capsys.readouterr().err
-
-
-def test_protocols_choose_and_fit(tmp_path):
-    for name in ("b.png", "a.jpg", "sub/0.png"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        Image.new("RGB", (300, 200)).save(tmp_path / name)
-    first = replace(PROTOCOLS["imagenet-val5k"], limit=2)
-    assert [e.key for e in sources.choose(sources.find(tmp_path), first, None, None)] == ["sub/0", "a"]
-    with pytest.raises(sources.SourceError, match="is 5000 pictures, there are 3; add --limit 3"):
-        sources.choose(sources.find(tmp_path), PROTOCOLS["imagenet-val5k"], None, None)
-    ramp = Image.fromarray(np.tile(np.linspace(0, 255, 600).astype(np.uint8), (300, 1))).convert("RGB")
-    cropped = np.array(PROTOCOLS["imagenet-val5k"].fit(ramp))
-    assert cropped.shape == (256, 256, 3)
-    assert cropped[128, [0, 255], 0].tolist() == pytest.approx([64, 191], abs=1)  # the middle half of the width
-    squashed = np.array(PROTOCOLS["coco-stuff"].fit(ramp))
-    assert squashed.shape == (256, 256, 3) and squashed[0, [0, 255], 0].tolist() == pytest.approx([0, 255], abs=1)
-    assert PROTOCOLS["icolorit"].fit(ramp).size == (224, 224) and PROTOCOLS["own"].fit(ramp).size == (600, 300)
-
-
-def test_results_at_the_photos_own_size_are_fitted_as_it_is(folder):
-    """A method's results at the photos' size give the same figures as those saved at the protocol's."""
-    assert command(folder, "--protocol", "coco-stuff", out="own") == 0
-    for path in (folder / "half").iterdir():
-        PROTOCOLS["coco-stuff"].fit(Image.open(path)).save(path)
-    assert command(folder, "--protocol", "coco-stuff", out="fitted") == 0
-    assert report_of(folder, "own")["methods"] == report_of(folder, "fitted")["methods"]
-
-
-def test_hints_are_icolorits():
-    """Its own loop: a text file a picture and count, every coordinate drawn from one stream."""
-    files, size = 5, 224
-    random.seed(1234)
-    expected = {}
-    for count in (0, 1, 2, 5, 10, 20, 50, 100, 200):
-        for file in range(files):
-            expected[count, file] = [
-                (random.randint(0, size // 2 - 1) * 2, random.randint(0, size // 2 - 1) * 2) for _ in range(count)
-            ]
-    found = hint_points.draw(files, (1, 10, 50), size)
-    assert set(found) == {1, 10, 50}
-    for count, places in found.items():
-        for file in range(files):
-            assert [tuple(2 * v for v in place) for place in places[file].tolist()] == expected[count, file]
-    with pytest.raises(ValueError, match="not 3"):
-        hint_points.draw(files, (3,), size)
-
-
-def test_a_hint_is_the_mean_of_its_patch():
-    rgb = torch.rand(3, 9, 8)
-    hints = hint_points.reveal(rgb, torch.tensor([[1, 2], [1, 2], [3, 0]]))
-    assert hints.shape == (3, 9, 8) and hints[2].sum() == 8
-    r, g, b = rgb[:, 2:4, 4:6].mean((1, 2)).tolist()
-    y = 0.299 * r + 0.587 * g + 0.114 * b
-    assert hints[:, 3, 5].tolist() == pytest.approx([(b - y) / 1.772, (r - y) / 1.402, 1], abs=1e-6)
-
-
-def test_psnr_at_k_rises_with_the_hints(folder, photos):
-    protocol = replace(PROTOCOLS["icolorit"], size=64)
-    truths = [sources.to_tensor(protocol.fit(photo)) for photo in photos]
-    report = run(options_of(folder, protocol=protocol, hint_counts=(0, 10, 100)), Colours(truths))
-    at = report["methods"]["ours"]["psnr_at"]
-    assert at["0"] == pytest.approx(report["methods"]["ours"]["psnr"]) and at["0"] < at["10"] < at["100"]
-    assert report["methods"]["ours"]["psnr_at_10_over_psnr_at_0"] == pytest.approx(at["10"] - at["0"])
-    places = hint_points.draw(8, (100,), 64)[100]
-    expected = []
-    for truth, drawn in zip(truths, places):
-        shown = hint_points.reveal(truth, drawn)[2:] > 0
-        expected.append(metrics.psnr(torch.where(shown, truth, half(truth)), truth).item())
-    assert at["100"] == pytest.approx(np.mean(expected), rel=1e-5)
-
-
-def test_photos_without_a_truth_have_colourfulness_alone(folder, photos):
-    options = options_of(folder, truth=False, compare={"half": folder / "half"})
-    report = run(options, Colours([sources.to_tensor(photo) for photo in photos]))
-    fullness = metrics.colorfulness(torch.stack([half(sources.to_tensor(p)) for p in photos])).mean().item()
-    assert set(report["methods"]) == {"ours", "half"}
-    assert report["methods"]["ours"] == {
-        "colorfulness": pytest.approx(fullness, rel=1e-5),
-        "colorfulness_signed": report["methods"]["ours"]["colorfulness_signed"],
-    }
-
-
 def test_intervals_are_those_of_the_mean():
     """Against the normal theory of the mean, and pairing: a difference that is the same everywhere is certain."""
     values = np.random.default_rng(0).normal(20, 3, 400)
@@ -480,77 +278,4 @@ def test_the_embedded_model_is_evaluated(data_dir, tmp_path, capsys):
 # --- the page ---------------------------------------------------------------------------------------------------------
 
 
-def test_page_in_a_browser(folder, photos):
-    """Everything is in the file, every thumbnail loads, and names stay names."""
-    node, chromium = shutil.which("node"), os.environ.get("CHROMIUM") or shutil.which("chromium")
-    if node is None or chromium is None:
-        pytest.skip("the page is tested with node and Debian's chromium; install both, or set CHROMIUM")
-    if subprocess.run([node, "-e", "require('playwright-core')"], capture_output=True, cwd=TESTS).returncode:
-        pytest.skip("no playwright-core: npm install it anywhere, and set NODE_PATH to its node_modules")
-    name = HOSTILE.replace("/", "")
-    (folder / "truth" / name).mkdir()
-    photos[0].save(folder / "truth" / name / f"{name}.png")
-    sources.to_image(half(sources.to_tensor(photos[0]))).save(folder / "half" / f"{name}.png")
-    assert command(folder) == 0
-    done = subprocess.run(
-        [node, TESTS / "report.cjs", chromium, (folder / "report" / "report.html").as_uri()],
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
-    seen = json.loads(done.stdout)
-    assert seen["requests"] == [] and seen["errors"] == [] and not seen["pwned"]
-    assert seen["shut"]  # markup that got in all the same would run nothing
-    assert seen["pictures"] == 9 * 3 and seen["broken"] == 0  # input, half, truth of each
-    assert f"{name}/{name}" in seen["names"]
-    assert name in seen["classes"]
-    titles = ["Worst by PSNR over grey's", "Best", "Spread evenly over the rest", "Chroma", "By class", "Settings"]
-    assert seen["titles"] == titles
-    truth = torch.stack([sources.to_tensor(photo) for photo in [*photos, photos[0]]])
-    psnr = metrics.psnr(half(truth), truth)
-    worst = (psnr - metrics.psnr(sources.gray_of(truth), truth)).argsort(stable=True)[:3]
-    assert [float(text) for text in seen["worst"]] == pytest.approx(psnr[worst].tolist(), abs=0.06)
-    assert seen["lines"] == 2  # truth and half in the histogram
-    report = report_of(folder)
-    assert report["methods"]["half"]["psnr"] == pytest.approx(float(seen["psnr"].split()[0]), abs=0.006)
-
-
 # --- t-SNE ------------------------------------------------------------------------------------------------------------
-
-
-def test_distances_between_embeddings():
-    """Grey one unit aside of colour, each picture alike; refined on the spot: the spread of two points 2 apart is 1."""
-    color = torch.tensor([[0.0, 0.0], [2.0, 0.0]])
-    points = {"color": color, "gray": color + torch.tensor([0.0, 3.0]), "refined": color.flip(0)}
-    found = tsne.distances(points)
-    assert found["gray_to_color"] == found["gray_to_color_of_means"] == 3 and found["gray_to_color_about_means"] == 0
-    assert found["refined_to_color"] == found["refined_to_color_about_means"] == 2
-    assert found["refined_to_color_of_means"] == 0
-
-
-def test_tsne_command(data_dir, tmp_path, capsys):
-    pytest.importorskip("sklearn")
-    pytest.importorskip("matplotlib")
-    out = tmp_path / "tsne.png"
-    arguments = ["--data", str(data_dir / "val-000.tar"), "--pictures", "20", "--out", str(out)]
-    assert tsne.main(arguments) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert found["captions"] == 20 and found["gray_to_color"] > 0
-    image = np.array(Image.open(out).convert("RGB")).reshape(-1, 3)
-    for color in tsne.COLORS.values():  # every kind is in the picture (blended with white)
-        wanted = np.array([int(color[k : k + 2], 16) for k in (1, 3, 5)])
-        assert (np.abs(image - (0.7 * wanted + 0.3 * 255)).max(1) < 12).any()
-    assert tsne.main([*arguments, "--data", str(tmp_path)]) == 1
-
-
-def test_embeddings_are_of_real_tokens(tiny_model):
-    """A caption's mean does not depend on the padding after it; the refined one is the adapter's."""
-    from seada_core.pipeline import Colorizer
-
-    colorizer = Colorizer.from_pretrained(str(tiny_model), "cpu")
-    e, mask = colorizer.part("semantic_encoder")(["a dog"])
-    assert 0 < mask.sum() < mask.shape[1]
-    torch.testing.assert_close(tsne.embed(colorizer, ["a dog"], False)[0], e[0][mask[0]].mean(0))
-    refined = colorizer.part("semantic_adapter")(e)
-    torch.testing.assert_close(tsne.embed(colorizer, ["a dog"], True)[0], refined[0][mask[0]].mean(0))

@@ -21,7 +21,7 @@ CAPTIONS = ["a photo of a dog", "a photo of green grass by the sea", "a photo of
 def run(stage: str, cache: str, out: str, steps: int, fsdp: bool = False, validate: bool = False, **changes) -> None:
     """`fit` of a stage with tiny random parts, the same in every process; resumes if `out` holds a checkpoint."""
     import torch
-    from conftest import make_tiny_parts
+    from tiny_models import make_tiny_parts
 
     from seada_core import presets
     from seada_core.train.data import Cache

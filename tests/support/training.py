@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from PIL import Image
 from tars import png, write_tar
 from torch import Tensor
 
+from seada_core.presets import TrainConfig
 from seada_core.train.batches import Batch
 
 CAPTIONS = ["a photo of a dog", "a photo of green grass", "a photo of the sea"]
@@ -18,6 +20,11 @@ SIZES = [
     "--unet.channels", "32", "32", "64", "--unet.heads=2", "--unet.context-dim=32", "--unet.groups=8",
     "--adapter.length=16", "--adapter.width=32", "--control.head-dim=16",
 ]  # fmt: skip
+
+
+def small_config(**changes) -> TrainConfig:
+    """Steps on two crops of 64 px in full precision."""
+    return replace(TrainConfig(), resolution=64, crop=64, batch=2, precision="no", **changes)
 
 
 def make_batch(rgb: Tensor | int, latent: Tensor | None = None, **values) -> Batch:

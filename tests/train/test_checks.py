@@ -3,13 +3,9 @@
 from dataclasses import replace
 
 import pytest
+from training import small_config
 
-from seada_core import presets
 from seada_core.train.checks import TrainingError, check_recipe, micro_batches
-
-
-def config(**changes):
-    return replace(presets.TrainConfig(), resolution=64, crop=64, batch=2, precision="no", **changes)
 
 
 @pytest.mark.parametrize(
@@ -28,14 +24,14 @@ def config(**changes):
     ],
 )
 def test_recipes_that_cannot_work(changes, message):
-    check_recipe(config(), 2, "cpu")
+    check_recipe(small_config(), 2, "cpu")
     with pytest.raises(TrainingError, match=message):
-        check_recipe(replace(config(), **changes), 2, "cpu")
+        check_recipe(replace(small_config(), **changes), 2, "cpu")
 
 
 def test_micro_batches():
-    assert micro_batches(config(), 1) == (2, 1)
-    c = replace(config(), batch=32, micro_batch=8)
+    assert micro_batches(small_config(), 1) == (2, 1)
+    c = replace(small_config(), batch=32, micro_batch=8)
     assert [micro_batches(c, n) for n in (1, 2, 4, 8)] == [(8, 4), (8, 2), (8, 1), (4, 1)]
     with pytest.raises(TrainingError, match="2 by 2, so not 1 at once"):
         micro_batches(replace(c, batch=8), 8, multiple=2)

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import make_tiny_parts
+from tiny_models import make_tiny_parts
 
 from seada_core import presets
 from seada_core.train import clock

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from conftest import make_tiny_preset
 from diffusers import UNet2DConditionModel
 from diffusers.loaders import StableDiffusionLoraLoaderMixin
 from safetensors.torch import save_file
+from tiny_models import make_tiny_preset
 
 from seada_core import presets
 from seada_core.files.weight_headers import CheckpointError

@@ -1,30 +1,18 @@
 """What makes a stage fit: activation checkpointing, frozen weights in bf16, 8-bit AdamW."""
 
 import sys
-from dataclasses import replace
 
 import pytest
 import torch
-from conftest import make_tiny_parts
 from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
-from training import make_batch
+from training import make_batch, small_config
 
-from seada_core import presets
 from seada_core.train import lora
 from seada_core.train.memory import MemoryOptionError, build_optimizer, checkpoint_activations, freeze_in_bf16
 from seada_core.train.stages.registry import STAGES
 
 CAPTIONS = ["a photo of a dog", "a photo of the sea"]
-
-
-def config(**changes):
-    return replace(presets.TrainConfig(), resolution=64, crop=64, batch=2, precision="no", **changes)
-
-
-@pytest.fixture
-def parts():
-    return make_tiny_parts(CAPTIONS)
 
 
 def remembered(stage, data) -> tuple[int, dict]:
@@ -46,9 +34,9 @@ def remembered(stage, data) -> tuple[int, dict]:
 
 
 @pytest.mark.parametrize("name", ["stage2", "stage3", "joint", "codec"])
-def test_checkpointed_blocks_remember_less_and_give_the_same_gradients(parts, name):
-    modules, preset = parts
-    stage = STAGES[name].build(modules, preset, config()).train()
+def test_checkpointed_blocks_remember_less_and_give_the_same_gradients(tiny_parts, name):
+    modules, preset = tiny_parts
+    stage = STAGES[name].build(modules, preset, small_config()).train()
     data = make_batch(64)
     buffers = {n: b.clone() for n, b in stage.named_buffers()}
     names = set(stage.state_dict())
@@ -64,10 +52,10 @@ def test_checkpointed_blocks_remember_less_and_give_the_same_gradients(parts, na
         torch.testing.assert_close(gradient, expected[n.replace("_checkpoint_wrapped_module.", "")])
 
 
-def test_checkpointing_covers_unet_conditional_encoder_and_rca(parts):
+def test_checkpointing_covers_unet_conditional_encoder_and_rca(tiny_parts):
     """Every convolution and every attention of the three lies in a checkpointed block, but for the outermost layers."""
-    modules, preset = parts
-    stage = STAGES["stage2"].build(modules, preset, config())
+    modules, preset = tiny_parts
+    stage = STAGES["stage2"].build(modules, preset, small_config())
     checkpoint_activations(stage)
     outside = [
         name
@@ -80,9 +68,9 @@ def test_checkpointing_covers_unet_conditional_encoder_and_rca(parts):
     assert [name for name in outside if not name.endswith(ends)] == []
 
 
-def test_frozen_parts_in_bf16_train_the_rest_in_fp32(parts):
-    modules, preset = parts
-    stage = STAGES["stage2"].build(modules, preset, config()).train()
+def test_frozen_parts_in_bf16_train_the_rest_in_fp32(tiny_parts):
+    modules, preset = tiny_parts
+    stage = STAGES["stage2"].build(modules, preset, small_config()).train()
     exact = stage(make_batch(64))["loss"].item()
     assert set(freeze_in_bf16(stage)) == {"unet", "semantic_encoder", "semantic_adapter"}
     norms = {id(p) for m in stage.modules() if isinstance(m, (nn.GroupNorm, nn.LayerNorm)) for p in m.parameters()}
@@ -96,10 +84,10 @@ def test_frozen_parts_in_bf16_train_the_rest_in_fp32(parts):
     assert all(p.dtype == torch.float32 and torch.isfinite(p.grad).all() for p in trained if p.grad is not None)
 
 
-def test_a_frozen_unet_in_bf16_keeps_its_lora_in_fp32(parts):
-    modules, preset = parts
+def test_a_frozen_unet_in_bf16_keeps_its_lora_in_fp32(tiny_parts):
+    modules, preset = tiny_parts
     lora.add_lora(modules["unet"], 2)
-    stage = STAGES["stage2"].build(modules, preset, config(lora=2)).train()
+    stage = STAGES["stage2"].build(modules, preset, small_config(lora=2)).train()
     assert "unet" in freeze_in_bf16(stage)
     kinds = {(p.requires_grad, p.dtype) for p in stage.unet.parameters() if p.ndim > 1}
     assert kinds == {(True, torch.float32), (False, torch.bfloat16)}
@@ -115,7 +103,7 @@ def test_eight_bit_adamw_goes_where_adamw_goes():
     results = {}
     for name in ("adamw", "adamw8bit"):
         parameter = torch.nn.Parameter(start.clone())
-        optimizer = build_optimizer([{"params": [parameter]}], config(optimizer=name, lr=1e-2))
+        optimizer = build_optimizer([{"params": [parameter]}], small_config(optimizer=name, lr=1e-2))
         for _ in range(20):
             optimizer.zero_grad()
             (parameter - target).square().sum().backward()
@@ -130,7 +118,7 @@ def test_eight_bit_adamw_goes_where_adamw_goes():
 def test_an_optimizer_that_cannot_be_had_says_so(monkeypatch):
     parameter = torch.nn.Parameter(torch.zeros(2))
     with pytest.raises(MemoryOptionError, match="unknown optimizer 'lion'"):
-        build_optimizer([{"params": [parameter]}], config(optimizer="lion"))
+        build_optimizer([{"params": [parameter]}], small_config(optimizer="lion"))
     monkeypatch.setitem(sys.modules, "bitsandbytes.optim", None)
     with pytest.raises(MemoryOptionError, match="pip install bitsandbytes"):
-        build_optimizer([{"params": [parameter]}], config(optimizer="adamw8bit"))
+        build_optimizer([{"params": [parameter]}], small_config(optimizer="adamw8bit"))

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import make_tiny_parts
 from PIL import Image
 from tars import png, write_tar
+from tiny_models import make_tiny_parts
 from training import CAPTIONS, SIZES, encode, write_shards
 
 from seada_core import presets

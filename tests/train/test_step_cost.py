@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import make_tiny_preset
 from diffusers import ControlNetModel
 from diffusers.training_utils import EMAModel
+from tiny_models import make_tiny_preset
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode

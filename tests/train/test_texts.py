@@ -1,15 +1,12 @@
 """Captions encoded once, in place of the frozen text encoder."""
 
 import shutil
-from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import make_tiny_parts
-from training import make_batch
+from training import make_batch, small_config
 
-from seada_core import presets
 from seada_core.train.sources import DataError
 from seada_core.train.stages.registry import STAGES
 from seada_core.train.texts import CachedSemanticEncoder, cache_texts, text_is_frozen, use_cached_texts
@@ -17,25 +14,16 @@ from seada_core.train.texts import CachedSemanticEncoder, cache_texts, text_is_f
 CAPTIONS = ["a photo of a dog", "a photo of the sea"]
 
 
-def config(**changes):
-    return replace(presets.TrainConfig(), resolution=64, crop=64, batch=2, precision="no", **changes)
-
-
-@pytest.fixture
-def parts():
-    return make_tiny_parts(CAPTIONS)
-
-
-def test_cached_texts_stand_in_for_the_frozen_encoder(parts, tmp_path):
-    modules, preset = parts
-    stage = STAGES["stage2"].build(modules, preset, config()).train()
+def test_cached_texts_stand_in_for_the_frozen_encoder(tiny_parts, tmp_path):
+    modules, preset = tiny_parts
+    stage = STAGES["stage2"].build(modules, preset, small_config()).train()
     encoder = stage.semantic_encoder
     batch = make_batch(64, captions=CAPTIONS, color_captions=CAPTIONS)
     cache = SimpleNamespace(records=[{"captions": CAPTIONS, "color_captions": ["a red dog"]}, {}])
     folder = cache_texts(encoder, (cache, None), tmp_path)
     assert cache_texts(encoder, (cache,), tmp_path) == folder
-    assert text_is_frozen(stage) and not text_is_frozen(STAGES["stage3"].build(dict(modules), preset, config()))
-    stage = STAGES["stage2"].build(modules, preset, config()).train()
+    assert text_is_frozen(stage) and not text_is_frozen(STAGES["stage3"].build(dict(modules), preset, small_config()))
+    stage = STAGES["stage2"].build(modules, preset, small_config()).train()
     expected = stage(batch)["loss"]
     use_cached_texts(stage, folder)
     assert isinstance(stage.semantic_encoder, CachedSemanticEncoder)
@@ -53,7 +41,7 @@ def test_cached_texts_stand_in_for_the_frozen_encoder(parts, tmp_path):
     assert cache_texts(encoder, (cache,), tmp_path) != folder  # another encoder, other embeddings
 
 
-def test_cached_texts_need_room(parts, tmp_path, monkeypatch):
+def test_cached_texts_need_room(tiny_parts, tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=100))
     with pytest.raises(DataError, match="GB left: give --cache-text False"):
-        cache_texts(parts[0]["semantic_encoder"], (), tmp_path)
+        cache_texts(tiny_parts[0]["semantic_encoder"], (), tmp_path)

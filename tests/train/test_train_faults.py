@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import make_tiny_parts
+from tiny_models import make_tiny_parts
 from training import encode, write_shards
 
 from seada_core import presets
