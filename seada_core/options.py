@@ -58,7 +58,8 @@ class ColorizeOptions:
         hints: colours at places, in pixels of the photo; or a hint map (B or 1, 3, any h, any w) of the photo.
         soft_hints: colours of regions, (B or 1, 3, any h, any w); the mask is each pixel's weight in the result.
         hint_methods: how colours follow hints: the hint encoder's learned "modulation", "guidance" of each step's
-            estimate (CCD), and "propagation" over similar pixels, which is applied last.
+            estimate (CCD), and "propagation" over the things that they are on (over similar pixels, where the model
+            has no part "affinity"), which is applied last. None: propagation alone with that part, else all three.
         palette: colours (`#rrggbb`) to stay close to.
         palette_strength: None pulls chroma gently to the palette's nearest colour or grey. A number treats the palette
             as a colour scheme, whose colours go where the photo has a similar lightness; 1 is soft.
@@ -83,7 +84,7 @@ class ColorizeOptions:
     negative_prompt: str | None = None
     hints: Sequence[Hint | Stroke] | Tensor = ()
     soft_hints: Tensor | None = None
-    hint_methods: Collection[str] = HINT_METHODS
+    hint_methods: Collection[str] | None = None
     palette: Sequence[str] | None = None
     palette_strength: float | None = _limited(None, float, 0, 10)
     steps: int | None = _limited(None, int, 1)  # and at most the schedule's, see `resolved`
@@ -103,14 +104,15 @@ class ColorizeOptions:
             value, limits = getattr(self, option.name), option.metadata.get("limits")
             if limits is not None and not (value is None and option.default is None):
                 limits.check(option.name, value)
-        unknown = set(self.hint_methods) - set(HINT_METHODS)
+        unknown = set(self.hint_methods or ()) - set(HINT_METHODS)
         if unknown:
             raise ValueError(f"unknown hint method {sorted(unknown)[0]!r}; choose among {', '.join(HINT_METHODS)}")
         if self.scheduler not in SCHEDULERS:
             raise ValueError(f"unknown scheduler {self.scheduler!r}; choose among {', '.join(SCHEDULERS)}")
         for color in self.palette or ():
             parse_color(color)
-        object.__setattr__(self, "hint_methods", tuple(self.hint_methods))
+        if self.hint_methods is not None:
+            object.__setattr__(self, "hint_methods", tuple(self.hint_methods))
         for name in ("prompt", "hints", "palette"):
             value = getattr(self, name)
             if isinstance(value, Sequence) and not isinstance(value, str):  # tensors are none

@@ -13,24 +13,25 @@ from torch import Tensor, nn
 
 from .color.merging import MERGED_ON_DEVICE, merge_chroma, merge_on_device, merge_tiled
 from .color.sizes import DECODE_SIZE, decode_size, diffusion_size, resize, size_of
-from .color.spaces import luminance, rgb_to_ycbcr
+from .color.spaces import luminance
 from .files.pictures import from_pil
 from .files.weight_headers import CheckpointError
-from .hints.maps import any_hint_map, apply_hints, palette_chroma, resize_hint_map, scheme_colors, spread_hints
+from .hints.affinity import affinities_of, follow_hints
+from .hints.maps import any_hint_map, palette_chroma, resize_hint_map, scheme_colors, spread_hints
 from .models import ccd, sampling
-from .models.backbone import build_scheduler
 from .models.captured import SMALL_UNET, Graphs
+from .models.schedule import NoiseSchedule
 from .options import ColorizeOptions
+from .presets import HINT_METHODS
 from .weights import part_files
 from .weights.parts import Parts, PartStore
 from .weights.stable_diffusion import Base
 
 if TYPE_CHECKING:
-    from diffusers import UNet2DConditionModel
-
     from .models.controlnet_rca import ControlNetRCA
     from .models.semantic_adapter import SemanticAdapter, SemanticEncoder
     from .models.token_diffusion import TokenDiffusion
+    from .models.unet import UNet
     from .models.vq_decoder import VQDecoder
 
 Callback = Callable[[int, int], None]  # steps done, steps in all; may raise to interrupt
@@ -60,7 +61,7 @@ class Colorizer:
         self.parts = parts if isinstance(parts, PartStore) else PartStore(Parts(parts), device, dtype)
         self.folder = self.parts.source.folder
         self.preset = self.parts.source.preset
-        self.scheduler = build_scheduler(self.preset.diffusion)
+        self.schedule = NoiseSchedule(self.preset.diffusion)
         small = sum(self.preset.unet.channels) <= SMALL_UNET
         self.graphs = Graphs(self.device.type == "cuda" and (small if graphs is None else graphs))
 
@@ -119,7 +120,7 @@ class Colorizer:
         return self.parts.has(part)
 
     @overload
-    def part(self, part: Literal["unet"]) -> UNet2DConditionModel: ...
+    def part(self, part: Literal["unet"]) -> UNet: ...
     @overload
     def part(self, part: Literal["semantic_encoder"]) -> SemanticEncoder: ...
     @overload
@@ -221,6 +222,9 @@ class Colorizer:
         context = self.context(texts)
         uncond = self.context([options.negative_prompt or ""]).expand_as(context) if options.guidance != 1 else None
 
+        methods = options.hint_methods
+        if methods is None:
+            methods = ("propagation",) if self.has("affinity") else HINT_METHODS
         modulation: list[tuple[Tensor, Tensor]] = []
         hints = soft_hints = spread = None
         if len(options.hints) or options.soft_hints is not None:
@@ -228,18 +232,18 @@ class Colorizer:
             if len(options.hints):
                 hints = any_hint_map(options.hints, decoded, photo_size)
                 here = resize_hint_map(hints, size_of(small))
-                if "modulation" in options.hint_methods and self.has("hint_encoder"):
+                if "modulation" in methods and self.has("hint_encoder"):
                     encoder = self.part("hint_encoder")
                     features = encoder.encode(small.to(self.dtype), here.to(self.dtype))
                     modulation = encoder.scales_and_shifts(features)
-                if "guidance" in options.hint_methods:
+                if "guidance" in methods:
                     spread = spread_hints(small, here)
             # applied only at the end: a UNet guided by them tints the whole photo
             if options.soft_hints is not None:
                 soft_hints = any_hint_map(options.soft_hints, decoded, photo_size, dense=True)
         correct = self.ccd_guidance(small, spread, options)
         z = self.sample(small, context, uncond, options, modulation, correct, callback)
-        if "propagation" not in options.hint_methods:
+        if "propagation" not in methods:
             hints = None
         return self.finish(z, decoded, context, options, hints, soft_hints)
 
@@ -317,7 +321,7 @@ class Colorizer:
             control = self.part("controlnet_rca")
             c_f = self.graphs(sampling.condense, control)(control, gray.to(self.dtype))
         how = options.strength, options.shared_control, tuple(modulation)
-        timesteps = sampling.timesteps(self.scheduler, options.steps)
+        timesteps = self.schedule.timesteps(options.steps)
         times = torch.tensor(timesteps, device=self.device)
         graphs = Graphs(False) if plain else self.graphs
         predict = graphs(sampling.predict, unet, control)
@@ -332,7 +336,7 @@ class Colorizer:
             with_text, without = output.chunk(2)
             return torch.lerp(without, with_text, options.guidance)
 
-        return sampling.sample(model, x, self.scheduler, options.steps, options.scheduler, correct, callback)
+        return sampling.sample(model, x, self.schedule, options.steps, options.scheduler, correct, callback)
 
     def decode(
         self,
@@ -384,13 +388,10 @@ class Colorizer:
     ) -> Tensor:
         """(Cb, Cr) of latents z at their own size (see `decode`), times `saturation`.
 
-        With hint maps (B, 3, H, W) of `gray`'s size, at that size: `soft_hints` are blended in by their mask, then
-        `hints` are applied over them, see `apply_hints`.
+        With hint maps (B, 3, H, W) of `gray`'s size, at that size: see `follow_hints`.
         """
         options = options.resolved(self.preset)
         chroma = options.saturation * self.decode(z, gray, context, options, tile)
-        if hints is not None or soft_hints is not None:
-            chroma = rgb_to_ycbcr(merge_chroma(chroma, gray))[:, 1:]
-        if soft_hints is not None:
-            chroma = torch.lerp(chroma, soft_hints[:, :2], soft_hints[:, 2:])
-        return chroma if hints is None else apply_hints(chroma, gray, hints)
+        if hints is None and soft_hints is None:
+            return chroma
+        return follow_hints(chroma, gray, hints, soft_hints, affinities_of(self.has, self.part))

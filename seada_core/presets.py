@@ -90,6 +90,17 @@ class HintConfig:
 
 
 @dataclass(frozen=True)
+class AffinityConfig:
+    """How far hints reach: see `models.affinity`."""
+
+    width: int = setting(64)
+    heads: int = setting(4, high=1024)
+    dims: int = setting(16, "of a head's embeddings", high=1024)
+    stem: int = setting(24, "width at 1/2 of the picture")
+    size: int = setting(160, "short side of the photo that is embedded, px")
+
+
+@dataclass(frozen=True)
 class CodecConfig:
     """The luminance-aware VQ decoder, EDN Eq. 5. Tuples are by resolution: 1, 1/2, 1/4, 1/8 of the picture."""
 
@@ -237,6 +248,7 @@ class Preset:
     adapter: AdapterConfig = field(default_factory=AdapterConfig)
     control: ControlConfig = field(default_factory=ControlConfig)
     hint: HintConfig = field(default_factory=HintConfig)
+    affinity: AffinityConfig = field(default_factory=AffinityConfig)
     codec: CodecConfig = field(default_factory=CodecConfig)
     tokens: TokenConfig = field(default_factory=TokenConfig)
     captioner: CaptionerConfig = field(default_factory=CaptionerConfig)
@@ -272,6 +284,7 @@ SD15 = Preset(
         ),
         "decoder": replace(_SD15, steps=5_000),
         "ccd": replace(_SD15, steps=50_000, generic_prob=0.5),
+        "affinity": replace(_SD15, steps=2_000, lr=1.5e-3),  # needs --control.recognition, and is not in the recipe
         "tokens": replace(_SD15, steps=42_000),
         "joint": replace(_SD15, steps=10_000),
     },
@@ -341,6 +354,19 @@ MINI = Preset(
         "ccd": replace(
             _MINI, steps=2500, batch=32, lr=1e-3, warmup=20, decay=0.7, ema=0.998, train_unet=False, generic_prob=0.5
         ),
+        "affinity": replace(
+            _MINI,
+            steps=1200,
+            batch=24,
+            resolution=144,
+            crop=144,
+            lr=1.5e-3,
+            warmup=50,
+            decay=0.6,
+            ema=0.998,
+            train_unet=False,
+            empty_prob=1.0,
+        ),
         "tokens": replace(_MINI, steps=450, batch=32, lr=1e-3, warmup=20, decay=0.7),
         "joint": replace(_MINI, steps=100, batch=16, lr=5e-5, warmup=10),
     },
@@ -355,6 +381,7 @@ MINI = Preset(
         "decide",
         "decoder",
         "ccd",
+        "affinity",
         "tokens",
         "joint",
     ),

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, cast
 import torch
 from torch import Tensor, nn
 
-from .color.sizes import diffusion_size, resize, size_of
+from .color.sizes import DECODE_SIZE, decode_size, diffusion_size, resize, size_of
 from .color.spaces import rgb_to_ycbcr
 from .files.hint_format import parse_color
 from .hints import exemplar as reference_colors
 from .hints import grounding
+from .hints.affinity import affinities_of
 from .hints.color_phrases import ColorPhrase, color_phrases
 from .hints.maps import over
 from .models.captioners.coca import classifier_of
@@ -55,8 +56,13 @@ def word_hints(
     phrases = [phrase for phrase, yes in zip(phrases, known) if yes]
     if not phrases:
         return None, [], missing
-    masks = grounding.refine(gray.cpu(), scores[:, known].cpu())
-    masks = (2.2 * masks - 0.4).clamp(0, 1)  # likely pixels count fully, doubtful ones less
+    affinities = affinities_of(colorizer.has, colorizer.part)
+    if affinities is None:
+        masks = grounding.refine(gray.cpu(), scores[:, known].cpu())
+        masks = (2.2 * masks - 0.4).clamp(0, 1)  # likely pixels count fully, doubtful ones less
+    else:
+        here = resize(gray, decode_size(size_of(gray), DECODE_SIZE)).to(colorizer.device)
+        masks = torch.cat([affinities.region(here, score).cpu() for score in scores[:, known].split(1, dim=1)], dim=1)
     # where things overlap, the likelier one gets the larger share of the pixel
     masks = masks * (masks / masks.sum(1, keepdim=True).clamp_min(1)) * WORD_WEIGHT
     result = None

@@ -23,7 +23,13 @@ from seada_core.hints.propagation import propagate
 from seada_core.pipeline import Colorizer
 from seada_core.presets import HINT_METHODS
 
-METHODS = {"propagation alone": None, "guidance alone": ["guidance"], "modulation alone": ["modulation"]}
+DEFAULT = "the model's default"
+METHODS = {
+    DEFAULT: [],
+    "propagation without a model": None,
+    "guidance alone": ["guidance"],
+    "modulation alone": ["modulation"],
+}
 METHODS |= {"modulation and guidance": ["modulation", "guidance"]}
 METHODS |= {"all together": list(HINT_METHODS)}
 RIVALS = ("blended", "confidence not squared")  # other last steps than `apply_hints` for all together
@@ -38,7 +44,7 @@ def colored(colorizer: Colorizer, gray: Tensor, hints: Tensor, name: str) -> Ten
     if method is None:
         spread = spread_hints(gray[:, :1], hints)
         return merge_chroma(spread[:, :2] * spread[:, 2:], gray[:, :1])
-    return colorizer(gray, hints=hints if hints[:, 2].any() else (), hint_methods=method)
+    return colorizer(gray, hints=hints if hints[:, 2].any() else (), hint_methods=method or None)
 
 
 def rival(chroma: Tensor, gray: Tensor, hints: Tensor, name: str) -> Tensor:

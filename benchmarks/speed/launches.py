@@ -24,13 +24,15 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 from benchmarks import Table
-from seada_core.models import backbone
 from seada_core.models.captured import Captured, Graphs, Recorded, each_tensor, leaves_of
 from seada_core.models.controlnet_rca import ControlNetRCA
+from seada_core.models.unet import UNet
 from seada_core.options import ColorizeOptions
 from seada_core.pipeline import Colorizer
 from seada_core.presets import SCHEDULERS, SD15, Preset, UNetConfig
+from seada_core.weights.export import diffusers_scheduler, diffusers_unet
 from seada_core.weights.parts import PartStore
+from seada_core.weights.stock_controlnet import build_controlnet
 
 SMALL = replace(SD15, unet=UNetConfig(channels=(32, 64, 64, 64), context_dim=32, heads=4))
 PEER = "diffusers UNet + ControlNet"
@@ -124,12 +126,10 @@ class Rehearsed(Captured):
 
 def small_colorizer(preset: Preset = SMALL) -> tuple[Colorizer, torch.nn.Module]:
     """A Colorizer with a random UNet and controller in Stable Diffusion 1.5's layout, and diffusers' ControlNet."""
-    from diffusers import ControlNetModel
-
     torch.manual_seed(0)
-    unet = backbone.build_unet(preset.unet)
+    unet = UNet(preset.unet)
     parts = {"unet": unet, "controlnet_rca": ControlNetRCA(unet, preset.control)}
-    plain = ControlNetModel.from_unet(unet, load_weights_from_unet=False).eval()
+    plain = build_controlnet(preset.unet).eval()
     source: Any = SimpleNamespace(
         folder=None, preset=preset, has=parts.__contains__, load=lambda part: parts[part].eval()
     )
@@ -154,7 +154,8 @@ def diffusers_sampling(colorizer: Colorizer, plain: torch.nn.Module, scheduler: 
     from diffusers import DPMSolverMultistepScheduler, UniPCMultistepScheduler
 
     kinds = {"unipc": UniPCMultistepScheduler, "dpm++": DPMSolverMultistepScheduler}
-    solver, unet = colorizer.scheduler, colorizer.part("unet")
+    solver: Any = diffusers_scheduler(colorizer.preset.diffusion)
+    unet = diffusers_unet(colorizer.part("unet"))
     if scheduler in kinds:
         solver = kinds[scheduler].from_config(solver.config)
     context = torch.randn(2, SD15.text.length, SMALL.unet.context_dim)

@@ -18,27 +18,29 @@ from dataclasses import replace
 import torch
 
 from benchmarks import Table
-from seada_core.models import backbone, sampling
+from seada_core.models import sampling
 from seada_core.models.controlnet_rca import ControlNetRCA
+from seada_core.models.unet import UNet
 from seada_core.presets import SD15, Preset
+from seada_core.weights.export import diffusers_unet
+from seada_core.weights.stock_controlnet import build_controlnet
 
 AIM = 1.15
 PEER = "diffusers UNet + ControlNet"
 
 
 def models(device: str, dtype: torch.dtype, preset: Preset = SD15) -> list[torch.nn.Module]:
-    """A random UNet, our controller at 12 sites and at 4 (one E_con), and diffusers' ControlNet."""
-    from diffusers import ControlNetModel
-
+    """A random UNet, our controller at 12 sites and at 4 (one E_con), and the UNet and a ControlNet as diffusers'."""
     torch.manual_seed(0)
     with torch.device(device):  # on a GPU, random weights take seconds there and minutes on the CPU
-        unet = backbone.build_unet(preset.unet)
+        unet = UNet(preset.unet)
         twelve = ControlNetRCA(unet, preset.control)
         four = ControlNetRCA(unet, replace(preset.control, sites="blocks"))
         four.encoder = twelve.encoder
-        plain = ControlNetModel.from_unet(unet, load_weights_from_unet=False)
+        plain = build_controlnet(preset.unet)
     place = {"device": device, "dtype": dtype, "memory_format": torch.channels_last}
-    return [torch.nn.Module.to(m.eval().requires_grad_(False), **place) for m in (unet, twelve, four, plain)]
+    placed = [torch.nn.Module.to(m.eval().requires_grad_(False), **place) for m in (unet, twelve, four, plain)]
+    return [*placed[:3], diffusers_unet(placed[0]).requires_grad_(False), placed[3]]
 
 
 def our_step(
@@ -104,7 +106,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--profile", action="store_true", help="print where the time of one step of each goes, and end")
     options = parser.parse_args(arguments)
     device, dtype = "meta" if options.flops else options.device, getattr(torch, options.dtype)
-    unet, twelve, four, plain = models(device, dtype)
+    unet, twelve, four, plain_unet, plain = models(device, dtype)
     cells = options.size // 8
     x = torch.randn(1, 4, cells, cells, device=device, dtype=dtype).contiguous(memory_format=torch.channels_last)
     timestep = torch.tensor(500, device=device)
@@ -113,14 +115,14 @@ def main(arguments: list[str] | None = None) -> int:
     given = (x, timestep, context, picture)
 
     steps = {
-        PEER: plain_step(unet, plain, *given),
+        PEER: plain_step(plain_unet, plain, *given),
         "ours, 12 sites": our_step(sampling.predict, unet, twelve, *given, shared=False),
         "ours, 4 sites": our_step(sampling.predict, unet, four, *given, shared=False),
         "ours, 12 sites, shared": our_step(sampling.predict, unet, twelve, *given, shared=True),
     }
     if options.compile:
         mode = "reduce-overhead" if gpu else None
-        peer = plain_step(torch.compile(unet, mode=mode), torch.compile(plain, mode=mode), *given)
+        peer = plain_step(torch.compile(plain_unet, mode=mode), torch.compile(plain, mode=mode), *given)
         compiled = our_step(torch.compile(sampling.predict, mode=mode), unet, twelve, *given, shared=False)
         steps |= {f"{PEER}, compiled": peer, "ours, 12 sites, compiled": compiled}
     about = f"{options.size} px, {options.dtype}, cond + uncond, {options.repeats} repeats; aim {AIM}"

@@ -18,7 +18,10 @@ import torch.nn.functional as F
 from benchmarks import Table
 from seada_core.models import backbone
 from seada_core.models.controlnet_rca import ControlNetRCA, recognize
+from seada_core.models.unet import UNet
 from seada_core.presets import PRESETS
+from seada_core.weights.export import diffusers_unet
+from seada_core.weights.stock_controlnet import build_controlnet
 
 
 def ours(unet, preset, z, t, context, condition) -> Callable[[], None]:
@@ -40,9 +43,8 @@ def ours(unet, preset, z, t, context, condition) -> Callable[[], None]:
 
 
 def plain_controlnet(unet, z, t, context, condition) -> Callable[[], None]:
-    from diffusers import ControlNetModel
-
-    control = ControlNetModel.from_unet(unet).to(memory_format=torch.channels_last)
+    control = build_controlnet(unet.config).to(memory_format=torch.channels_last)
+    unet = diffusers_unet(unet)
     optimizer = torch.optim.AdamW(control.parameters(), 1e-5)
 
     def step() -> None:
@@ -67,7 +69,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     preset = PRESETS[options.preset]
     torch.manual_seed(0)
-    unet = backbone.build_unet(preset.unet).requires_grad_(False).to(memory_format=torch.channels_last)
+    unet = UNet(preset.unet).requires_grad_(False).to(memory_format=torch.channels_last)
     side = options.size // 8
     z = torch.randn(options.batch, 4, side, side).contiguous(memory_format=torch.channels_last)
     t = torch.randint(0, 1000, (options.batch,))

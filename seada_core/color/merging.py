@@ -95,6 +95,23 @@ def merge_chroma(cbcr: Tensor, gray: Tensor, tile: int = TILE) -> Tensor:
     return torch.cat(bands, dim=-2).to(dtype).reshape(*lead, 3, *size)
 
 
+def upsample_chroma(cbcr: Tensor, gray: Tensor) -> Tensor:
+    """Chroma (B, 2, h, w), or differences of it, at the size of the luma (B, 1, H, W), which guides it: see `_guided`.
+
+    Chroma of the luma's size or larger is resized without a guide.
+    """
+    size = size_of(gray)
+    cbcr = _shrink(cbcr, size)
+    low_size = size_of(cbcr)
+    if low_size == size:
+        return cbcr
+    low = F.adaptive_avg_pool2d(gray, low_size)
+    return _guided(
+        lambda rows, columns: (cbcr[..., rows[:, None], columns], low[..., rows[:, None], columns]),
+        gray, (0, 0), size, low_size,
+    )  # fmt: skip
+
+
 @torch.no_grad()
 def merge_tiled(
     chroma: Tensor | np.ndarray, gray: np.ndarray, tile: int = 0, dtype: type[np.unsignedinteger] = np.uint8

@@ -146,8 +146,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--hint-methods",
         metavar="NAME,...",
         type=names(HINT_METHODS),
-        default=HINT_METHODS,
-        help=f"what makes colours follow hints (default: {','.join(HINT_METHODS)})",
+        help=f"what makes colours follow hints, of {','.join(HINT_METHODS)} (default: what suits the model)",
     )
     limits = ColorizeOptions.limits
     add("--steps", metavar="N", type=within(limits("steps")), help="denoising steps (default: the model's)")

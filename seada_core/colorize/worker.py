@@ -173,9 +173,6 @@ class Worker:
 
 def load_model(options: ModelOptions) -> Colorizer:
     """The model on its device. Raises CommandError where either cannot be used."""
-    from diffusers.utils import logging  # takes seconds to import
-
-    logging.set_verbosity_error()  # its advice on loading is not meant for the command's users
     if options.device is not None:
         try:
             torch.empty(1, device=options.device)

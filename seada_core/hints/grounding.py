@@ -23,10 +23,10 @@ from ..models.classifier import cell_log_probabilities, class_words
 from .propagation import propagate
 
 if TYPE_CHECKING:
-    from diffusers import UNet2DConditionModel
     from transformers import CLIPSegForImageSegmentation
 
     from ..models.captioners.coca import CoCaCaptioner
+    from ..models.unet import UNet
 
 SIZES = (256, 384)  # sides of the classifier's input, px: cells of 1/8 and 1/12 of the photo
 REFINED = 160  # long side at which regions are fitted to the photo's edges, px
@@ -77,7 +77,7 @@ def recognized_regions(captioner: CoCaCaptioner, gray: Tensor, things: Sequence[
     the probability of ImageNet's classes of that name. A score that reaches its threshold in no cell is ignored; a
     thing that neither finds, or has a word for, scores 0 everywhere.
     """
-    tower = captioner.model.visual
+    tower: Any = captioner.model.visual
     tokens = captioner.tokenizer([f"a photo of a {thing}" for thing in things]).to(gray.device)
     texts = F.normalize(captioner.model._encode_text(tokens)[0].float(), dim=-1)
     words = [set(re.findall(r"[a-z]+", names.lower())) for names in class_words()]
@@ -109,12 +109,12 @@ class AttentionRegions:
     of the attention, averaged over heads, layers and calls (Hertz et al. 2022).
     """
 
-    def __init__(self, unet: UNet2DConditionModel, columns: Sequence[Sequence[int]]):
+    def __init__(self, unet: UNet, columns: Sequence[Sequence[int]]):
         self.unet, self.columns = unet, columns
         self.maps: list[Tensor] = []  # (B, cells, N) of each layer and call, at the end of the context
 
     def __enter__(self) -> AttentionRegions:
-        attentions = [m.attn2 for m in self.unet.modules() if getattr(m, "attn2", None) is not None]
+        attentions: list[Any] = [m.attn2 for m in self.unet.modules() if getattr(m, "attn2", None) is not None]
         self.queries: list[tuple[Any, Tensor]] = []
         self.keys: dict[Any, Tensor] = {}  # the text's, which sampling may compute once for all steps
         self.handles = []

@@ -18,6 +18,7 @@ HINT_WEIGHT = 100.0  # data term of a hint of mask 1; the edge between two equal
 MIN_EDGE = 1e-4  # keeps the graph connected across the strongest edges
 DAMPING = 0.8  # of the Jacobi smoother
 DIRECT_SIZE = 100  # unknowns up to which a level is solved by its dense inverse
+MOST_CONDITION = 1e5  # beyond it double precision is used
 MAX_ITERATIONS = 1000  # far above what photos need (5 to 10); white noise solved to 1e-9 takes hundreds
 
 
@@ -69,8 +70,11 @@ def propagate(
     for i in range(len(gray)):
         if hint_map[i, 2].any():
             picture, hints = features[i : i + 1], hint_map[i : i + 1].to(dtype)
-            single, sound = _propagate(picture, hints, prior, tolerance)
-            if not sound:  # rounding errors, such as where one point determines wide areas through the weakest edges
+            # by all edges' weight over the hints', about the condition number, which single precision does not resolve
+            sound = 8 * picture[0, 0].numel() <= MOST_CONDITION * HINT_WEIGHT * float(hints[:, 2].sum())
+            if sound:
+                single, sound = _propagate(picture, hints, prior, tolerance)
+            if not sound:  # or rounding errors, as where one point determines wide areas through the weakest edges
                 single, _ = _propagate(picture.cpu().double(), hints.cpu().double(), prior, tolerance)
             solution[i : i + 1] = single
     solution = solution.to(gray.dtype)

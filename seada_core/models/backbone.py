@@ -1,59 +1,20 @@
-"""The diffusers UNet as blocks with hook points: after every decoder sub-block a caller may change the hidden state."""
+"""The UNet as blocks with hook points: after every decoder sub-block a caller may change the hidden state."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..presets import DiffusionConfig, UNetConfig
-
-if TYPE_CHECKING:
-    from diffusers import DDIMScheduler, UNet2DConditionModel
+from .unet import UNet
 
 Hook = Callable[[int, Tensor], Tensor]  # (site, hidden state (B, C, h, w)) -> hidden state
 
 
-def build_unet(config: UNetConfig) -> UNet2DConditionModel:
-    """A randomly initialised UNet with SD1.5's architecture."""
-    from diffusers import UNet2DConditionModel
-
-    down = tuple("CrossAttnDownBlock2D" if attn else "DownBlock2D" for attn in config.attention)
-    up = tuple("CrossAttnUpBlock2D" if attn else "UpBlock2D" for attn in reversed(config.attention))
-    return UNet2DConditionModel(
-        in_channels=config.in_channels,
-        out_channels=4,
-        block_out_channels=config.channels,
-        layers_per_block=config.layers_per_block,
-        down_block_types=down,
-        up_block_types=up,
-        attention_head_dim=config.heads,  # diffusers' misnomer: the number of heads
-        cross_attention_dim=config.context_dim,
-        norm_num_groups=config.groups,
-    )
-
-
-def build_scheduler(config: DiffusionConfig) -> DDIMScheduler:
-    """The forward process and a deterministic sampler; trailing timesteps, so that sampling starts at the last one."""
-    from diffusers import DDIMScheduler
-
-    return DDIMScheduler(
-        num_train_timesteps=config.train_steps,
-        beta_start=config.beta_start,
-        beta_end=config.beta_end,
-        beta_schedule="scaled_linear",
-        prediction_type=config.prediction,
-        rescale_betas_zero_snr=config.zero_terminal_snr,
-        timestep_spacing="trailing",
-        clip_sample=False,
-        set_alpha_to_one=True,
-    )
-
-
-def decoder_sites(unet: UNet2DConditionModel) -> list[tuple[int, int]]:
+def decoder_sites(unet: UNet) -> list[tuple[int, int]]:
     """(channels, level) of the hidden state after each decoder sub-block, before its block's upsampling.
 
     Level 0 is the latent's own resolution, 1 its half, and so on. Twelve sites in SD1.5, three at each level.
@@ -64,7 +25,7 @@ def decoder_sites(unet: UNet2DConditionModel) -> list[tuple[int, int]]:
     ]
 
 
-def encoder_features(net: UNet2DConditionModel) -> list[tuple[int, int]]:
+def encoder_features(net: Any) -> list[tuple[int, int]]:
     """(channels, level) of each feature that `encode` returns: the skips in order, then the middle block's output."""
     features = [(net.conv_in.out_channels, 0)]
     level = 0
@@ -77,7 +38,7 @@ def encoder_features(net: UNet2DConditionModel) -> list[tuple[int, int]]:
     return [*features, (features[-1][0], level)]
 
 
-def time_embedding(net: UNet2DConditionModel, timesteps: Tensor, dtype: torch.dtype) -> Tensor:
+def time_embedding(net: Any, timesteps: Tensor, dtype: torch.dtype) -> Tensor:
     """(B,) timesteps to the embedding (B, 4 C) that every residual block takes."""
     return net.time_embedding(net.time_proj(timesteps).to(dtype))
 
@@ -93,7 +54,7 @@ class Fixed(NamedTuple):
         return Fixed(self.shifts[step : step + 1], self.texts)
 
 
-def fix(net: UNet2DConditionModel, timesteps: Tensor, context: Tensor) -> Fixed:
+def fix(net: Any, timesteps: Tensor, context: Tensor) -> Fixed:
     """The `Fixed` of a UNet, or of a copy of its encoder, for timesteps (T,) and text (B, L, d); in evaluation mode."""
     emb = F.silu(time_embedding(net, timesteps, context.dtype))
     shifts = torch.cat([block.time_emb_proj(emb) for block in _residual_blocks(net)], dim=1)
@@ -125,17 +86,17 @@ class Modules:
 
     def attend(self, block: nn.Module, x: Tensor) -> Tensor:
         """A transformer on (B, C, h, w)."""
-        return block(x, encoder_hidden_states=self.context, return_dict=False)[0]
+        return block(x, self.context)
 
     def middle(self, block: nn.Module, x: Tensor) -> Tensor:
         """The middle block on (B, C, h, w)."""
-        return block(x, self.emb, encoder_hidden_states=self.context)
+        return block(x, self.emb, self.context)
 
 
 class FewerLaunches:
-    """Runs the same layers for inference, without what a `Fixed` has computed and without diffusers' divisions by 1."""
+    """Runs the same layers for inference, without what a `Fixed` has computed."""
 
-    def __init__(self, net: UNet2DConditionModel, fixed: Fixed):
+    def __init__(self, net: Any, fixed: Fixed):
         self.shifts = iter(fixed.shifts.split([block.out_channels for block in _residual_blocks(net)], dim=1))
         self.texts: Iterator[tuple[Tensor, Tensor]] = iter(fixed.texts)
 
@@ -175,7 +136,7 @@ def _attention(attention: Any, x: Tensor, keys: Tensor, values: Tensor) -> Tenso
     return attention.to_out[0](out.transpose(1, 2).flatten(2))
 
 
-def encode(net: UNet2DConditionModel, x: Tensor, blocks: Modules | FewerLaunches) -> list[Tensor]:
+def encode(net: Any, x: Tensor, blocks: Modules | FewerLaunches) -> list[Tensor]:
     """The encoder half of a UNet (or of a copy of it): all skips in order, then the middle block's output.
 
     Args:
@@ -199,7 +160,7 @@ def encode(net: UNet2DConditionModel, x: Tensor, blocks: Modules | FewerLaunches
 
 
 def denoise(
-    unet: UNet2DConditionModel,
+    unet: UNet,
     x: Tensor,
     timesteps: Tensor,
     context: Tensor,

@@ -16,8 +16,7 @@ from .backbone import decoder_sites
 from .captured import Graphs
 
 if TYPE_CHECKING:
-    from diffusers import UNet2DConditionModel
-
+    from .unet import UNet
     from .vq_decoder import VQDecoder
 
 # Weights of `losses` for guidance. Constancy stays small: grey world desaturates.
@@ -224,7 +223,7 @@ class HintEncoder(nn.Module):
         config: widths of the stem at 1/2, 1/4 and 1/8 of the picture; deeper levels keep the last.
     """
 
-    def __init__(self, unet: UNet2DConditionModel, config: HintConfig):
+    def __init__(self, unet: UNet, config: HintConfig):
         super().__init__()
         sites = decoder_sites(unet)
         stem: list[nn.Module] = []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +17,7 @@ from .backbone import FewerLaunches, Fixed, Modules, decoder_sites, encode, enco
 from .efficientnet import CHANNELS, EfficientNetLite0
 
 if TYPE_CHECKING:
-    from diffusers import UNet2DConditionModel
+    from .unet import UNet
 
 
 class Mapper(nn.Sequential):
@@ -87,9 +87,9 @@ class ConditionalEncoder(nn.Module):
     does not, or no gradient would ever reach either.
     """
 
-    def __init__(self, unet: UNet2DConditionModel, condition_latent: int = 4):
+    def __init__(self, unet: UNet, condition_latent: int = 4):
         super().__init__()
-        old = unet.conv_in
+        old: Any = unet.conv_in
         self.conv_in = nn.Conv2d(
             old.in_channels + condition_latent, old.out_channels, old.kernel_size, padding=old.padding
         )
@@ -176,7 +176,7 @@ class ControlNetRCA(nn.Module):
             (4); `additive` also adds zero-convolved features to the skips, as PASD does.
     """
 
-    def __init__(self, unet: UNet2DConditionModel, config: ControlConfig):
+    def __init__(self, unet: UNet, config: ControlConfig):
         super().__init__()
         self.config = config
         self.mapper = (

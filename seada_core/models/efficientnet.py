@@ -40,7 +40,7 @@ class _Conv(nn.Module):
         super().__init__()
         fan_in = before // groups * kernel**2
         shape = (after, before // groups, kernel, kernel)
-        self.register_buffer("weight", torch.randn(shape) * (2 / fan_in) ** 0.5)
+        self.register_buffer("weight", nn.init.normal_(torch.empty(shape), std=(2 / fan_in) ** 0.5))
         self.register_buffer("bias", torch.zeros(after))
         self.kernel, self.stride, self.groups = kernel, stride, groups
 

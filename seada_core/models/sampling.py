@@ -16,20 +16,20 @@ from torch import Tensor
 from ..color.sizes import size_of
 from .backbone import Fixed, Hook, denoise, fix
 from .controlnet_rca import repeat_rows
-from .solvers import combine, solver, timesteps
+from .solvers import combine, solver
 
 if TYPE_CHECKING:
-    from diffusers import DDIMScheduler, UNet2DConditionModel
-
     from .controlnet_rca import ControlNetRCA
+    from .schedule import NoiseSchedule
     from .semantic_adapter import SemanticAdapter, SemanticEncoder
+    from .unet import UNet
     from .vq_decoder import VQDecoder
 
 
 def sample(
     model: Callable[[Tensor, int], Tensor],
     x: Tensor,
-    schedule: DDIMScheduler,
+    schedule: NoiseSchedule,
     steps: int,
     scheduler: str = "ddim",
     correct: Callable[[Tensor], Tensor] | None = None,
@@ -38,16 +38,16 @@ def sample(
     """Latents (B, 4, h, w) in float32 from noise x of that shape at the last timestep.
 
     Args:
-        model: (x, timestep) to noise or v, as in `schedule.config.prediction_type`.
+        model: (x, timestep) to noise or v, as in `schedule.prediction`.
         scheduler: see `solvers.solver`.
         correct: maps each step's x0 estimate to a corrected one.
         callback: called as callback(done, steps) after every step; may raise to interrupt.
     """
     step = solver(scheduler, schedule, steps)
     alpha_bars = schedule.alphas_cumprod.tolist()
-    for done, t in enumerate(timesteps(schedule, steps), 1):
+    for done, t in enumerate(schedule.timesteps(steps), 1):
         output, signal, noise = model(x, t), alpha_bars[t] ** 0.5, (1 - alpha_bars[t]) ** 0.5
-        if schedule.config.prediction_type == "v_prediction":
+        if schedule.prediction == "v_prediction":
             x0 = combine((signal, x), (-noise, output))
         else:
             x0 = combine((1 / signal, x), (-noise / signal, output))  # EDN's Eq. 3, see `ccd.predict_x0`
@@ -91,7 +91,7 @@ class FixedParts(NamedTuple):
 
 
 def fix_parts(
-    unet: UNet2DConditionModel,
+    unet: UNet,
     control: ControlNetRCA | None,
     timesteps: Tensor,
     context: Tensor,
@@ -105,7 +105,7 @@ def fix_parts(
 
 
 def predict(
-    unet: UNet2DConditionModel,
+    unet: UNet,
     control: ControlNetRCA | None,
     x: Tensor,
     timestep: Tensor,

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from ..presets import AdapterConfig, TextConfig
+from .clip_text import CLIPText
 from .tokenizer import Tokenizer
-
-if TYPE_CHECKING:
-    from transformers import CLIPTextModel
 
 
 class SemanticEncoder(nn.Module):
@@ -25,25 +22,9 @@ class SemanticEncoder(nn.Module):
 
     def __init__(self, config: TextConfig, tokenizer: Tokenizer | None = None):
         super().__init__()
-        from transformers import CLIPTextConfig, CLIPTextModel
-
+        self.config = config
         self.tokenizer = tokenizer or Tokenizer(config.length)
-        model = CLIPTextModel(
-            CLIPTextConfig(
-                vocab_size=self.tokenizer.size,
-                hidden_size=config.width,
-                intermediate_size=config.width * 4,
-                num_hidden_layers=config.layers,
-                num_attention_heads=config.heads,
-                max_position_embeddings=config.length,
-                hidden_act=config.activation,
-                bos_token_id=self.tokenizer.start,
-                eos_token_id=self.tokenizer.end,
-                pad_token_id=self.tokenizer.pad,
-            )
-        )
-        # transformers 4 wraps what transformers 5 has become; part files name the weights of the latter
-        self.model: CLIPTextModel = getattr(model, "text_model", model)
+        self.model = CLIPText(config, self.tokenizer.size)
 
     def forward(self, texts: list[str]) -> tuple[Tensor, Tensor]:
         """Captions to token embeddings e (B, L, d) and the mask (B, L) that is True on real tokens."""
@@ -56,7 +37,7 @@ class SemanticEncoder(nn.Module):
 
     def embed(self, ids: Tensor) -> Tensor:
         """Token ids (B, L) to token embeddings e (B, L, d)."""
-        return self.model(ids).last_hidden_state
+        return self.model(ids)
 
 
 class SemanticAdapter(nn.Module):
@@ -70,7 +51,7 @@ class SemanticAdapter(nn.Module):
         super().__init__()
         d = config.width
         self.scale = config.scale or math.sqrt(d)
-        self.query = nn.Parameter(torch.randn(config.length, d) * 0.02) if config.query else None
+        self.query = nn.Parameter(nn.init.normal_(torch.empty(config.length, d), std=0.02)) if config.query else None
         self.to_q, self.to_k, self.to_v = (
             nn.Linear(d, d, bias=False) if config.projections else nn.Identity() for _ in range(3)
         )

@@ -14,7 +14,7 @@ from torch import Tensor
 from ..presets import SCHEDULERS
 
 if TYPE_CHECKING:
-    from diffusers import DDIMScheduler
+    from .schedule import NoiseSchedule
 
 Step = Callable[[Tensor, int, Tensor], Tensor]  # (x0, timestep t, x_t) -> x at the timestep after t
 
@@ -31,30 +31,24 @@ def combine(*terms: tuple[float, Tensor]) -> Tensor:
     return total
 
 
-def timesteps(schedule: DDIMScheduler, steps: int) -> list[int]:
-    """The timesteps of `steps` steps, from the noisiest down."""
-    schedule.set_timesteps(steps)
-    return schedule.timesteps.tolist()
-
-
-def solver(name: str, schedule: DDIMScheduler, steps: int) -> Step:
-    """The function that steps from each of `timesteps` to the next, and from the last to x0.
+def solver(name: str, schedule: NoiseSchedule, steps: int) -> Step:
+    """The function that steps from each of the schedule's timesteps to the next, and from the last to x0.
 
     Args:
         name: "ddim" (Song et al. 2021, deterministic), "unipc" (UniPC-2 with B(h) = e^h - 1, Zhao et al. 2023) or
             "dpm++" (DPM-Solver++ 2M, Lu et al. 2022).
-        schedule: the noise schedule, see `backbone.build_scheduler`.
+        schedule: the noise schedule.
     Raises:
         ValueError: no such solver.
     """
     if name not in SCHEDULERS:
         raise ValueError(f"unknown scheduler {name!r}; choose among {', '.join(SCHEDULERS)}")
-    alpha_bars = schedule.alphas_cumprod.tolist()
-    levels = [alpha_bars[t] for t in timesteps(schedule, steps)]
+    alpha_bars, timesteps = schedule.alphas_cumprod.tolist(), schedule.timesteps(steps)
+    levels = [alpha_bars[t] for t in timesteps]
     if name == "ddim":
-        return _DDIM(timesteps(schedule, steps), levels).step
+        return _DDIM(timesteps, levels).step
     kind: type[_DPMSolver | _UniPC] = _UniPC if name == "unipc" else _DPMSolver
-    return kind(timesteps(schedule, steps), [max(level, _LEAST_ALPHA_BAR) for level in levels]).step
+    return kind(timesteps, [max(level, _LEAST_ALPHA_BAR) for level in levels]).step
 
 
 class _Solver:

@@ -34,7 +34,8 @@ class TokenSchedule:
             raise ValueError(f"a token schedule needs at least one code and one step, got {num_codes} and {steps}")
         self.num_codes = num_codes
         self.steps = steps
-        gone = (1 - trace) * torch.arange(steps + 1, dtype=torch.float64) / steps
+        # on the CPU even where a model is being built without memory
+        gone = (1 - trace) * torch.arange(steps + 1, dtype=torch.float64, device="cpu") / steps
         self.alpha_bar = 1 - gone
         self.gamma_bar = mask * gone
         self.beta_bar = (1 - mask) * gone / num_codes

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections import Counter
 from collections.abc import Iterable
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -18,9 +20,15 @@ START, END = 49406, 49407  # CLIP's own ids
 
 @cache
 def _clip_bpe() -> SimpleTokenizer:
-    from open_clip.tokenizer import SimpleTokenizer
-
-    return SimpleTokenizer()
+    """open_clip's tokenizer, from its module alone: importing the whole package takes longer than colouring a photo."""
+    package = importlib.util.find_spec("open_clip")
+    folder = Path(next(iter(package.submodule_search_locations or ()))) if package else Path()
+    spec = importlib.util.spec_from_file_location("seada_open_clip_tokenizer", folder / "tokenizer.py")
+    if package is None or spec is None or spec.loader is None:
+        raise ImportError("texts need open_clip's tokenizer: pip install open_clip_torch")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.SimpleTokenizer()
 
 
 class Tokenizer:

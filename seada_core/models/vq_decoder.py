@@ -144,7 +144,7 @@ class VQDecoder(nn.Module):
         self.decoder = Decoder(config)
         self.cells = CellChroma(config)
         self.mean = nn.Conv2d(config.gray_channels[-1], config.latent_channels, 3, padding=1)
-        self.projection = nn.Parameter(torch.eye(config.latent_channels)[: config.code_dim].clone())
+        self.projection = nn.Parameter(torch.zeros(config.code_dim, config.latent_channels).fill_diagonal_(1))
         self.register_buffer("codebook", torch.randn(config.codes, config.code_dim))
         self.register_buffer("usage", torch.zeros(config.codes))  # positions per training step that use each code
 

@@ -19,22 +19,22 @@ from ..files.weight_headers import CheckpointError
 from ..weights import part_files
 
 if TYPE_CHECKING:
-    from diffusers import UNet2DConditionModel
+    from ..models.unet import UNet
 
 TARGETS = r"up_blocks\..*\.(to_q|to_k|to_v|to_out\.0)"
 PREFIX = "lora_unet_"
 
 
-def add_lora(unet: UNet2DConditionModel, rank: int, file: Path | None = None) -> None:
+def add_lora(unet: UNet, rank: int, file: Path | None = None) -> None:
     """Put a LoRA of `rank` on the queries, keys, values and outputs of the decoder's attention, by peft; B is zero, so
     that nothing changes at first, or both matrices come from `file`. Only the LoRA is left trainable.
 
     Raises:
         CheckpointError: `file` holds a LoRA of another rank or of another UNet.
     """
-    from peft import LoraConfig  # only --lora needs it
+    from peft import LoraConfig, inject_adapter_in_model  # only --lora needs them
 
-    unet.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=TARGETS))
+    inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=rank, target_modules=TARGETS), unet)
     train_lora_alone(unet)
     if file is None:
         return
@@ -52,7 +52,7 @@ def add_lora(unet: UNet2DConditionModel, rank: int, file: Path | None = None) ->
             parameter.copy_(tensor)
 
 
-def train_lora_alone(unet: UNet2DConditionModel) -> None:
+def train_lora_alone(unet: UNet) -> None:
     """Freeze all of a UNet except its LoRA, if it has one."""
     for name, parameter in unet.named_parameters():
         parameter.requires_grad_(".lora_" in name)

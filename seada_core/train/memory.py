@@ -6,16 +6,14 @@ from collections.abc import Sequence
 from functools import partial
 
 import torch
-from diffusers.models.resnet import Downsample2D, ResnetBlock2D, Upsample2D
-from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from torch import nn
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import (
     CheckpointImpl,
     apply_activation_checkpointing,
     checkpoint_wrapper,
 )
-from transformers.models.clip.modeling_clip import CLIPEncoderLayer
 
+from ..models import clip_text, unet
 from ..models.controlnet_rca import RCA
 from ..models.token_diffusion import TokenBlock
 from ..models.vq_decoder import Block, Residual
@@ -71,7 +69,8 @@ def checkpoint_activations(stage: Stage) -> int:
     Names in state dicts stay as they are.
     """
     kinds = (
-        ResnetBlock2D, Transformer2DModel, Downsample2D, Upsample2D, RCA, CLIPEncoderLayer, TokenBlock, Block, Residual
+        unet.ResidualBlock, unet.Transformer, unet.Downsample, unet.Upsample, RCA, clip_text.Layer, TokenBlock, Block,
+        Residual,
     )  # fmt: skip
     # nothing in these blocks is random, so the generators' states need not be kept
     wrapper = partial(checkpoint_wrapper, checkpoint_impl=CheckpointImpl.NO_REENTRANT, preserve_rng_state=False)

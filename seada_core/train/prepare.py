@@ -8,13 +8,13 @@ from typing import Any, cast
 
 import torch
 from accelerate import PartialState
-from diffusers import UNet2DConditionModel
 from torch import Tensor
 
 from ..files.weight_headers import CheckpointError
 from ..models.controlnet_rca import ControlNetRCA, RecognizingMapper, recognize
 from ..models.efficientnet import EfficientNetLite0
 from ..models.tokenizer import Tokenizer
+from ..models.unet import UNet
 from ..presets import CaptionerConfig, Preset, TextConfig, TrainConfig
 from ..weights import part_files, stable_diffusion
 from ..weights.stable_diffusion import Base
@@ -204,7 +204,7 @@ def prepare_parts(
     return cast(Parts, parts)
 
 
-def _new_controller(unet: UNet2DConditionModel, preset: Preset, start: StockWeights | None) -> ControlNetRCA:
+def _new_controller(unet: UNet, preset: Preset, start: StockWeights | None) -> ControlNetRCA:
     """E_con starts as a copy of the UNet's encoder, and the rest from a stock ControlNet if there is one."""
     control = ControlNetRCA(unet, preset.control)
     if isinstance(control.mapper, RecognizingMapper):

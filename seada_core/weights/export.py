@@ -11,13 +11,15 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from ..models.backbone import build_scheduler
 from . import part_files
 
 if TYPE_CHECKING:
-    from diffusers import AutoencoderKL, ModelMixin, UNet2DConditionModel
+    from diffusers import AutoencoderKL, DDIMScheduler, ModelMixin, UNet2DConditionModel
+    from transformers import CLIPTextConfig
 
     from ..models.semantic_adapter import SemanticEncoder
+    from ..models.unet import UNet
+    from ..presets import DiffusionConfig
     from .parts import Parts
 
 BESIDE = "seada"  # the folder of part files within the export
@@ -49,13 +51,12 @@ def export_diffusers(
     """
     notes = []
     components: dict[str, list[str | None]] = {"safety_checker": [None, None], "feature_extractor": [None, None]}
-    unet = cast("UNet2DConditionModel", parts.load("unet"))
-    unet.register_to_config(sample_size=parts.preset.sampling.size // 8)
+    unet = diffusers_unet(cast("UNet", parts.load("unet")), parts.preset.sampling.size // 8)
     save_model(unet, out / "unet", dtype)
     components["unet"] = ["diffusers", "UNet2DConditionModel"]
     del unet
 
-    build_scheduler(parts.preset.diffusion).save_pretrained(out / "scheduler")
+    diffusers_scheduler(parts.preset.diffusion).save_pretrained(out / "scheduler")
     components["scheduler"] = ["diffusers", "DDIMScheduler"]
 
     taken = {"unet"}  # parts that the pipeline has
@@ -93,6 +94,65 @@ def export_diffusers(
     return notes
 
 
+def diffusers_unet(unet: UNet, sample_size: int | None = None) -> UNet2DConditionModel:
+    """The same UNet, sharing its weights, as diffusers' class; sample_size: cells, recorded in its config."""
+    from accelerate import init_empty_weights
+    from diffusers import UNet2DConditionModel
+
+    config = unet.config
+    with init_empty_weights(include_buffers=False):
+        model = UNet2DConditionModel(
+            sample_size=sample_size,
+            in_channels=config.in_channels,
+            out_channels=4,
+            block_out_channels=config.channels,
+            layers_per_block=config.layers_per_block,
+            down_block_types=tuple("CrossAttnDownBlock2D" if attn else "DownBlock2D" for attn in config.attention),
+            up_block_types=tuple("CrossAttnUpBlock2D" if a else "UpBlock2D" for a in reversed(config.attention)),
+            attention_head_dim=config.heads,  # diffusers' misnomer: the number of heads
+            cross_attention_dim=config.context_dim,
+            norm_num_groups=config.groups,
+        )
+    model.load_state_dict(unet.state_dict(), assign=True)
+    return model.train(unet.training)
+
+
+def diffusers_scheduler(config: DiffusionConfig) -> DDIMScheduler:
+    """The noise schedule and a deterministic sampler as diffusers' class."""
+    from diffusers import DDIMScheduler
+
+    return DDIMScheduler(
+        num_train_timesteps=config.train_steps,
+        beta_start=config.beta_start,
+        beta_end=config.beta_end,
+        beta_schedule="scaled_linear",
+        prediction_type=config.prediction,
+        rescale_betas_zero_snr=config.zero_terminal_snr,
+        timestep_spacing="trailing",
+        clip_sample=False,
+        set_alpha_to_one=True,
+    )
+
+
+def text_config(encoder: SemanticEncoder) -> CLIPTextConfig:
+    """The sizes of a text encoder as transformers describes them."""
+    from transformers import CLIPTextConfig
+
+    config, tokenizer = encoder.config, encoder.tokenizer
+    return CLIPTextConfig(
+        vocab_size=tokenizer.size,
+        hidden_size=config.width,
+        intermediate_size=config.width * 4,
+        num_hidden_layers=config.layers,
+        num_attention_heads=config.heads,
+        max_position_embeddings=config.length,
+        hidden_act=config.activation,
+        bos_token_id=tokenizer.start,
+        eos_token_id=tokenizer.end,
+        pad_token_id=tokenizer.pad,
+    )
+
+
 def save_model(module: ModelMixin, folder: Path, dtype: torch.dtype) -> None:
     """Write a model of diffusers as a folder, config.json and safetensors in `dtype`."""
     nn.Module.to(module, dtype).save_pretrained(folder, safe_serialization=True)
@@ -101,7 +161,7 @@ def save_model(module: ModelMixin, folder: Path, dtype: torch.dtype) -> None:
 def _save_text_encoder(encoder: SemanticEncoder, folder: Path, dtype: torch.dtype) -> None:
     """With the names that every reader knows; transformers 5 writes others."""
     folder.mkdir(parents=True)
-    config = encoder.model.config.to_dict() | {"architectures": ["CLIPTextModel"], "model_type": "clip_text_model"}
+    config = text_config(encoder).to_dict() | {"architectures": ["CLIPTextModel"], "model_type": "clip_text_model"}
     for name in ("dtype", "torch_dtype"):  # of this config; transformers renamed it
         config.pop(name, None)
     (folder / "config.json").write_text(json.dumps(config, indent=2))

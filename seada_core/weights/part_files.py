@@ -12,12 +12,13 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from .. import presets, settings
 from ..errors import one_line
 from ..files import atomic, weight_headers
 from ..files.weight_headers import CheckpointError, Header
-from ..models import backbone
+from ..models.affinity import Affinity
 from ..models.captioners.coca import TinyCoCa
 from ..models.ccd import HintEncoder
 from ..models.controlnet_rca import ControlNetRCA
@@ -25,6 +26,7 @@ from ..models.semantic_adapter import SemanticAdapter, SemanticEncoder
 from ..models.token_diffusion import TokenDiffusion
 from ..models.tokenizer import END as CLIP_END
 from ..models.tokenizer import Tokenizer
+from ..models.unet import UNet
 from ..models.vq_decoder import VQDecoder
 from ..presets import Preset
 
@@ -37,6 +39,7 @@ SECTIONS = {
     "semantic_adapter": ("adapter",),
     "controlnet_rca": ("unet", "control"),
     "hint_encoder": ("unet", "hint"),
+    "affinity": ("affinity",),
     "vq_decoder": ("codec",),
     "token_diffusion": ("tokens",),
     "captioner": ("captioner",),
@@ -46,15 +49,17 @@ SECTIONS = {
 def build(part: str, preset: Preset, tokenizer: Tokenizer | None = None) -> nn.Module:
     """A part with random weights. Parts around the UNet are built for a UNet of the preset's sizes."""
     if part == "unet":
-        return backbone.build_unet(preset.unet)
+        return UNet(preset.unet)
     if part == "semantic_encoder":
         return SemanticEncoder(preset.text, tokenizer)
     if part == "semantic_adapter":
         return SemanticAdapter(preset.adapter)
     if part == "controlnet_rca":
-        return ControlNetRCA(backbone.build_unet(preset.unet), preset.control)
+        return ControlNetRCA(UNet(preset.unet), preset.control)
     if part == "hint_encoder":
-        return HintEncoder(backbone.build_unet(preset.unet), preset.hint)
+        return HintEncoder(UNet(preset.unet), preset.hint)
+    if part == "affinity":
+        return Affinity(preset.affinity)
     if part == "vq_decoder":
         return VQDecoder(preset.codec)
     if part == "token_diffusion":
@@ -190,17 +195,15 @@ def plan_part(path: Path, part: str) -> tuple[Header, Preset, nn.Module]:
     Raises:
         CheckpointError: see `read_preset`; also tensors that do not fit the recorded configuration.
     """
-    from accelerate import init_empty_weights
-
     header = _read_header(Path(path), part)
     preset, tokenizer = _config(header, part)
     try:
-        # first wholly on the meta device, as the configuration may ask for any amount of memory
-        with torch.device("meta"):
-            expected = build(part, preset, tokenizer).state_dict()
+        with torch.device("meta"), _Undrawn():  # the configuration may ask for any amount of memory
+            module = build(part, preset, tokenizer)
     except Exception as error:
         problem = f"{path} has a seada.config of which no {part} can be built"
         raise CheckpointError(f"{problem}: {one_line(error)}") from None
+    expected = module.state_dict()
     shapes = {name: tuple(tensor.shape) for name, tensor in expected.items()}
     wrong = sorted(name for name in shapes.keys() | header.shapes if shapes.get(name) != header.shapes.get(name))
     if wrong:
@@ -212,9 +215,18 @@ def plan_part(path: Path, part: str) -> tuple[Header, Preset, nn.Module]:
     for name, tensor in expected.items():
         if tensor.is_floating_point() != header.dtypes[name].startswith(("F", "BF")):
             raise CheckpointError(f"{path} holds {name} as {header.dtypes[name]}, which is not {tensor.dtype}")
-    with init_empty_weights(include_buffers=False):
-        module = build(part, preset, tokenizer)
     return header, preset, module
+
+
+class _Undrawn(TorchFunctionMode):
+    """Skips random initial weights: drawing them on the meta device imports torch's compiler, which takes seconds."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in (Tensor.normal_, Tensor.uniform_) or getattr(func, "__module__", None) == "torch.nn.init":
+            return args[0] if args else kwargs["tensor"]
+        if func is torch.randn:
+            func = torch.empty
+        return func(*args, **(kwargs or {}))
 
 
 def load_part(path: Path, part: str) -> tuple[nn.Module, Preset]:

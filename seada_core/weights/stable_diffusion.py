@@ -11,9 +11,9 @@ from torch import nn
 
 from ..files import weight_headers
 from ..files.weight_headers import CheckpointError, Header
-from ..models.backbone import build_unet
 from ..models.semantic_adapter import SemanticEncoder
 from ..models.tokenizer import Tokenizer
+from ..models.unet import UNet
 from ..presets import SD15, DiffusionConfig, Preset, TextConfig, UNetConfig, VAEConfig
 from .locations import find, folder_files, read_json
 from .state_dicts import (
@@ -229,7 +229,7 @@ class Base:
     def _builder(self, part: str) -> Callable[[], nn.Module]:
         preset = self.preset
         if part == "unet":
-            return lambda: build_unet(preset.unet)
+            return lambda: UNet(preset.unet)
         if part == "vae":
             return lambda: build_vae(self.vae_config)
         return lambda: SemanticEncoder(preset.text, Tokenizer(preset.text.length))

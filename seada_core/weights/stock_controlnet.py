@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from ..files import weight_headers
 from ..files.weight_headers import CheckpointError
-from ..models.backbone import build_unet
 from ..models.controlnet_rca import ControlFeatures, ControlNetRCA
+from ..models.unet import UNet
 from ..presets import SD15, Preset, UNetConfig
 from .locations import find, folder_files, read_json
 from .stable_diffusion import unet_config
@@ -114,7 +114,7 @@ def controller_from(stock: StockControlNet, preset: Preset) -> tuple[ControlNetR
 
     Mapper and RCA are random (seed 0), and only the encoder's half of a UNet takes memory.
     """
-    unet = on_meta(lambda: build_unet(preset.unet))
+    unet = on_meta(lambda: UNet(preset.unet))
     for module in (unet.conv_in, unet.time_embedding, unet.down_blocks, unet.mid_block):
         module.to_empty(device="cpu")
     with torch.random.fork_rng(devices=[]):

@@ -6,6 +6,7 @@ from diffusers import DDIMScheduler
 
 from seada_core.color.spaces import ycbcr_to_rgb
 from seada_core.models import backbone, ccd
+from seada_core.models.unet import UNet
 
 
 def test_predict_x0_equals_the_schedulers():
@@ -97,7 +98,7 @@ def test_guide_moves_towards_a_hint_and_leaves_no_graph():
 
 
 def test_hint_encoder_starts_as_identity_and_learns(tiny_preset):
-    unet = backbone.build_unet(tiny_preset.unet)
+    unet = UNet(tiny_preset.unet)
     encoder = ccd.HintEncoder(unet, tiny_preset.hint)
     x, t, context = torch.randn(1, 4, 9, 8), torch.tensor(5), torch.randn(1, 16, 32)
     gray, hints = torch.rand(1, 1, 72, 64), torch.rand(1, 3, 72, 64)

@@ -7,12 +7,13 @@ import torch
 
 from seada_core.models import backbone
 from seada_core.models.controlnet_rca import RCA, ConditionalEncoder, ControlNetRCA, Mapper
+from seada_core.models.unet import UNet
 
 
 @pytest.fixture
 def unet(tiny_preset):
     torch.manual_seed(0)
-    return backbone.build_unet(tiny_preset.unet).eval()
+    return UNet(tiny_preset.unet).eval()
 
 
 def run(unet, control, strength=1.0, size=(8, 8)):

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 
 from seada_core.models import efficientnet
 from seada_core.models.controlnet_rca import ControlNetRCA, RecognizingMapper, recognize
+from seada_core.models.unet import UNet
 from seada_core.presets import ControlConfig
 from seada_core.train.batches import Batches
 from seada_core.train.data import build_cache, cache_recognized
@@ -105,10 +106,9 @@ def test_the_classifier_follows_its_inputs_precision():
 
 
 def test_the_mapper_trains_except_its_classifier(tiny_preset):
-    from seada_core.models import backbone
 
     torch.manual_seed(0)
-    control = ControlNetRCA(backbone.build_unet(tiny_preset.unet), replace(CONTROL, additive=True, head_dim=16))
+    control = ControlNetRCA(UNet(tiny_preset.unet), replace(CONTROL, additive=True, head_dim=16))
     assert not any("classifier" in name for name, _ in control.named_parameters())
     assert any("classifier" in name for name in control.state_dict())
     control.mapper(torch.rand(1, 3, 32, 32)).square().mean().backward()

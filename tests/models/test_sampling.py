@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from seada_core.models import sampling
-from seada_core.models.backbone import build_scheduler
+from seada_core.models.schedule import NoiseSchedule
 from seada_core.pipeline import Colorizer
 from seada_core.presets import MINI, SCHEDULERS, SD15
+from seada_core.weights.export import diffusers_scheduler
 from seada_core.weights.part_files import SECTIONS
 
 
@@ -20,7 +21,7 @@ def colorizer(tiny_model):
 def gaussian(schedule, mean: torch.Tensor, deviation: float):
     """The optimal model of data from N(mean, deviation^2), and its ODE's exact solution from noise."""
     alphas = schedule.alphas_cumprod.double()
-    v_prediction = schedule.config.prediction_type == "v_prediction"
+    v_prediction = schedule.prediction == "v_prediction"
 
     def model(x, t):
         a, s = alphas[t].sqrt(), (1 - alphas[t]).sqrt()
@@ -39,7 +40,7 @@ def gaussian(schedule, mean: torch.Tensor, deviation: float):
 
 @pytest.mark.parametrize("preset", [MINI, SD15], ids=lambda preset: preset.name)
 def test_solvers_converge_to_the_exact_solution_higher_orders_faster(preset):
-    schedule = build_scheduler(preset.diffusion)
+    schedule = NoiseSchedule(preset.diffusion)
     torch.manual_seed(0)
     noise, mean = torch.randn(2, 4, 8, 8), torch.randn(2, 4, 8, 8)
     model, exact = gaussian(schedule, mean.double(), 0.3)
@@ -65,8 +66,8 @@ def test_solvers_given_x0_match_diffusers(name, preset):
     import diffusers
 
     kind = {"unipc": diffusers.UniPCMultistepScheduler, "dpm++": diffusers.DPMSolverMultistepScheduler}[name]
-    schedule = build_scheduler(preset.diffusion)
-    theirs = kind.from_config(schedule.config, final_sigmas_type="zero")
+    schedule = NoiseSchedule(preset.diffusion)
+    theirs = kind.from_config(diffusers_scheduler(preset.diffusion).config, final_sigmas_type="zero")
     theirs.set_timesteps(7)
     torch.manual_seed(1)
     weight = torch.randn(4, 4) / 2
@@ -81,7 +82,7 @@ def test_solvers_given_x0_match_diffusers(name, preset):
 
 
 def test_corrections_pass_through_every_solver():
-    schedule = build_scheduler(MINI.diffusion)
+    schedule = NoiseSchedule(MINI.diffusion)
     noise = torch.randn(1, 4, 8, 8)
     for name in SCHEDULERS:
         result = sampling.sample(lambda x, t: x, noise, schedule, 5, name, correct=torch.zeros_like)

@@ -1,11 +1,11 @@
 """Eq. 2, 3 and 5 against loops, and the ablation switches."""
 
 import math
-import sys
 from dataclasses import replace
-from types import SimpleNamespace
 
+import pytest
 import torch
+from small_sd15 import transformers_text
 
 from seada_core.models.semantic_adapter import SemanticAdapter, SemanticEncoder, representation_loss
 from seada_core.models.tokenizer import Tokenizer
@@ -73,26 +73,21 @@ def test_semantic_encoder_gives_embeddings_and_mask():
     torch.testing.assert_close(e[:1], encoder(["a red dog"])[0])
 
 
+@pytest.mark.parametrize("activation", ["quick_gelu", "gelu"])
 @torch.no_grad()
-def test_names_are_the_same_where_transformers_wraps_the_model(monkeypatch):
-    """Releases before 5 wrap the text model in another module; both must read the same part files."""
-    from transformers import CLIPTextConfig
-    from transformers.models.clip import modeling_clip
+def test_the_text_model_is_transformers_to_the_bit(activation):
+    torch.manual_seed(0)
+    tokenizer = Tokenizer.from_captions(["a red dog on grass"], 8, 32)
+    encoder = SemanticEncoder(
+        TextConfig(length=8, width=16, layers=2, heads=2, activation=activation), tokenizer
+    ).eval()
+    theirs = transformers_text(encoder).eval()
+    ids = encoder.tokenize(["a red dog", ""])
+    assert torch.equal(encoder.embed(ids), theirs(ids).last_hidden_state)
 
-    plain = modeling_clip.CLIPTextModel
 
-    class Wrapped(torch.nn.Module):
-        def __init__(self, config):
-            super().__init__()
-            inner = plain(config)
-            self.text_model = getattr(inner, "text_model", inner)
-
-    config = TextConfig(width=8, layers=1, heads=2)
-    ours = SemanticEncoder(config)
-    monkeypatch.setitem(
-        sys.modules, "transformers", SimpleNamespace(CLIPTextConfig=CLIPTextConfig, CLIPTextModel=Wrapped)
-    )
-    wrapped = SemanticEncoder(config)
-    assert type(wrapped.model) is type(ours.model)
-    wrapped.load_state_dict(ours.state_dict())
-    assert torch.equal(wrapped(["a dog"])[0], ours(["a dog"])[0])
+def test_text_models_that_cannot_be_built_are_refused():
+    with pytest.raises(ValueError, match="unknown activation 'relu': expected quick_gelu or gelu"):
+        SemanticEncoder(TextConfig(width=8, layers=1, heads=2, activation="relu"))
+    with pytest.raises(ValueError, match="3 heads do not divide a width of 8"):
+        SemanticEncoder(TextConfig(width=8, layers=1, heads=3))

@@ -32,16 +32,20 @@ def test_outside_comfyui_the_pack_does_nothing():
     assert not hasattr(module, "comfy_entrypoint")
 
 
-def test_importing_the_pack_takes_at_most_0_3_seconds(comfy):
+def test_importing_the_pack_takes_little_more_time_than_compiling_it(comfy):
+    """Both in one thread's time of one process, so that other jobs on the machine hardly count."""
     code = """
-import importlib.util, sys, time
+import importlib.util, pathlib, sys, time
 spec = importlib.util.spec_from_file_location("again", ROOT + "/__init__.py", submodule_search_locations=[ROOT])
 sys.modules["again"] = module = importlib.util.module_from_spec(spec)
-start = time.thread_time()  # of the processor: another job on the machine does not count
+start = time.thread_time()
 spec.loader.exec_module(module)
-result = time.thread_time() - start
+importing = time.thread_time() - start
+for file in [f for room in ("nodes", "seada_core") for f in pathlib.Path(ROOT, room).rglob("*.py")]:
+    compile(file.read_text("utf-8"), str(file), "exec")
+result = importing / (time.thread_time() - start - importing)
 """
-    assert comfy.probe(code.replace("ROOT", repr(str(ROOT)))) <= 0.3
+    assert comfy.probe(code.replace("ROOT", repr(str(ROOT)))) < 3
     assert comfy.heavy_at_start == []
 
 

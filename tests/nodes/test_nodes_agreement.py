@@ -22,6 +22,7 @@ from seada_core.hints.maps import hint_map
 from seada_core.models import backbone
 from seada_core.models.ccd import HintEncoder
 from seada_core.models.semantic_adapter import SemanticEncoder
+from seada_core.models.unet import UNet
 from seada_core.pipeline import Colorizer
 from seada_core.presets import SD15, VAEConfig
 from seada_core.weights import part_files, stable_diffusion
@@ -147,7 +148,7 @@ def full_size(tmp_path):
     modules = [
         on_meta(build)
         for build in (
-            lambda: backbone.build_unet(SD15.unet),
+            lambda: UNet(SD15.unet),
             lambda: SemanticEncoder(SD15.text),
             lambda: stable_diffusion.build_vae(VAEConfig()),
             lambda: build_controlnet(SD15.unet),
@@ -171,7 +172,7 @@ def full_size(tmp_path):
             module, _ = controller_from(stock, SD15)
             torch.nn.init.normal_(module.encoder.conv_in.weight[:, 4:], std=0.2)
         elif part == "hint_encoder":
-            module = HintEncoder(on_meta(lambda: backbone.build_unet(SD15.unet)), SD15.hint)
+            module = HintEncoder(on_meta(lambda: UNet(SD15.unet)), SD15.hint)
         else:
             module = part_files.build(part, SD15)
         for parameter in module.parameters():

@@ -54,7 +54,7 @@ def test_model_is_comfyuis_unet_with_the_same_output(comfy, model):
 def test_the_noise_schedule_is_the_same(comfy):
     code = """
 import torch
-ours = b.scheduler.alphas_cumprod[:-1].double()
+ours = b.schedule.alphas_cumprod[:-1].double()
 sigmas = a.get_model_object("model_sampling").sigmas.double()
 result = float((ours - 1 / (1 + sigmas[:-1] ** 2)).abs().max())
 """

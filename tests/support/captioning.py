@@ -15,7 +15,8 @@ def naive_greedy(captioner: CoCaCaptioner, image: torch.Tensor) -> tuple[list[in
     ids, total = [tokenizer.start], 0.0
     while len(ids) < captioner.length:
         with torch.no_grad():
-            logits = model(image[None], torch.tensor([ids]), output_labels=False)["logits"][0, -1]
+            text_tokens = model._encode_text(torch.tensor([ids]))[1]
+            logits = model.text_decoder(model._encode_image(image[None])[1], text_tokens)[0, -1]
         logits[[model.pad_id, tokenizer.start] + [tokenizer.end] * (len(ids) == 1)] = float("-inf")
         log_probs = logits.log_softmax(-1)
         ids.append(int(log_probs.argmax()))

@@ -12,11 +12,12 @@ from safetensors.torch import save_file
 from torch import nn
 
 from seada_core import presets
-from seada_core.models import backbone
 from seada_core.models.semantic_adapter import SemanticEncoder
 from seada_core.models.tokenizer import Tokenizer
+from seada_core.models.unet import UNet
 from seada_core.presets import SD15, VAEConfig
 from seada_core.weights import part_files, stable_diffusion
+from seada_core.weights.export import diffusers_scheduler, diffusers_unet, text_config
 from seada_core.weights.stock_controlnet import build_controlnet
 
 LAYERS, ATTENTION = 2, (True, True, True, False)
@@ -38,6 +39,16 @@ SIZES = [
 ]
 
 
+def transformers_text(encoder: SemanticEncoder) -> nn.Module:
+    """The same text encoder as transformers' class."""
+    from transformers import CLIPTextModel
+
+    model = CLIPTextModel(text_config(encoder))
+    # transformers 4 wraps what transformers 5 has become
+    getattr(model, "text_model", model).load_state_dict(encoder.model.state_dict())
+    return model
+
+
 def same(module: nn.Module, other: nn.Module) -> bool:
     """Whether two modules have equal weights under equal names."""
     ours, theirs = module.state_dict(), other.state_dict()
@@ -57,7 +68,7 @@ def build(folder: Path) -> SmallSD15:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         modules = {
-            "unet": backbone.build_unet(SMALL.unet),
+            "unet": UNet(SMALL.unet),
             "text_encoder": SemanticEncoder(SMALL.text, Tokenizer(77)),
             "vae": stable_diffusion.build_vae(SMALL_VAE),
             "controlnet": build_controlnet(SMALL.unet),
@@ -72,16 +83,10 @@ def build(folder: Path) -> SmallSD15:
     result = SmallSD15(modules, folder / "model.safetensors", folder / "diffusers", folder / "parts")
     tensors = original_names.checkpoint(modules["unet"], modules["text_encoder"], modules["vae"], LAYERS, ATTENTION)
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, result.single_file)
-    modules["unet"].save_pretrained(result.diffusers / "unet")
-    text = modules["text_encoder"].model
-    if not hasattr(text, "save_pretrained"):  # transformers before 5 wrap it in another module
-        from transformers import CLIPTextModel
-
-        inner, text = text, CLIPTextModel(text.config)
-        text.text_model = inner
-    text.save_pretrained(result.diffusers / "text_encoder")
+    diffusers_unet(modules["unet"]).save_pretrained(result.diffusers / "unet")
+    transformers_text(modules["text_encoder"]).save_pretrained(result.diffusers / "text_encoder")
     modules["vae"].save_pretrained(result.diffusers / "vae")
-    backbone.build_scheduler(SMALL.diffusion).save_pretrained(result.diffusers / "scheduler")
+    diffusers_scheduler(SMALL.diffusion).save_pretrained(result.diffusers / "scheduler")
     index = {"_class_name": "StableDiffusionPipeline"}
     (result.diffusers / "model_index.json").write_text(json.dumps(index))
     result.parts.mkdir()

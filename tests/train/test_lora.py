@@ -2,16 +2,17 @@
 
 import pytest
 import torch
-from diffusers import UNet2DConditionModel
 from diffusers.loaders import StableDiffusionLoraLoaderMixin
 from safetensors.torch import save_file
 from tiny_models import make_tiny_preset
 
 from seada_core import presets
 from seada_core.files.weight_headers import CheckpointError
-from seada_core.models.backbone import build_unet
+from seada_core.models.backbone import denoise
+from seada_core.models.unet import UNet
 from seada_core.train import lora
 from seada_core.weights import part_files
+from seada_core.weights.export import diffusers_unet
 
 
 def test_lora_trains_little_merges_and_diffusers_loads_it(tmp_path):
@@ -20,19 +21,19 @@ def test_lora_trains_little_merges_and_diffusers_loads_it(tmp_path):
         channels=(32, 64), layers_per_block=1, attention=(True, True), heads=2, context_dim=16, groups=8
     )
     torch.manual_seed(0)
-    unet = build_unet(config)
+    unet = UNet(config)
     before = {name: tensor.clone() for name, tensor in unet.state_dict().items()}
     z, t, context = torch.randn(1, 4, 8, 8), torch.tensor([7]), torch.randn(1, 5, 16)
-    plain = unet(z, t, context).sample
+    plain = denoise(unet, z, t, context)
     lora.add_lora(unet, 3)
     trained = {name for name, p in unet.named_parameters() if p.requires_grad}
     assert trained and all(name.startswith("up_blocks") and ".lora_" in name for name in trained)
-    torch.testing.assert_close(unet(z, t, context).sample, plain)  # B is zero
+    torch.testing.assert_close(denoise(unet, z, t, context), plain)  # B is zero
     with torch.no_grad():
         for name, p in unet.named_parameters():
             if ".lora_" in name:
                 p.normal_(std=0.2)
-    wanted = unet(z, t, context).sample
+    wanted = denoise(unet, z, t, context)
     assert (wanted - plain).abs().max() > 0.01
 
     tensors = lora.lora_tensors(unet.state_dict())
@@ -40,22 +41,23 @@ def test_lora_trains_little_merges_and_diffusers_loads_it(tmp_path):
     merged, left = lora.merge(before, tensors)
     assert merged.keys() == before.keys() and left == []
 
-    fresh = build_unet(config)
+    fresh = UNet(config)
     fresh.load_state_dict(merged)
-    torch.testing.assert_close(fresh(z, t, context).sample, wanted, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(denoise(fresh, z, t, context), wanted, rtol=1e-3, atol=1e-4)
 
-    other = UNet2DConditionModel.from_config(unet.config)
-    other.load_state_dict(before)
+    plain_unet = UNet(config)
+    plain_unet.load_state_dict(before)
+    other = diffusers_unet(plain_unet)
     state, alphas = StableDiffusionLoraLoaderMixin.lora_state_dict(str(tmp_path / "lora.safetensors"))
     StableDiffusionLoraLoaderMixin.load_lora_into_unet(state, alphas, other)
     torch.testing.assert_close(other(z, t, context).sample, wanted, rtol=1e-3, atol=1e-4)
 
-    again = build_unet(config)
+    again = UNet(config)
     again.load_state_dict(before)
     lora.add_lora(again, 3, tmp_path / "lora.safetensors")
-    torch.testing.assert_close(again(z, t, context).sample, wanted)
+    torch.testing.assert_close(denoise(again, z, t, context), wanted)
     with pytest.raises(CheckpointError, match="not a LoRA of rank 2"):
-        lora.add_lora(build_unet(config), 2, tmp_path / "lora.safetensors")
+        lora.add_lora(UNet(config), 2, tmp_path / "lora.safetensors")
 
 
 def test_the_merge_command(tmp_path, capsys):

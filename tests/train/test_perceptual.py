@@ -70,10 +70,10 @@ def test_the_stage_weighs_the_noisiest_third(loss, tiny_preset):
     assert not any("classifier" in name for name, p in stage.named_parameters())
     rgb, t = torch.rand(6, 3, 64, 64), torch.tensor([5, 900, 300, 100, 950, 20])
     z, noise, output = (torch.randn(6, 4, 8, 8) for _ in range(3))
-    z_t = diffusion.add_noise(stage.scheduler, z, noise, t)
+    z_t = diffusion.add_noise(stage.schedule, z, noise, t)
     terms = stage.errors(output, z, noise, z_t, t, rgb)
     chosen = [1, 4]
-    x0 = diffusion.predict_x0(stage.scheduler, z_t, output, t)
+    x0 = diffusion.predict_x0(stage.schedule, z_t, output, t)
     shown = probe(x0, luminance(rgb))[chosen] * probe.deviation
     truth = F.avg_pool2d(rgb_to_ycbcr(rgb)[:, 1:], 8)[chosen]
     torch.testing.assert_close(terms["perceptual"], loss(shown, truth, luminance(rgb)[chosen]).mean())

@@ -5,7 +5,6 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
-from diffusers import ControlNetModel
 from diffusers.training_utils import EMAModel
 from tiny_models import make_tiny_preset
 from torch import nn
@@ -13,11 +12,13 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.speed import training_stages
-from seada_core.models import backbone
+from seada_core.models.unet import UNet
 from seada_core.presets import SD15, ControlConfig, TrainConfig, UNetConfig
 from seada_core.train.averages import Averages
 from seada_core.train.draws import Draws
 from seada_core.train.memory import build_optimizer
+from seada_core.weights.export import diffusers_unet
+from seada_core.weights.stock_controlnet import build_controlnet
 
 NOTHING_RUNS = (
     "empty",
@@ -62,8 +63,8 @@ def forward_and_backward(run) -> list[str]:
 
 def plain_controlnet() -> list[str]:
     """diffusers' ControlNet on a frozen UNet, texts given encoded."""
-    unet = backbone.build_unet(NARROW.unet).requires_grad_(False)
-    control = ControlNetModel.from_unet(unet, load_weights_from_unet=False)
+    unet = diffusers_unet(UNet(NARROW.unet).requires_grad_(False))
+    control = build_controlnet(NARROW.unet)
     z, context = torch.randn(2, 4, 8, 8), torch.randn(2, 16, 32)
 
     def run():

@@ -17,6 +17,7 @@ from seada_core import presets
 from seada_core.color.spaces import luminance, rgb_to_ycbcr, ycbcr_to_rgb
 from seada_core.models import backbone
 from seada_core.models.controlnet_rca import ControlNetRCA
+from seada_core.models.schedule import NoiseSchedule
 from seada_core.models.tokenizer import Tokenizer
 from seada_core.train import data
 from seada_core.train.batches import Batches
@@ -152,13 +153,13 @@ def test_stage1_loss_is_eq6(parts, tiny_preset, cache):
 def test_velocity_target_and_x0_of_an_output():
     z, noise, t = torch.randn(3, 4, 2, 2), torch.randn(3, 4, 2, 2), torch.tensor([0, 500, 998])
     for preset in (presets.MINI, presets.SD15):
-        scheduler = diffusion.build_scheduler(preset.diffusion)
-        a = scheduler.alphas_cumprod[t][:, None, None, None]
+        schedule = NoiseSchedule(preset.diffusion)
+        a = schedule.alphas_cumprod[t][:, None, None, None]
         velocity = a.sqrt() * noise - (1 - a).sqrt() * z
-        wanted = diffusion.target(scheduler, z, noise, t)
+        wanted = diffusion.target(schedule, z, noise, t)
         torch.testing.assert_close(wanted, velocity if preset is presets.MINI else noise)
-        z_t = diffusion.add_noise(scheduler, z, noise, t)
-        torch.testing.assert_close(diffusion.predict_x0(scheduler, z_t, wanted, t), z, rtol=1e-2, atol=1e-2)
+        z_t = diffusion.add_noise(schedule, z, noise, t)
+        torch.testing.assert_close(diffusion.predict_x0(schedule, z_t, wanted, t), z, rtol=1e-2, atol=1e-2)
 
 
 @pytest.fixture(scope="module")
@@ -223,9 +224,9 @@ def test_the_chroma_term_is_the_probes_error_of_x0(parts, tiny_preset, cache, pr
     batch = Batches(cache, 4, 64, seed=0)[0]
     z, rgb, t = batch.latent, batch.rgb, torch.tensor([0, 100, 500, 999])
     noise, output = torch.randn_like(z), torch.randn_like(z)
-    z_t = diffusion.add_noise(stage.scheduler, z, noise, t)
+    z_t = diffusion.add_noise(stage.schedule, z, noise, t)
     terms = stage.errors(output, z, noise, z_t, t, rgb)
-    a = stage.scheduler.alphas_cumprod[t][:, None, None, None]
+    a = stage.schedule.alphas_cumprod[t][:, None, None, None]
     chroma = rgb_to_ycbcr(rgb)[:, 1:].unfold(2, 8, 8).unfold(3, 8, 8).mean((-1, -2)) / probe.deviation
     shown = probe(a.sqrt() * z_t - (1 - a).sqrt() * output, luminance(rgb))
     torch.testing.assert_close(terms["chroma"], (shown - chroma).pow(2).mean())

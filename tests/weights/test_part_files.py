@@ -109,3 +109,15 @@ def test_unknown_model_and_part(tiny_preset, tmp_path):
     with pytest.raises(CheckpointError, match="unknown part"):
         part_files.build("wheel", tiny_preset)
     assert part_files.model_folder(str(tmp_path)) == tmp_path
+
+
+@pytest.mark.parametrize("part", part_files.SECTIONS)
+def test_a_loaded_part_has_all_of_its_tensors(part):
+    """Built without memory and then filled: nothing may be left without, be it a weight, a buffer or a constant."""
+    file = part_files.EMBEDDED / f"{part}.safetensors"
+    module, _ = part_files.load_part(file, part)
+    for holder in module.modules():
+        own = vars(holder) | dict(holder.named_parameters(recurse=False)) | dict(holder.named_buffers(recurse=False))
+        constants = [vars(value) for value in own.values() if hasattr(value, "__dict__")]
+        for values in (own, *constants):
+            assert not [name for name, v in values.items() if isinstance(v, torch.Tensor) and v.is_meta]

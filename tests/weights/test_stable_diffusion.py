@@ -11,11 +11,12 @@ from safetensors.torch import load_file, save_file
 from small_sd15 import ATTENTION, LAYERS, SMALL, SMALL_VAE, same
 
 from seada_core.files.weight_headers import CheckpointError, Header
-from seada_core.models import backbone
 from seada_core.models.semantic_adapter import SemanticEncoder
+from seada_core.models.unet import UNet
 from seada_core.options import ColorizeOptions
 from seada_core.presets import SD15, VAEConfig
 from seada_core.weights import part_files, stable_diffusion, state_dicts
+from seada_core.weights.export import diffusers_unet
 from seada_core.weights.stable_diffusion import Base
 from seada_core.weights.state_dicts import Weights, on_meta
 from seada_core.weights.stock_controlnet import StockWeights, build_controlnet, start_from
@@ -26,7 +27,7 @@ def real_size(part):
     """The part at SD1.5's size, without memory."""
     return on_meta(
         {
-            "unet": lambda: backbone.build_unet(SD15.unet),
+            "unet": lambda: UNet(SD15.unet),
             "text_encoder": lambda: SemanticEncoder(SD15.text),
             "vae": lambda: stable_diffusion.build_vae(VAEConfig()),
             "controlnet": lambda: build_controlnet(SD15.unet),
@@ -158,10 +159,10 @@ def test_a_base_is_what_was_written(form, modules, single_file, diffusers_folder
     else:
         folder = shutil.copytree(diffusers_folder, tmp_path / "copy")
         if form == "half folder":  # the smaller of two files is left alone
-            modules["unet"].save_pretrained(folder / "unet", variant="fp16")
+            diffusers_unet(modules["unet"]).save_pretrained(folder / "unet", variant="fp16")
         elif form == "shards":
             (folder / "unet" / "diffusion_pytorch_model.safetensors").unlink()
-            modules["unet"].save_pretrained(folder / "unet", max_shard_size="1MB")
+            diffusers_unet(modules["unet"]).save_pretrained(folder / "unet", max_shard_size="1MB")
             assert len(list((folder / "unet").glob("*.safetensors"))) > 2
         base = Base(folder)
         assert (base.preset.unet, base.preset.text) == (SMALL.unet, SMALL.text)
@@ -256,7 +257,7 @@ def test_a_controller_starts_from_a_stock_controlnet(additive, modules, tmp_path
         features.residuals = [conv(feature) for conv, feature in zip(convs, features.maps, strict=True)]
     for ours, theirs in zip(features.residuals, expected, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
-    other = ControlNetRCA(backbone.build_unet(replace(SMALL.unet, channels=(32, 32, 64, 64))), SMALL.control)
+    other = ControlNetRCA(UNet(replace(SMALL.unet, channels=(32, 32, 64, 64))), SMALL.control)
     with pytest.raises(CheckpointError, match="made for another UNet"):
         start_from(other, stock)
 
@@ -320,10 +321,9 @@ def test_a_stock_controlnet_steers_in_place_of_the_own(modules, diffusers_folder
     x = torch.randn(4, 8, 8, generator=torch.Generator().manual_seed(3))[None]
     t = torch.tensor(999)
     down, middle = modules["controlnet"](x, t, context, gray.expand(-1, 3, -1, -1), return_dict=False)
-    eps = modules["unet"](
-        x, t, context, down_block_additional_residuals=down, mid_block_additional_residual=middle
-    ).sample
-    alpha_bar = colorizer.scheduler.alphas_cumprod[999]
+    unet = diffusers_unet(modules["unet"])
+    eps = unet(x, t, context, down_block_additional_residuals=down, mid_block_additional_residual=middle).sample
+    alpha_bar = colorizer.schedule.alphas_cumprod[999]
     torch.testing.assert_close(ours, (x - (1 - alpha_bar).sqrt() * eps) / alpha_bar.sqrt(), rtol=1e-3, atol=1e-3)
     assert not torch.allclose(ours, colorizer.sample(gray, context, None, replace(options, strength=0)), atol=1e-2)
 
@@ -410,5 +410,5 @@ def test_not_strict_leaves_out_what_does_not_fit(single_file, modules, tmp_path)
 
 
 def test_sizes_of_a_folder_are_those_written(modules):
-    assert stable_diffusion.unet_config(dict(modules["unet"].config), "x") == SMALL.unet
+    assert stable_diffusion.unet_config(dict(diffusers_unet(modules["unet"]).config), "x") == SMALL.unet
     assert asdict(stable_diffusion.vae_config(dict(modules["vae"].config), "x")) == asdict(SMALL_VAE)

@@ -36,7 +36,7 @@ def test_the_parts_fit_together(colorizer):
     unet, text, codec, tokens = (
         colorizer.part(p) for p in ("unet", "semantic_encoder", "vq_decoder", "token_diffusion")
     )
-    assert unet.config.cross_attention_dim == text.model.config.hidden_size == tokens.config.context_dim
+    assert unet.config.context_dim == text.config.width == tokens.config.context_dim
     assert (tokens.config.codes, tokens.config.gray_channels) == (codec.config.codes, codec.config.gray_channels[-1])
 
 

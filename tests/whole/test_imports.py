@@ -93,3 +93,14 @@ def test_the_pipeline_imports_no_slow_library():
     """It is imported when ComfyUI starts: slow libraries are imported with the first model."""
     slow = {"diffusers", "transformers", "open_clip", "accelerate", "torchvision", "webdataset"}
     without(slow, "import seada_core.pipeline, seada_core.steering, seada_core.colorize.worker")
+
+
+# what plain colouring has no use for, and what once took half of its time
+BUDGET = {"accelerate", "bitsandbytes", "diffusers", "huggingface_hub", "open_clip", "peft", "ray", "scipy", "sympy"}
+BUDGET |= {"timm", "torch._dynamo", "torch._inductor", "torchvision", "transformers"}
+
+
+def test_colouring_a_photo_stays_within_its_import_budget(tmp_path):
+    arguments = ["samples/photo.jpg", "-o", str(tmp_path / "colour.jpg"), "--size", "64"]
+    printed = without(BUDGET, f"from seada_core.colorize.__main__ import main; assert main({arguments}) == 0")
+    assert "photo.jpg" in printed and (tmp_path / "colour.jpg").is_file()

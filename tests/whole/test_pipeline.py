@@ -11,6 +11,7 @@ from seada_core.hints.maps import palette_chroma
 from seada_core.models import backbone
 from seada_core.options import ColorizeOptions
 from seada_core.pipeline import Colorizer
+from seada_core.weights.export import diffusers_scheduler
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +101,8 @@ def test_sampler_equals_diffusers_ddim(colorizer):
     gray = luminance(tensor(photo(64, 64)))[None]
     context, uncond = colorizer.context(["a dog"]), colorizer.context([""])
     ours = colorizer.sample(gray, context, uncond, ColorizeOptions(steps=4, guidance=3.0, seed=5))
-    scheduler, unet, control = colorizer.scheduler, colorizer.part("unet"), colorizer.part("controlnet_rca")
+    scheduler = diffusers_scheduler(colorizer.preset.diffusion)
+    unet, control = colorizer.part("unet"), colorizer.part("controlnet_rca")
     scheduler.set_timesteps(4)
     x = torch.randn(4, 8, 8, generator=torch.Generator().manual_seed(5))[None]
     for t in scheduler.timesteps:

@@ -16,6 +16,8 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from seada_core.models.backbone import denoise
+from seada_core.models.efficientnet import EfficientNetLite0
 from seada_core.pipeline import Colorizer
 from seada_core.weights import part_files
 from seada_core.weights.parts import HALF_PRECISION
@@ -33,7 +35,7 @@ Inputs = dict[str, Tensor]
 def inputs(colorizer: Colorizer) -> Inputs:
     """The same random numbers for every device: pictures (1, ., 96, 96), latents (1, 4, 12, 12), texts (1, L, d)."""
     generator = torch.Generator().manual_seed(0)
-    text = colorizer.part("semantic_encoder").model.config
+    text = colorizer.part("semantic_encoder").config
     codes = colorizer.part("vq_decoder").config.codes
     # smooth, as photos are
     coarse = torch.rand(1, 1, 8, 8, generator=generator)
@@ -54,7 +56,7 @@ def output(part: str, colorizer: Colorizer, given: Inputs) -> Tensor:
     module, t = colorizer.part(part), torch.tensor(600, device=given["z"].device)
     found: list[Tensor]
     if part == "unet":
-        found = [module(given["z"], t, given["context"], return_dict=False)[0]]
+        found = [denoise(module, given["z"], t, given["context"])]
     elif part == "controlnet_rca":
         features = module.encode(given["z"], t, given["context"], given["gray"].expand(-1, 3, -1, -1))
         sites = [(site, features.maps[feature]) for site, feature in module.pairs.items()]
@@ -71,6 +73,11 @@ def output(part: str, colorizer: Colorizer, given: Inputs) -> Tensor:
     elif part == "token_diffusion":
         features = colorizer.part("vq_decoder").gray_features(given["gray"])
         found = [module(given["tokens"], t[None] // 10, given["tokens"], features[-1], given["context"])]
+    elif part == "affinity":
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            classifier = EfficientNetLite0().to(given["gray"])
+        found = list(module.embed(given["gray"], classifier))
     elif part == "hint_encoder":
         encoded = module.encode(given["gray"], given["hints"])
         found = [*encoded]

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from benchmarks.speed import sd15_step
 from seada_core.color.spaces import luminance
 from seada_core.models import sampling
-from seada_core.models.backbone import build_scheduler
 from seada_core.models.captured import Captured
+from seada_core.models.schedule import NoiseSchedule
 from seada_core.pipeline import Colorizer
 
 from .kit import Kit, compiling_part, name_of, plain_part
@@ -51,11 +51,11 @@ def captured(step: Callable[[], None]) -> Callable[[], None]:
 @torch.inference_mode()
 def step(kit: Kit) -> Measures:
     """One step with guidance, eager and as a CUDA graph."""
-    unet, twelve, four, plain = sd15_step.models(kit.device, kit.dtype, kit.preset)
+    unet, twelve, four, plain_unet, plain = sd15_step.models(kit.device, kit.dtype, kit.preset)
     given = inputs(kit)
     peer = f"one step, {sd15_step.PEER}"
     steps = {
-        peer: sd15_step.plain_step(unet, plain, *given),
+        peer: sd15_step.plain_step(plain_unet, plain, *given),
         "one step, ours, 12 sites": _our_step(unet, twelve, given),
         "one step, ours, 4 sites": _our_step(unet, four, given),
         "one step, ours, shared control": _our_step(unet, twelve, given, shared=True),
@@ -144,7 +144,7 @@ def diffusers_pipeline(kit: Kit):
     """StableDiffusionControlNetPipeline with random weights, without a text encoder."""
     from diffusers import DDIMScheduler, StableDiffusionControlNetPipeline
 
-    unet, _, _, plain = sd15_step.models(kit.device, kit.dtype, kit.preset)
+    *_, unet, plain = sd15_step.models(kit.device, kit.dtype, kit.preset)
     diffusion = kit.preset.diffusion
     pipeline = StableDiffusionControlNetPipeline(
         vae=build_vae(kit),
@@ -282,8 +282,8 @@ def _their_loop(
     kit: Kit, faster: Callable[[Callable[..., Tensor]], Callable[..., Tensor]]
 ) -> Callable[[str, int], None]:
     """A picture by diffusers' UNet, ControlNet and KL-f8, and our solvers; `faster` changes the step's function."""
-    unet, _, _, plain = sd15_step.models(kit.device, kit.dtype, kit.preset)
-    vae, schedule = build_vae(kit), build_scheduler(kit.preset.diffusion)
+    *_, unet, plain = sd15_step.models(kit.device, kit.dtype, kit.preset)
+    vae, schedule = build_vae(kit), NoiseSchedule(kit.preset.diffusion)
     x, _, context, picture = inputs(kit)
     picture = picture.repeat(2, 1, 1, 1)
 

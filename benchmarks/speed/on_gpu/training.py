@@ -8,7 +8,9 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks.speed import training_stages
-from seada_core.models import backbone
+from seada_core.models.unet import UNet
+from seada_core.weights.export import diffusers_unet
+from seada_core.weights.stock_controlnet import build_controlnet
 
 from .kit import Kit, plain_part
 from .run import Measure, Measures
@@ -65,13 +67,11 @@ def _measure(kit: Kit, name: str, recipe: dict, peaks: list[float]) -> float:
 
 def _plain_controlnet(kit: Kit, micro: int, layout: torch.memory_format) -> float:
     """Pictures a second with AdamW, autocast, texts given encoded; without averages and clipping."""
-    from diffusers import ControlNetModel
-
     kit.forget_peak()
     torch.manual_seed(0)
     with torch.device(kit.device):
-        unet = backbone.build_unet(kit.preset.unet)
-        control = ControlNetModel.from_unet(unet, load_weights_from_unet=False)
+        unet = diffusers_unet(UNet(kit.preset.unet))
+        control = build_controlnet(kit.preset.unet)
     torch.nn.Module.to(unet.eval().requires_grad_(False), dtype=kit.dtype, memory_format=layout)
     torch.nn.Module.to(control.train(), memory_format=layout)
     optimizer = torch.optim.AdamW(control.parameters(), 1e-5, fused=True)

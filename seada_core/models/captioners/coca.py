@@ -22,6 +22,7 @@ from ..classifier import class_name, class_probabilities, views
 from ..efficientnet import CHANNELS, EfficientNetLite0
 from ..tokenizer import Tokenizer
 from .caption_text import name_thing, strip_monochrome
+from .coca_model import CoCaModel
 from .decoding import CLIP_MEAN, CLIP_STD, beam_search, normalize, resize
 from .reading import load_weights, read_safetensors
 
@@ -33,9 +34,11 @@ CERTAIN = 0.4
 
 
 class CoCaCaptioner(nn.Module):
-    """An open_clip `CoCa` with its own beam search: open_clip's `generate` no longer works under transformers 5."""
+    """A CoCa with its own beam search: open_clip's `generate` no longer works under transformers 5."""
 
-    def __init__(self, model: CoCa, tokenizer: Tokenizer, image_size: int, *, beams: int = 1, max_tokens: int = 30):
+    def __init__(
+        self, model: CoCa | CoCaModel, tokenizer: Tokenizer, image_size: int, *, beams: int = 1, max_tokens: int = 30
+    ):
         super().__init__()
         self.model = model
         self.tokenizer = tokenizer
@@ -84,12 +87,12 @@ class CoCaCaptioner(nn.Module):
         return [strip_monochrome(self.tokenizer.decode(ids)) for ids, _ in self.decode(prepared)]
 
 
-def _encode_images(model: CoCa, images: Tensor) -> Tensor:
+def _encode_images(model: CoCa | CoCaModel, images: Tensor) -> Tensor:
     """The image tokens of prepared pictures."""
     return model._encode_image(images)[1]
 
 
-def _next_logits(model: CoCa, image_tokens: Tensor, tokens: Tensor, last: Tensor) -> Tensor:
+def _next_logits(model: CoCa | CoCaModel, image_tokens: Tensor, tokens: Tensor, last: Tensor) -> Tensor:
     """Logits (N, V) of the token after position `last` (1,) of texts (N, L); what is behind it has no influence."""
     text_tokens = model._encode_text(tokens)[1]
     return model.text_decoder(image_tokens, text_tokens).index_select(1, last)[:, 0].float()
@@ -165,22 +168,10 @@ class TinyCoCa(CoCaCaptioner):
     """CoCa of `mini`'s size with a small image encoder over luminance; vocabulary and length are the tokenizer's."""
 
     def __init__(self, config: CaptionerConfig, tokenizer: Tokenizer):
-        from open_clip.coca_model import CoCa
-
         if tokenizer.vocabulary is None:
             raise ValueError("a tiny CoCa needs a compact vocabulary: build its tokenizer by Tokenizer.from_captions")
-        text = {"context_length": tokenizer.length, "vocab_size": tokenizer.size, "width": config.width}
-        text |= {"heads": config.heads}
-        model = CoCa(
-            config.embed_dim,
-            multimodal_cfg=text | {"layers": config.decoder_layers},
-            text_cfg=text | {"layers": config.text_layers, "embed_cls": True, "output_tokens": True},
-            vision_cfg={"image_size": 16, "patch_size": 16, "layers": 1, "width": 64, "output_tokens": True},
-            pad_id=tokenizer.pad,
-        )
-        model.visual = RecognizingTower(config) if config.recognition else ConvTower(config)
-        # open_clip leaves the output projection uninitialised
-        nn.init.normal_(model.text_decoder.text_projection, std=config.width**-0.5)
+        visual = RecognizingTower(config) if config.recognition else ConvTower(config)
+        model = CoCaModel(config, visual, tokenizer.size, tokenizer.length, tokenizer.pad)
         super().__init__(model, tokenizer, config.image_size, max_tokens=tokenizer.length)
         self.config = config
 

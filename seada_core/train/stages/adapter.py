@@ -37,8 +37,8 @@ class AdapterStage(DiffusionStage):
         context = self.semantic_adapter(keep * e_g + (1 - keep) * self.semantic_encoder([""])[0])
         z, rgb = batch.latent, batch.rgb
         noise = draws.normal(z)
-        t = sample_timesteps(batch.uniform, self.config, self.scheduler.config.num_train_timesteps)
-        z_t = add_noise(self.scheduler, z, noise, t)
+        t = sample_timesteps(batch.uniform, self.config, self.schedule.train_steps)
+        z_t = add_noise(self.schedule, z, noise, t)
         output = self.predict(z_t, t, context, rgb).float()
         terms |= self.errors(output, z, noise, z_t, t, rgb)
         # Eq. 6, as printed

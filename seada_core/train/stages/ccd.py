@@ -31,8 +31,8 @@ class CCDStage(DiffusionStage):
             context = self.context(pick_texts(batch, self.config, draws))
             hints = self._hints(rgb, batch.places, draws)
         noise = draws.normal(z)
-        t = sample_timesteps(batch.uniform, self.config, self.scheduler.config.num_train_timesteps)
-        z_t = add_noise(self.scheduler, z, noise, t)
+        t = sample_timesteps(batch.uniform, self.config, self.schedule.train_steps)
+        z_t = add_noise(self.schedule, z, noise, t)
         features = self.hint_encoder.encode(gray, hints)
         hook = lambda i, h: self.hint_encoder.modulate(i, h, features)  # noqa: E731
         output = self.predict(z_t, t, context, gray.expand_as(rgb), batch.recognized, [hook]).float()

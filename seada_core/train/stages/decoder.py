@@ -39,11 +39,11 @@ class DecoderStage(Stage):
         """x0 (B, 4, h, w) as one sampling step from pure noise gives it."""
         draws = Draws(batch.seeds)
         gray, z = luminance(batch.rgb), draws.normal(batch.latent)
-        scheduler, first = self.diffusion.scheduler, self.diffusion
-        t = torch.full((len(z),), scheduler.config.num_train_timesteps - 1, device=z.device)
+        schedule, first = self.diffusion.schedule, self.diffusion
+        t = torch.full((len(z),), schedule.train_steps - 1, device=z.device)
         context = first.context(pick_texts(batch, self.config, draws))
         output = first.predict(z, t, context, gray.expand_as(batch.rgb), batch.recognized).float()
-        return predict_x0(scheduler, z, output, t)
+        return predict_x0(schedule, z, output, t)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         batch = batch.in_halves()

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from diffusers import DDIMScheduler
 from torch import Tensor, nn
 
 from ...color.merging import merge_chroma
 from ...color.spaces import luminance
 from ...models import ccd
-from ...models.backbone import Hook, build_scheduler, denoise
+from ...models.backbone import Hook, denoise
+from ...models.schedule import NoiseSchedule
 from ...presets import TrainConfig
 from ..batches import Batch
 from ..draws import Draws
@@ -24,15 +24,15 @@ from .stage import Stage
 GENERIC = ("colored photo", "high-quality photo", "a colorful photo")
 
 
-def add_noise(scheduler: DDIMScheduler, z: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+def add_noise(schedule: NoiseSchedule, z: Tensor, noise: Tensor, t: Tensor) -> Tensor:
     """z_t = sqrt(alpha_bar_t) z + sqrt(1 - alpha_bar_t) noise, in float32."""
-    return scheduler.add_noise(z.float(), noise.float(), t)
+    return schedule.add_noise(z.float(), noise.float(), t)
 
 
-def target(scheduler: DDIMScheduler, z: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+def target(schedule: NoiseSchedule, z: Tensor, noise: Tensor, t: Tensor) -> Tensor:
     """What the UNet is to predict: the noise, or v = sqrt(alpha_bar_t) noise - sqrt(1 - alpha_bar_t) z."""
-    if scheduler.config.prediction_type == "v_prediction":
-        return scheduler.get_velocity(z.float(), noise.float(), t)
+    if schedule.prediction == "v_prediction":
+        return schedule.velocity(z.float(), noise.float(), t)
     return noise.float()
 
 
@@ -51,10 +51,10 @@ def _shifted(u: Tensor, config: TrainConfig, train_steps: int) -> Tensor:
     return (s * u / (1 + (s - 1) * u) * train_steps).long().clamp(max=train_steps - 1)
 
 
-def predict_x0(scheduler: DDIMScheduler, z_t: Tensor, output: Tensor, t: Tensor) -> Tensor:
+def predict_x0(schedule: NoiseSchedule, z_t: Tensor, output: Tensor, t: Tensor) -> Tensor:
     """The clean latent that an output (noise or v) at z_t stands for; Eq. 3 of EDN for noise."""
-    alpha_bar = scheduler.alphas_cumprod.to(z_t.device)[t][:, None, None, None]
-    if scheduler.config.prediction_type == "v_prediction":
+    alpha_bar = schedule.alphas_cumprod.to(z_t.device)[t][:, None, None, None]
+    if schedule.prediction == "v_prediction":
         return alpha_bar.sqrt() * z_t - (1 - alpha_bar).sqrt() * output
     return ccd.predict_x0(z_t, output, alpha_bar)
 
@@ -97,7 +97,7 @@ class DiffusionStage(Stage):
         if config.perceptual_weight or entry.judges_colors:
             self.perceptual = PerceptualLoss.with_package_weights()
         self.condition: Tensor | None = None  # c_f of the last step
-        self.scheduler = build_scheduler(setup.preset.diffusion)
+        self.schedule = NoiseSchedule(setup.preset.diffusion)
         self.unet, self.semantic_encoder = parts["unet"], parts["semantic_encoder"]
         self.controlnet_rca = parts.get("controlnet_rca")
         self.semantic_adapter = parts.get("semantic_adapter")
@@ -123,8 +123,8 @@ class DiffusionStage(Stage):
         context = self.context(pick_texts(batch, self.config, draws))
         z, rgb = batch.latent, batch.rgb
         noise = draws.normal(z)
-        t = sample_timesteps(batch.uniform, self.config, self.scheduler.config.num_train_timesteps)
-        z_t = add_noise(self.scheduler, z, noise, t)
+        t = sample_timesteps(batch.uniform, self.config, self.schedule.train_steps)
+        z_t = add_noise(self.schedule, z, noise, t)
         gray = luminance(rgb).expand_as(rgb)
         recognized = self.recognized(batch, gray)
         if recognized is not None and self.training:
@@ -149,12 +149,12 @@ class DiffusionStage(Stage):
         units. The picture gets its luminance from the photo, so only colour matters; but colour is a small share of a
         latent's variance, and a small model would learn it last.
         """
-        terms = {"diffusion": (output - target(self.scheduler, z, noise, t)).pow(2).mean()}
+        terms = {"diffusion": (output - target(self.schedule, z, noise, t)).pow(2).mean()}
         terms["loss"] = terms["diffusion"]
         if self.config.chroma_weight or self.perceptual is not None:
             probe = self.required_probe()
             gray, wanted = luminance(rgb), probe.wanted(rgb)
-            shown = probe(predict_x0(self.scheduler, z_t, output, t), gray)
+            shown = probe(predict_x0(self.schedule, z_t, output, t), gray)
             terms["chroma"] = (shown - wanted).float().pow(2).mean()
             terms["loss"] = terms["loss"] + self.config.chroma_weight * terms["chroma"]
             if self.perceptual is not None:
@@ -180,7 +180,7 @@ class DiffusionStage(Stage):
 
     def is_noisy(self, t: Tensor) -> Tensor:
         """Which of the timesteps (B,) are in the noisiest third, or the last: where colours are decided."""
-        border = _shifted(torch.tensor([2 / 3]), self.config, self.scheduler.config.num_train_timesteps)
+        border = _shifted(torch.tensor([2 / 3]), self.config, self.schedule.train_steps)
         return t >= border.to(t.device)
 
     def mean_of_noisy(self, total: Tensor, t: Tensor) -> Tensor:
@@ -231,9 +231,9 @@ class DiffusionStage(Stage):
             return {}
         rgb, z_t = batch.rgb, Draws(batch.seeds).normal(batch.latent)
         gray = luminance(rgb)
-        t = torch.full((len(rgb),), self.scheduler.config.num_train_timesteps - 1, device=rgb.device)
+        t = torch.full((len(rgb),), self.schedule.train_steps - 1, device=rgb.device)
         output = self.predict(z_t, t, self.context(batch.captions), gray.expand_as(rgb)).float()
-        chroma = self.probe(predict_x0(self.scheduler, z_t, output, t), gray) * self.probe.deviation
+        chroma = self.probe(predict_x0(self.schedule, z_t, output, t), gray) * self.probe.deviation
         return {"one_step": merge_chroma(chroma, gray), "truth": rgb}
 
     def parts(self) -> dict[str, nn.Module]:

@@ -35,12 +35,12 @@ class JointStage(DiffusionStage):
         draws = Draws(batch.seeds)
         context = self.context(pick_texts(batch, self.config, draws))
         noise = draws.normal(z)
-        t = sample_timesteps(batch.uniform, self.config, self.scheduler.config.num_train_timesteps)
-        z_t = add_noise(self.scheduler, z, noise, t)
+        t = sample_timesteps(batch.uniform, self.config, self.schedule.train_steps)
+        z_t = add_noise(self.schedule, z, noise, t)
         output = self.predict(z_t, t, context, gray.expand_as(rgb), batch.recognized).float()
         diffusion = self.errors(output, z, noise, z_t, t, rgb)["loss"]
-        x0 = predict_x0(self.scheduler, z_t, output, t)
-        alpha_bar = self.scheduler.alphas_cumprod.to(z.device)[t]
+        x0 = predict_x0(self.schedule, z_t, output, t)
+        alpha_bar = self.schedule.alphas_cumprod.to(z.device)[t]
         terms = ccd.losses(self.vq_decoder.decode(x0, gray).float(), gray)
         guidance = (ccd.weighted(terms) * alpha_bar).mean()
 

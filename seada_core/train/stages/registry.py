@@ -12,14 +12,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypedDict, cast
 
 if TYPE_CHECKING:
-    from diffusers import UNet2DConditionModel
     from torch import nn
 
+    from ...models.affinity import Affinity
     from ...models.captioners.coca import TinyCoCa
     from ...models.ccd import HintEncoder
     from ...models.controlnet_rca import ControlNetRCA
     from ...models.semantic_adapter import SemanticAdapter, SemanticEncoder
     from ...models.token_diffusion import TokenDiffusion
+    from ...models.unet import UNet
     from ...models.vq_decoder import VQDecoder
     from ...presets import Preset, TrainConfig
     from ..probe import ChromaProbe
@@ -29,13 +30,14 @@ if TYPE_CHECKING:
 class Parts(TypedDict, total=False):
     """Modules by part name: all that a stage needs and makes."""
 
+    affinity: Affinity
     captioner: TinyCoCa
     controlnet_rca: ControlNetRCA
     hint_encoder: HintEncoder
     semantic_adapter: SemanticAdapter
     semantic_encoder: SemanticEncoder
     token_diffusion: TokenDiffusion
-    unet: UNet2DConditionModel
+    unet: UNet
     vq_decoder: VQDecoder
 
 
@@ -182,6 +184,13 @@ STAGES: dict[str, StageEntry] = {
         ),
         StageEntry("decoder", "decoder", needs=(*_DENOISER, "vq_decoder"), learns=("vq_decoder",), multiple=2),
         StageEntry("ccd", "ccd", needs=_DENOISER, makes=("hint_encoder",), learns=("hint_encoder",), diffusion=True),
+        StageEntry(
+            "affinity",
+            "affinity",
+            needs=(*_DENOISER, "vq_decoder"),
+            makes=("affinity",),
+            learns=("affinity",),
+        ),
         StageEntry(
             "tokens",
             "tokens",
