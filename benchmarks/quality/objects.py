@@ -3,10 +3,10 @@
 The folder has pictures (.jpg), the mask of one object in each (.png of the same name), and names.json with its noun.
 
 Change is the distance in (a*, b*) between the photo coloured with hints and without, as a share of the change at the
-click. Inside: its mean over the object; outside: its mean over what is at least `MARGIN` px from the object; IoU: that of
-the object and where the change is at least half. A click's error is the distance in (a*, b*) from its colour, brought to
-the place's luminance and into the gamut, in the middle of the click. Calibration: a change that is exactly the object's
-mask has 1, 0 and 1, and one of the whole picture 1, 1 and the object's share of the picture.
+click. Inside: its mean over the object; outside: its mean over what is at least `MARGIN` px from the object; IoU: of
+the object and the places whose change is at least half. A click's error is the distance in (a*, b*) from its colour,
+brought to the place's luminance and into the gamut, in the middle of the click. Calibration: a change that is exactly
+the object's mask has 1, 0 and 1, and one of the whole picture 1, 1 and the object's share of the picture.
 
 Words: IoU of the object and the region that is found for its noun, and how often nouns of other pictures are refused.
 """
@@ -124,9 +124,7 @@ def words(colorizer: Colorizer, pictures: list[Picture], table: Table) -> None:
         if found is None:
             ious.append(0.0)
         else:
-            region = torch.nn.functional.interpolate(found[:, 2:], size=picture.mask.shape, mode="bilinear")[
-                0, 0
-            ].numpy()
+            region = F.interpolate(found[:, 2:], size=picture.mask.shape, mode="bilinear")[0, 0].numpy()
             region = region >= region.max() / 2
             ious.append(float((region & picture.mask).sum() / (region | picture.mask).sum()))
         print(f"{picture.name}, {picture.noun}: {ious[-1]:.2f}", file=sys.stderr)
