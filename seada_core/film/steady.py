@@ -1,9 +1,9 @@
 """Steady colours for a film: chroma of key frames, carried along the motion to every frame.
 
 Key frames are coloured on their own, so that their colours differ. Along the motion they are averaged over the keys
-before and after, with a memory that lasts as long as a thing is seen: that is a shot's colour at each key. Every frame
-between two keys takes the colours of both, by its nearness and by how certainly the motion is known. What neither has is
-filled from what lies nearby and has a similar luminance.
+before and after, with a memory that lasts as long as a thing is seen: these are a shot's colours. Every frame between
+two keys takes the colours of both, by its nearness and by how certainly the motion is known. What neither has is filled
+from what lies nearby and has a similar luminance.
 
 Everything is at the model's size: luminance (h, w) in [0, 1], chroma (h, w, 2) as (Cb, Cr). Frames come and go one by
 one, and memory does not depend on their number.
@@ -12,8 +12,9 @@ one, and memory does not depend on their number.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -22,145 +23,217 @@ from .motion import Array, Flow, Motion
 
 SPACING = 8  # frames from key to key
 AHEAD = 5  # keys after a frame that its colours depend on
-MEMORY = 12.0  # keys' worth of weight that the past counts at most
-COVERED = 0.6  # share of a frame that a key must explain, or the next key comes earlier
-CUT = 0.25  # share of a frame that is found in the one before, below which a shot begins
+REACH = 10.0  # seconds that given colours are carried back
+MEMORY = 12.0  # keys' worth of weight that the past has at most
+COVERED = 0.6  # share of a frame that a key must explain; where it is less, the next key comes earlier
+CUT = 0.25  # share of a frame that is found in the one before; where it is less, a shot begins
+
+
+class Painter(Protocol):
+    """Where the colours of key frames come from."""
+
+    def begin(self, luma: Array, time: float) -> Any:
+        """What the keys of a shot have in common, from its first frame."""
+
+    def paint(self, luma: Array, time: float, shot: Any) -> Array:
+        """Chroma of a key frame and its weights, (h, w, 4): as the model's colours, and as colours that were given."""
 
 
 @dataclass
 class Key:
-    """A key frame. `own`: its chroma with two weights (h, w, 4): the model's, and that of colours that were given."""
+    """A key frame: number, time in seconds, its shot, what was painted, and that averaged with the keys before."""
 
     index: int
+    time: float
     luma: Array
+    shot: Any
     own: Array
-    past: Array | None = None  # like `own`, averaged over this key and those before
+    past: Array
+    ends_shot: bool = False
+
+    @classmethod
+    def first(cls, index: int, time: float, luma: Array, painter: Painter) -> Key:
+        """The first key of a shot."""
+        shot = painter.begin(luma, time)
+        own = painter.paint(luma, time, shot)
+        return cls(index, time, luma, shot, own, own)
 
 
 @dataclass
 class Interval:
-    """The frames from a key to the next: their luminance, and each one's motion to both keys."""
+    """From a key to the next one: the frames between, and motions to `first` and to `last`.
+
+    `to_first` has those of the frames between and of `last`, `to_last` those of `first` and of the frames between.
+    `last` is None at the end of a shot whose last frame `first` is.
+    """
 
     first: Key
-    last: Key
-    to_first: list[Motion]  # of the frames between, and of the last key
-    to_last: list[Motion]  # of the first key, and of the frames between
-    lumas: list[Array]  # of the frames between
-    ends: bool = False  # the shot ends at `last`
+    last: Key | None = None
+    lumas: list[Array] = field(default_factory=list)
+    to_first: list[Motion] = field(default_factory=list)
+    to_last: list[Motion] = field(default_factory=list)
+    ends_shot: bool = False
 
 
-Ask = Callable[[int, Array, bool], Array]
+@dataclass
+class Steady:
+    """A frame's result: chroma (h, w, 2), and the key, where it is one, from which `steady` can go on."""
+
+    index: int
+    chroma: Array
+    key: Key | None = None
 
 
 def steady(
-    lumas: Iterable[Array], ask: Ask, spacing: int = SPACING, ahead: int = AHEAD
-) -> Iterator[tuple[int, Array]]:
-    """Steady chroma (h, w, 2) of each frame, in order.
+    frames: Iterable[tuple[float, Array]],
+    painter: Painter,
+    spacing: int = SPACING,
+    given: Sequence[float] = (),
+    resume: Key | None = None,
+) -> Iterator[Steady]:
+    """Steady chroma of each frame, in order.
 
     Args:
-        lumas: the frames.
-        ask: colours of a key frame, from its number, its luminance, and whether a shot begins: (h, w, 4).
+        frames: times in seconds and luminances. All have one size.
+        given: times of frames that are keys in any case, since colours are given for them.
+        resume: a key of an earlier run; `frames` are those after it.
     """
-    waiting: deque[Interval] = deque()
-    settled: Array | None = None  # of the first waiting interval's first key
-    for interval in intervals(lumas, ask, spacing):
+    waiting: deque[Interval] = deque()  # of one shot
+    settled: Array | None = None  # of the first one's first key
+    for interval in _intervals(frames, painter, spacing, given, resume):
         waiting.append(interval)
-        while waiting and (waiting[-1].ends or len(waiting) > ahead):
+        while waiting:
             now = waiting[0]
-            if settled is None:
-                settled = settle(now.first, waiting)
-                yield now.first.index, settled
-            waiting.popleft()
-            if now.last is now.first:
+            if now.last is None:  # a shot of one frame, or the end of one whose last key is done
+                if settled is None and now.first is not resume:
+                    yield Steady(now.first.index, now.first.past[..., :2], now.first)
                 settled = None
+                waiting.popleft()
                 continue
-            following = settle(now.last, waiting)
-            for number, luma in enumerate(now.lumas):
-                share = (number + 1) / (len(now.lumas) + 1)
-                yield now.first.index + number + 1, between(luma, settled, following, now.to_first[number], now.to_last[number + 1], share)
-            yield now.last.index, following
-            settled = None if now.ends else following
+            ahead = _ahead(now.last, list(waiting)[1:], given)
+            if ahead is None:
+                break
+            if settled is None:
+                settled = _settle(now.first, _ahead(now.first, list(waiting), given) or ())
+                if now.first is not resume:
+                    yield Steady(now.first.index, settled, now.first)
+            following = _settle(now.last, ahead)
+            for number, (luma, *motions) in enumerate(zip(now.lumas, now.to_first, now.to_last[1:]), 1):
+                share = number / (len(now.lumas) + 1)
+                yield Steady(now.first.index + number, _between(luma, settled, following, *motions, share))
+            yield Steady(now.last.index, following, now.last)
+            settled = None if now.ends_shot else following
+            waiting.popleft()
 
 
-def intervals(lumas: Iterable[Array], ask: Ask, spacing: int) -> Iterator[Interval]:
-    """The intervals of all shots, keys coloured and averaged over the past."""
-    flow: Flow | None = None
-    key: Key | None = None
-    chain: list[Array] = []
-    for index, luma in enumerate(lumas):
-        flow = flow or Flow()
-        if key is None:
-            key = begin(index, luma, ask)
-            chain, there, steps = [luma], [], []
-            continue
-        step = flow(chain[-1], luma)
-        if step[1].confidence.mean() < CUT:
-            yield close(key, chain, there, steps, flow, ask, ends=True)
-            key = begin(index, luma, ask)
-            chain, there, steps = [luma], [], []
-            continue
-        there.append(step if not there else flow(chain[0], luma, (there[-1], step)))
-        steps.append(step)
-        chain.append(luma)
-        if len(steps) == spacing or there[-1][1].confidence.mean() < COVERED:
-            interval = close(key, chain, there, steps, flow, ask)
-            yield interval
-            key, chain, there, steps = interval.last, [luma], [], []
-    if key is not None:
-        yield close(key, chain, there, steps, flow, ask, ends=True)
+def _ahead(key: Key, following: Sequence[Interval], given: Sequence[float]) -> list[Interval] | None:
+    """The intervals after a key that its colours depend on; None if they are not all known yet.
+
+    They depend on the key and the film alone, not on what else was read: a resumed film gets the same colours.
+    """
+    reach, last = key.time + REACH, key
+    for number in range(len(following) + 1):
+        enough = number >= AHEAD and not any(last.time < time <= reach for time in given)
+        if enough or last.ends_shot:
+            return list(following[:number])
+        if number < len(following):
+            last = following[number].last or last
+    return None
 
 
-def begin(index: int, luma: Array, ask: Ask) -> Key:
-    own = ask(index, luma, True)
-    return Key(index, luma, own, own)
+def _intervals(
+    frames: Iterable[tuple[float, Array]], painter: Painter, spacing: int, given: Sequence[float], key: Key | None
+) -> Iterator[Interval]:
+    """The intervals of all shots. Every key is painted, and averaged over the past."""
+    flow = Flow()
+    chain = _Chain(flow, key) if key is not None else None
+    index = 0 if key is None else key.index + 1
+    for index, (time, luma) in enumerate(frames, index):
+        if chain is not None:
+            step = flow(chain.lumas[-1], luma)
+            if float(step[1].confidence.mean()) >= CUT:
+                covered = chain.add(time, luma, step)
+                if time in given or chain.length == spacing or covered < COVERED:
+                    interval = chain.close(painter)
+                    yield interval
+                    assert interval.last is not None
+                    chain = _Chain(flow, interval.last)
+                continue
+            yield chain.close(painter, ends_shot=True)
+        chain = _Chain(flow, Key.first(index, time, luma, painter))
+    if chain is not None:
+        yield chain.close(painter, ends_shot=True)
 
 
-def close(key, chain, there, steps, flow, ask, ends=False) -> Interval:
-    if len(chain) == 1:
-        return Interval(key, key, [], [], [], ends)
-    index = key.index + len(steps)
-    last = Key(index, chain[-1], ask(index, chain[-1], False))
-    back = [steps[-1]]
-    for number in range(len(steps) - 2, 0, -1):
-        back.insert(0, flow(chain[number], chain[-1], (steps[number], back[0])))
-    to_last = [there[-1][0], *(motions[0] for motions in back)][: len(steps)]
-    if len(steps) == 1:
-        to_last = [there[-1][0]]
-    to_first = [motions[1] for motions in there]
-    last.past = joined(last.own, carried(key.past, to_first[-1]))
-    return Interval(key, last, to_first, to_last, chain[1:-1], ends)
+class _Chain:
+    """The frames since a key, and the motion along them."""
+
+    def __init__(self, flow: Flow, key: Key):
+        self.flow, self.key = flow, key
+        self.times, self.lumas = [key.time], [key.luma]
+        self.steps: list[tuple[Motion, Motion]] = []  # from each frame to the next, and back
+        self.whole: list[tuple[Motion, Motion]] = []  # from the key to each frame, and back
+
+    @property
+    def length(self) -> int:
+        return len(self.steps)
+
+    def add(self, time: float, luma: Array, step: tuple[Motion, Motion]) -> float:
+        """Add a frame; returns the share of it that the key explains."""
+        whole = self.flow(self.key.luma, luma, (self.whole[-1], step)) if self.whole else step
+        self.times.append(time)
+        self.lumas.append(luma)
+        self.steps.append(step)
+        self.whole.append(whole)
+        return float(whole[1].confidence.mean())
+
+    def close(self, painter: Painter, ends_shot: bool = False) -> Interval:
+        """The interval to the last frame, which becomes a key."""
+        if not self.length:  # the shot is a single frame, or ends with a key
+            self.key.ends_shot = True
+            return Interval(self.key, ends_shot=ends_shot)
+        time, luma = self.times[-1], self.lumas[-1]
+        own = painter.paint(luma, time, self.key.shot)
+        to_first = [whole[1] for whole in self.whole]
+        past = _joined(own, _carried(self.key.past, to_first[-1]))
+        last = Key(self.key.index + self.length, time, luma, self.key.shot, own, past, ends_shot)
+        rest = [self.steps[-1]]  # from each frame to the last, and back
+        for number in range(self.length - 2, 0, -1):
+            rest.insert(0, self.flow(self.lumas[number], luma, (self.steps[number], rest[0])))
+        to_last = [self.whole[-1][0], *(motions[0] for motions in rest[: self.length - 1])]
+        return Interval(self.key, last, self.lumas[1:-1], to_first, to_last, ends_shot)
 
 
-def carried(maps: Array, motion: Motion) -> Array:
+def _carried(maps: Array, motion: Motion) -> Array:
+    """What is known at one key, (h, w, 4), moved to another one, with weights by the motion's confidence."""
     moved = motion.fetch(maps)
     moved[..., 2] = np.minimum(moved[..., 2], MEMORY)
     moved[..., 2:] *= motion.confidence[..., None]
     return moved
 
 
-def joined(a: Array, b: Array) -> Array:
-    """Two maps (h, w, 4) averaged by their weights, which are added."""
-    weight_a, weight_b = a[..., 2:].sum(-1, keepdims=True), b[..., 2:].sum(-1, keepdims=True)
-    chroma = a[..., :2] + (b[..., :2] - a[..., :2]) * (weight_b / np.maximum(weight_a + weight_b, 1e-6))
-    return np.concatenate([chroma, a[..., 2:] + b[..., 2:]], -1)
+def _joined(a: Array, b: Array) -> Array:
+    """Two maps (h, w, 4), averaged by their weights, which are added."""
+    weight_a, weight_b = a[..., 2] + a[..., 3], b[..., 2] + b[..., 3]
+    joined = a + b
+    share = weight_b / np.maximum(weight_a + weight_b, 1e-6)
+    joined[..., :2] = a[..., :2] + (b[..., :2] - a[..., :2]) * share[..., None]
+    return joined
 
 
-def settle(key: Key, following: Iterable[Interval]) -> Array:
-    """Chroma of a key, averaged over it, the keys before and those of the intervals that follow it."""
+def _settle(key: Key, following: Iterable[Interval]) -> Array:
+    """Chroma of a key: the average over it, the keys before, and those of the intervals that follow it."""
     future: Array | None = None
     for interval in reversed(list(following)):
-        if interval.last is not interval.first:
-            here = interval.last.own if future is None else joined(interval.last.own, future)
-            future = carried(here, interval.to_last[0])
-    assert key.past is not None
-    return (key.past if future is None else joined(key.past, future))[..., :2]
+        if interval.last is not None:
+            here = interval.last.own if future is None else _joined(interval.last.own, future)
+            future = _carried(here, interval.to_last[0])
+    return (key.past if future is None else _joined(key.past, future))[..., :2]
 
 
-def between(luma: Array, first: Array, last: Array, to_first: Motion, to_last: Motion, share: float) -> Array:
+def _between(luma: Array, first: Array, last: Array, to_first: Motion, to_last: Motion, share: float) -> Array:
     """Chroma of a frame that is `share` of the way from one key to the next."""
     weights = (1 - share) * to_first.confidence, share * to_last.confidence
-    total = weights[0] + weights[1]
     a, b = to_first.fetch(first), to_last.fetch(last)
-    chroma = a + (b - a) * (weights[1] / np.maximum(total, 1e-6))[..., None]
-    certain = np.maximum(to_first.confidence, to_last.confidence)
-    return fill(chroma, certain, luma)
+    chroma = a + (b - a) * (weights[1] / np.maximum(weights[0] + weights[1], 1e-6))[..., None]
+    return fill(chroma, np.maximum(to_first.confidence, to_last.confidence), luma)
