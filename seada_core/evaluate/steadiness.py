@@ -7,6 +7,7 @@ noise, changing light and things that come and go.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -26,7 +27,7 @@ def truth_motion(truth: Sequence[Tensor]) -> list[tuple[np.ndarray, np.ndarray]]
     """
     flow = Flow(quality=2)
     lumas = [luminance(frame)[0].numpy() for frame in truth]
-    motions = [flow(now, before)[0] for before, now in zip(lumas, lumas[1:])]
+    motions = [flow(now, before)[0] for before, now in pairwise(lumas)]
     return [(motion.flow, motion.confidence > CERTAIN) for motion in motions]
 
 

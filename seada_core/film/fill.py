@@ -28,7 +28,7 @@ def fill(chroma: Array, certain: Array, luma: Array) -> Array:
     size = LEVELS * rows * columns
     grid = np.stack([np.bincount(cells.ravel(), values[:, c], size) for c in range(3)])
     wider = grid.astype(np.float32).reshape(3, LEVELS, rows, columns)
-    total, share = np.zeros_like(wider), 1.0
+    total, share = np.zeros_like(wider), np.float32(1)
     for ring in range(RINGS):
         for axis in (1, 2, 3):
             wider = _blur(wider, axis, 2**ring)
@@ -36,12 +36,17 @@ def fill(chroma: Array, certain: Array, luma: Array) -> Array:
         share *= FARTHER
     place = np.stack(
         np.broadcast_arrays(
-            (np.arange(width) + 0.5) / (width / 2) - 1, ((np.arange(height) + 0.5) / (height / 2) - 1)[:, None], luma * 2 - 1
+            (2 * np.arange(width) + 1) / width - 1,
+            ((2 * np.arange(height) + 1) / height - 1)[:, None],
+            luma * 2 - 1,
         ),
         -1,
     )
     found = F.grid_sample(
-        torch.from_numpy(total)[None], torch.from_numpy(place.astype(np.float32))[None, None], padding_mode="border", align_corners=False
+        torch.from_numpy(total)[None],
+        torch.from_numpy(place.astype(np.float32))[None, None],
+        padding_mode="border",
+        align_corners=False,
     )[0, :, 0].numpy()
     filled = (found[:2] / np.maximum(found[2], 1e-12)).transpose(1, 2, 0)
     return chroma + (filled - chroma) * (1 - certain)[..., None]
@@ -56,4 +61,4 @@ def _blur(maps: Array, axis: int, step: int) -> Array:
         near[axis], far[axis] = slice(step, None), slice(None, size - step)
         out[tuple(near)] += maps[tuple(far)]
         out[tuple(far)] += maps[tuple(near)]
-    return out / 4
+    return out * np.float32(0.25)

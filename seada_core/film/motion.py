@@ -70,7 +70,9 @@ def _squares(vectors: Array) -> Array:
 
 def _ends(flow: Array) -> tuple[Array, Array]:
     height, width = flow.shape[:2]
-    return flow[..., 0] + np.arange(width, dtype=np.float32), flow[..., 1] + np.arange(height, dtype=np.float32)[:, None]
+    return flow[..., 0] + np.arange(width, dtype=np.float32), flow[..., 1] + np.arange(height, dtype=np.float32)[
+        :, None
+    ]
 
 
 class Flow:

@@ -45,7 +45,11 @@ class Layout:
     def _range(self) -> tuple[float, float, float]:
         """Code values of black, of the span from black to white, and of chroma from -0.5 to 0.5."""
         scale = 2 ** (self.bits - 8)
-        return (0, 255 * scale + scale - 1, 255 * scale + scale - 1) if self.full else (16 * scale, 219 * scale, 224 * scale)
+        return (
+            (0, 255 * scale + scale - 1, 255 * scale + scale - 1)
+            if self.full
+            else (16 * scale, 219 * scale, 224 * scale)
+        )
 
     def luminance(self, plane: Plane, size: tuple[int, int]) -> Array:
         """A luminance plane (H, W) at another size, in [0, 1]; as an average where it is smaller."""

@@ -42,8 +42,8 @@ class Segments:
         note = self.folder / "job.json"
         if note.exists() and json.loads(note.read_text("utf-8")) != json.loads(json.dumps(job)):
             raise FilmError(
-                f"{self.folder} has frames of an interrupted run with other options or another film: repeat that command "
-                "to go on, or use --overwrite to discard them"
+                f"{self.folder} has frames of an interrupted run with other options or another film: repeat that "
+                "command to go on, or use --overwrite to discard them"
             )
         if not note.exists():
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -52,7 +52,9 @@ class Segments:
     def done(self) -> tuple[list[Path], Key | None, int | None]:
         """The complete segments in order, the key to go on from, and its pts."""
         paths, key, pts, following = [], None, None, 0
-        found = {int(m[1]): (int(m[2]), path) for path in self.folder.glob("*.nut") if (m := _NAME.fullmatch(path.name))}
+        found = {
+            int(m[1]): (int(m[2]), path) for path in self.folder.glob("*.nut") if (m := _NAME.fullmatch(path.name))
+        }
         while following in found:
             last, path = found[following]
             restored = self._state(last)
@@ -62,6 +64,14 @@ class Segments:
             key, pts = restored
             following = last + 1
         return paths, key, pts
+
+    def latest(self) -> Key | None:
+        """The last key frame whose state was saved."""
+        for path in sorted(self.folder.glob("*.npz"), reverse=True):
+            restored = self._state(int(path.stem))
+            if restored is not None:
+                return restored[0]
+        return None
 
     def path(self, first: int, last: int) -> Path:
         """The file of the segment of frames `first` to `last`."""
@@ -77,7 +87,9 @@ class Segments:
         try:
             with np.load(self.folder / f"{index:08d}.npz", allow_pickle=False) as maps:
                 state = json.loads(str(maps["state"]))
-                key = Key(index, state["time"], maps["luma"], state["shot"], maps["own"], maps["past"], state["ends_shot"])
+                key = Key(
+                    index, state["time"], maps["luma"], state["shot"], maps["own"], maps["past"], state["ends_shot"]
+                )
         except (OSError, ValueError, KeyError):
             return None
         return key, state["pts"]

@@ -118,9 +118,9 @@ def steady(
                 if now.first is not resume:
                     yield Steady(now.first.index, settled, now.first)
             following = _settle(now.last, ahead)
-            for number, (luma, *motions) in enumerate(zip(now.lumas, now.to_first, now.to_last[1:]), 1):
+            for number, (luma, back, on) in enumerate(zip(now.lumas, now.to_first, now.to_last[1:]), 1):
                 share = number / (len(now.lumas) + 1)
-                yield Steady(now.first.index + number, _between(luma, settled, following, *motions, share))
+                yield Steady(now.first.index + number, _between(luma, settled, following, back, on, share))
             yield Steady(now.last.index, following, now.last)
             settled = None if now.ends_shot else following
             waiting.popleft()
@@ -147,8 +147,7 @@ def _intervals(
     """The intervals of all shots. Every key is painted, and averaged over the past."""
     flow = Flow()
     chain = _Chain(flow, key) if key is not None else None
-    index = 0 if key is None else key.index + 1
-    for index, (time, luma) in enumerate(frames, index):
+    for index, (time, luma) in enumerate(frames, 0 if key is None else key.index + 1):
         if chain is not None:
             step = flow(chain.lumas[-1], luma)
             if float(step[1].confidence.mean()) >= CUT:
@@ -233,7 +232,7 @@ def _settle(key: Key, following: Iterable[Interval]) -> Array:
 
 def _between(luma: Array, first: Array, last: Array, to_first: Motion, to_last: Motion, share: float) -> Array:
     """Chroma of a frame that is `share` of the way from one key to the next."""
-    weights = (1 - share) * to_first.confidence, share * to_last.confidence
+    weights = np.float32(1 - share) * to_first.confidence, np.float32(share) * to_last.confidence
     a, b = to_first.fetch(first), to_last.fetch(last)
     chroma = a + (b - a) * (weights[1] / np.maximum(weights[0] + weights[1], 1e-6))[..., None]
     return fill(chroma, np.maximum(to_first.confidence, to_last.confidence), luma)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -16,12 +17,13 @@ from ..errors import one_line
 from .planes import Layout, Plane
 
 if TYPE_CHECKING:
-    import av
+    pass
 
 Source = Path | io.BytesIO
 
 HDR = {16: "PQ (HDR10)", 18: "HLG"}  # transfer characteristics of ITU-T H.273
 COLORED = 0.02  # mean distance of chroma from grey from which a film has colours already
+LUMA_FIRST = re.compile(r"(yuvj?4\d\dp|gray)(10le)?")  # pixel formats whose first plane is luminance as it is
 MISSING = 0.9  # share of a film's stated length that must be there
 
 
@@ -116,8 +118,8 @@ def probe(source: Source) -> Film:
     there = (int(times[-1]) - int(times[0])) * time_base + 1 / rate
     if stated is not None and there < MISSING * stated - 1:
         raise FilmError(
-            f"{name} is truncated: it has {float(there):.1f} of {float(stated):.1f} s; to colour these, copy them first: "
-            "ffmpeg -i FILM -c copy NEW"
+            f"{name} is truncated: it has {float(there):.1f} of {float(stated):.1f} s; to colour these, copy them "
+            "first: ffmpeg -i FILM -c copy NEW"
         )
     with opened(source) as container:
         first = next(_decoded(container, name), None)
@@ -171,7 +173,7 @@ def _layout(frame: Any, turns: int) -> Layout:
         across, down = {"0": (2, 2), "2": (2, 1), "4": (1, 1)}.get(form.name[5], (2, 2))
     elif not form.name.startswith(("yuv", "gray", "nv", "p0")):
         across, down = 1, 1  # RGB
-    if turns % 2 and (across, down) == (2, 1) or frame.height % down or frame.width % across:
+    if (turns % 2 and (across, down) == (2, 1)) or frame.height % down or frame.width % across:
         across, down = 1, 1  # most encoders take 4:2:0 of even sizes only
     return Layout(matrix, full, 10 if deep else 8, across, down)
 
@@ -214,7 +216,7 @@ def _decoded(container: Any, name: str) -> Iterator[Any]:
             time = frame.time or time
             yield frame
     except (av.error.FFmpegError, OSError) as error:
-        raise FilmError(f"{name} is damaged at {time:.1f} s: {_reason(error)}; --end {time:.1f} stops before") from error
+        raise FilmError(f"{name} is damaged at {time:.1f} s: {_reason(error)}; cut it there") from error
 
 
 def _luma(frame: Any, film: Film, pts: int) -> Plane:
@@ -224,10 +226,9 @@ def _luma(frame: Any, film: Film, pts: int) -> Plane:
             f"{film.name}: the size of its frames changes from {film.size[1]}×{film.size[0]} to {shown[1]}×{shown[0]} "
             f"at {film.seconds(pts):.2f} s; cut it there into two films"
         )
-    form, layout = frame.format.name, film.layout
-    if not form.startswith(("yuv4", "yuvj4", "gray")) or form.startswith("yuva") or frame.format.components[0].bits not in (8, 10):
-        range_ = 2 if layout.full else 1
-        frame = frame.reformat(format=layout.format, dst_color_range=range_)
+    layout = film.layout
+    if not LUMA_FIRST.fullmatch(frame.format.name):
+        frame = frame.reformat(format=layout.format, dst_color_range=2 if layout.full else 1)
     plane = frame.planes[0]
     values = np.frombuffer(plane, layout.dtype).reshape(plane.height, -1)[:, : plane.width]
     return np.ascontiguousarray(np.rot90(values, film.turns))

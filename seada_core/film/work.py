@@ -57,17 +57,15 @@ def colorize_film(
     lumas = ((film.seconds(frame.pts), film.layout.luminance(frame.luma, size)) for frame in read())
     colors = steady(lumas, painter, spacing, painter.steering.times, key)
     writer: SegmentWriter | None = None
-    first, last = (0 if key is None else key.index + 1), None
-    temporary: Path | None = None
+    first = 0 if key is None else key.index + 1
+    temporary = segments.folder / "unfinished.nut"
     try:
         for frame, result in zip(read(), colors):
             if writer is None:
-                temporary = segments.folder / "unfinished.nut"
                 with explained(str(target)):
                     writer = SegmentWriter(temporary, film, encoding)
             with explained(str(target)):
                 writer.write(frame, torch.from_numpy(result.chroma).permute(2, 0, 1)[None])
-            last = result.index
             if progress is not None:
                 progress(result.index + 1, total, frame, result)
             if result.key is not None and (result.index - first + 1 >= LENGTH or result.index + 1 == total):
@@ -83,9 +81,7 @@ def colorize_film(
     return notes
 
 
-def _finish(
-    segments: Segments, writer: SegmentWriter, temporary: Path, first: int, key: Key, pts: int
-) -> None:
+def _finish(segments: Segments, writer: SegmentWriter, temporary: Path, first: int, key: Key, pts: int) -> None:
     writer.close(complete=True)
     segments.save(key, pts)
     atomic.rename(temporary, segments.path(first, key.index))

@@ -16,8 +16,9 @@ from torch import Tensor
 from ..files import atomic
 from .streams import Film, FilmError, Frame, _av, _reason, opened
 
+CONTAINERS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska", ".webm": "webm"}  # by suffix
 CODECS = {".webm": "libvpx-vp9"}  # by suffix; others get H.264
-QUALITY = 16  # of codecs with a constant rate factor: visually without loss
+QUALITY = 14  # of codecs with a constant rate factor: keeps grain
 FLAT = {"libx264": {"bf": "0"}, "libx265": {"x265-params": "bframes=0:log-level=error"}}  # frames in their order
 
 
@@ -70,10 +71,9 @@ class _Nowhere:
 
 def _container(target: Path) -> str | None:
     av = _av()
-    names = {".mkv": "matroska", ".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".webm": "webm", ".avi": "avi", ".nut": "nut"}
-    name = names.get(target.suffix.lower())
+    name = CONTAINERS.get(target.suffix.lower())
     if name is None or name not in av.formats_available:
-        raise FilmError(f"{target.name}: results can be written as {', '.join(sorted(names))}")
+        raise FilmError(f"{target.name}: results can be written as {', '.join(CONTAINERS)}")
     return name
 
 
@@ -172,14 +172,11 @@ def _copied(source: Any, result: Any) -> tuple[dict[int, Any], list[str]]:
     for stream in source.streams:
         if stream.type not in ("audio", "subtitle", "attachment"):
             continue
-        name = f"{stream.type} stream {stream.index} ({stream.codec_context.name if stream.codec_context else 'unknown'})"
-        if stream.codec_context and stream.codec_context.name not in result.supported_codecs and result.format.name != "mp4":
-            notes.append(f"{result.format.name} cannot hold {name}, which was left out; write .mkv to keep it")
-            continue
+        name = f"{stream.type} stream {stream.index}"
         try:
             new = result.add_stream_from_template(stream)
         except (ValueError, _av().error.FFmpegError) as error:
-            notes.append(f"{name} was skipped: {_reason(error)}")
+            notes.append(f"{name} was skipped ({_reason(error)}); .mkv holds most kinds")
             continue
         new.metadata.update(stream.metadata)
         with contextlib.suppress(AttributeError, ValueError):
@@ -198,9 +195,9 @@ def _video(segments: Sequence[Path], stream: Any) -> Iterator[tuple[float, Any]]
         with _av().open(str(segment)) as container:
             for packet in container.demux(container.streams.video[0]):
                 if packet.size:
-                    time = float(packet.dts * packet.time_base)
+                    packet.dts = packet.pts  # frames are encoded in their order, see `FLAT`
                     packet.stream = stream
-                    yield time, packet
+                    yield float(packet.pts * packet.time_base), packet
 
 
 def _others(source: Any, copied: dict[int, Any], start: Any, end: Any) -> Iterator[tuple[float, Any]]:
