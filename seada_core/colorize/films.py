@@ -183,7 +183,7 @@ class FilmRun:
     def steering(self, exact: Any) -> Steering:
         """The given stills and hints at the times of frames; `exact` gives a frame's time from one nearby."""
         stills = {exact(at): _still(path) for at, path in self.film.stills}
-        return Steering(stills, {exact(at): hints for at, hints in self.film.hints})
+        return Steering(stills, {exact(at): {"hints": hints} for at, hints in self.film.hints})
 
     def job(self, source: Path, encoding: Encoding | None) -> dict[str, Any]:
         """What a result depends on: remains of an interrupted run are used only where this is the same."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,11 +30,11 @@ class Steering:
 
     Args:
         stills: coloured frames, sRGB (3, any h, any w) in [0, 1], of the film's shape.
-        hints: colours at places, in pixels of the film.
+        hints: fields of `ColorizeOptions` of that frame: hints, in pixels of the film or as maps, and soft hints.
     """
 
     stills: Mapping[float, Tensor] = field(default_factory=dict)
-    hints: Mapping[float, Sequence[Hint | Stroke]] = field(default_factory=dict)
+    hints: Mapping[float, Mapping[str, Any]] = field(default_factory=dict)
 
     @property
     def times(self) -> list[float]:
@@ -75,26 +76,27 @@ class KeyPainter:
         still = self.steering.stills.get(time)
         if still is not None:
             chroma = rgb_to_ycbcr(resize(still[None].float(), luma.shape))[:, 1:]
-            return _weighted(chroma, torch.full((1, 1, *luma.shape), GIVEN))
+            return weighted(chroma, torch.full((1, 1, *luma.shape), GIVEN))
         gray = _tensor(luma)
         options = replace(self.options, prompt=shot)
         if self.prepare is not None:
             options = self.prepare(gray, options)
-        hints = self.steering.hints.get(time, ())
-        chroma = self._ask(gray, options, ())
-        if not hints:
-            return _weighted(chroma, torch.zeros(1, 1, *luma.shape))
-        hinted = self._ask(gray, options, hints)
+        chroma = self._ask(gray, options)
+        given = self.steering.hints.get(time)
+        if given is None:
+            return weighted(chroma, torch.zeros(1, 1, *luma.shape))
+        hints = given.get("hints", ())
+        if not isinstance(hints, Tensor):
+            scale = luma.shape[1] / self.size[1], luma.shape[0] / self.size[0]
+            hints = [_scaled(hint, scale) for hint in hints]
+        hinted = self._ask(gray, replace(options, **{**given, "hints": hints}))
         change = torch.linalg.vector_norm(hinted - chroma, dim=1, keepdim=True)
-        return _weighted(hinted, GIVEN * (change / CHANGED).clamp(0, 1))
+        return weighted(hinted, GIVEN * (change / CHANGED).clamp(0, 1))
 
-    def _ask(self, gray: Tensor, options: ColorizeOptions, hints: Sequence[Hint | Stroke]) -> Tensor:
-        """The model's chroma at the size of `gray`; `hints` are in pixels of the film."""
-        size = gray.shape[-2], gray.shape[-1]
-        scale = size[1] / self.size[1], size[0] / self.size[0]
-        moved = [_scaled(hint, scale) for hint in hints]
-        chroma = self.colorizer.chroma(gray, replace(options, hints=moved)).float().cpu()
-        return resize_chroma(chroma, size)
+    def _ask(self, gray: Tensor, options: ColorizeOptions) -> Tensor:
+        """The model's chroma at the size of `gray`."""
+        chroma = self.colorizer.chroma(gray, options).float().cpu()
+        return resize_chroma(chroma, (gray.shape[-2], gray.shape[-1]))
 
 
 def check_shape(still: Tensor, size: tuple[int, int], time: float) -> None:
@@ -128,6 +130,6 @@ def _tensor(luma: Array) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(luma))[None, None]
 
 
-def _weighted(chroma: Tensor, given: Tensor) -> Array:
-    """(1, 2, h, w) and the weight of given colours (1, 1, h, w) as (h, w, 4)."""
+def weighted(chroma: Tensor, given: Tensor) -> Array:
+    """Chroma (1, 2, h, w) and the weight of given colours (1, 1, h, w), 0 for a model's, as `steady.Painter` wants."""
     return torch.cat([chroma, (given == 0).float(), given], 1)[0].permute(1, 2, 0).contiguous().numpy()

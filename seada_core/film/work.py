@@ -16,7 +16,7 @@ from .steady import SPACING, Key, Steady, steady
 from .streams import Film, Frame, frames
 from .writing import Encoding, SegmentWriter, assemble, explained
 
-Progress = Callable[[int, int, Frame | None, Steady | None], None]  # frames done, in all, and the last one
+Progress = Callable[[int, int, Frame, Steady], None]  # frames done, in all, and the last one
 
 
 def colorize_film(
