@@ -60,8 +60,8 @@ class SeAdaColorizeVideo(io.ComfyNode):
                     default=SPACING,
                     min=1,
                     max=64,
-                    tooltip="Every how many frames the model colours one; the others get theirs along the motion. Larger "
-                    "is faster; try 4 for very fast motion.",
+                    tooltip="Every how many frames the model colours one; the others get theirs along the motion. "
+                    "Larger is faster; try 4 for very fast motion.",
                 ),
                 io.Int.Input(
                     "quality",

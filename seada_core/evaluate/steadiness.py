@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..color.spaces import luminance, rgb_to_lab
-from ..film.motion import Flow, sample
+from ..film.motion import FINE, motions, sample
 
 DISTANCES = (1, 2, 4)  # frames between the histograms that CDC compares
 CERTAIN = 0.5  # confidence from which a pixel of the truth is followed
@@ -25,10 +25,9 @@ def truth_motion(truth: Sequence[Tensor]) -> list[tuple[np.ndarray, np.ndarray]]
 
     Raises ImportError without OpenCV.
     """
-    flow = Flow(quality=2)
     lumas = [luminance(frame)[0].numpy() for frame in truth]
-    motions = [flow(now, before)[0] for before, now in pairwise(lumas)]
-    return [(motion.flow, motion.confidence > CERTAIN) for motion in motions]
+    found = (motions(now, before, quality=FINE)[0] for before, now in pairwise(lumas))
+    return [(motion.flow, motion.confidence > CERTAIN) for motion in found]
 
 
 def warping_error(frames: Sequence[Tensor], motion: Sequence[tuple[np.ndarray, np.ndarray]]) -> float:

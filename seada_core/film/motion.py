@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 RETURN = 0.5, 0.01  # px² by which there-and-back may miss, and the share of the vectors' squared lengths added to it
+FAST, FINE = 1, 2  # DIS's presets; FAST at half of a frame's size rather than a quarter, where small things are lost
 LIKENESS = 0.1  # difference of luminance at which confidence is halved
 
 Array = np.ndarray[Any, np.dtype[np.float32]]
@@ -75,37 +76,44 @@ def _ends(flow: Array) -> tuple[Array, Array]:
     ]
 
 
-class Flow:
-    """Optical flow between frames of one size; an object serves many pairs. Raises ImportError without OpenCV."""
+def motions(
+    a: Array,
+    b: Array,
+    through: tuple[tuple[Motion, Motion], tuple[Motion, Motion]] | None = None,
+    quality: int = FAST,
+) -> tuple[Motion, Motion]:
+    """The motions from `a` to `b` and from `b` to `a`.
 
-    def __init__(self, quality: int = 1):
-        self.dis = opencv().DISOpticalFlow_create(quality)
+    Args:
+        through: the motions of `a` to a frame between the two and back, and of that frame to `b` and back: a start for
+            the search, without which it finds no motion that is longer than things are large.
+        quality: `FAST` or `FINE`.
+    Raises:
+        ImportError: OpenCV is not installed.
+    """
+    ab = ba = None
+    if through is not None:
+        (there, back), (on, home) = through
+        ab, ba = there.flow + there.fetch(on.flow), home.flow + home.fetch(back.flow)
+    bytes_a, bytes_b = ((x * 255 + 0.5).astype(np.uint8) for x in (a, b))
+    ab, ba = _flow(bytes_a, bytes_b, ab, quality), _flow(bytes_b, bytes_a, ba, quality)
+    return Motion(a, b, ab, ba), Motion(b, a, ba, ab)
 
-    def __call__(
-        self, a: Array, b: Array, through: tuple[tuple[Motion, Motion], tuple[Motion, Motion]] | None = None
-    ) -> tuple[Motion, Motion]:
-        """The motions from `a` to `b` and from `b` to `a`.
 
-        Args:
-            through: the motions of `a` to a frame between the two and back, and of that frame to `b` and back: a start
-                for the search, without which it finds no motion that is longer than things are large.
-        """
-        ab = ba = None
-        if through is not None:
-            (there, back), (on, home) = through
-            ab, ba = there.flow + there.fetch(on.flow), home.flow + home.fetch(back.flow)
-        bytes_a, bytes_b = ((x * 255 + 0.5).astype(np.uint8) for x in (a, b))
-        ab, ba = self._calculate(bytes_a, bytes_b, ab), self._calculate(bytes_b, bytes_a, ba)
-        return Motion(a, b, ab, ba), Motion(b, a, ba, ab)
-
-    def _calculate(self, a: Any, b: Any, start: Array | None) -> Array:
-        cv2 = opencv()
-        threads = cv2.getNumThreads()
-        cv2.setNumThreads(1)  # DIS cuts frames into as many stripes as there are threads: results depend on it
-        try:
-            return self.dis.calc(a, b, start)
-        finally:
-            cv2.setNumThreads(threads)
+def _flow(a: Any, b: Any, start: Array | None, quality: int) -> Array:
+    cv2 = opencv()
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(1)  # DIS cuts frames into as many stripes as there are threads: results depend on it
+    try:
+        dis = cv2.DISOpticalFlow_create(quality)  # for this pair alone: with a start, results depend on earlier ones
+        if quality == FAST:
+            dis.setFinestScale(1)
+            dis.setPatchStride(5)
+            dis.setGradientDescentIterations(12)
+            dis.setVariationalRefinementIterations(2)
+        return dis.calc(a, b, start)
+    finally:
+        cv2.setNumThreads(threads)
 
 
 def likeness(a: Array, b: Array) -> Array:

@@ -19,7 +19,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from .fill import fill
-from .motion import Array, Flow, Motion
+from .motion import Array, Motion, motions
 
 SPACING = 8  # frames from key to key
 AHEAD = 5  # keys after a frame that its colours depend on
@@ -145,21 +145,20 @@ def _intervals(
     frames: Iterable[tuple[float, Array]], painter: Painter, spacing: int, given: Sequence[float], key: Key | None
 ) -> Iterator[Interval]:
     """The intervals of all shots. Every key is painted, and averaged over the past."""
-    flow = Flow()
-    chain = _Chain(flow, key) if key is not None else None
+    chain = _Chain(key) if key is not None else None
     for index, (time, luma) in enumerate(frames, 0 if key is None else key.index + 1):
         if chain is not None:
-            step = flow(chain.lumas[-1], luma)
+            step = motions(chain.lumas[-1], luma)
             if float(step[1].confidence.mean()) >= CUT:
                 covered = chain.add(time, luma, step)
                 if time in given or chain.length == spacing or covered < COVERED:
                     interval = chain.close(painter)
                     yield interval
                     assert interval.last is not None
-                    chain = _Chain(flow, interval.last)
+                    chain = _Chain(interval.last)
                 continue
             yield chain.close(painter, ends_shot=True)
-        chain = _Chain(flow, Key.first(index, time, luma, painter))
+        chain = _Chain(Key.first(index, time, luma, painter))
     if chain is not None:
         yield chain.close(painter, ends_shot=True)
 
@@ -167,8 +166,8 @@ def _intervals(
 class _Chain:
     """The frames since a key, and the motion along them."""
 
-    def __init__(self, flow: Flow, key: Key):
-        self.flow, self.key = flow, key
+    def __init__(self, key: Key):
+        self.key = key
         self.times, self.lumas = [key.time], [key.luma]
         self.steps: list[tuple[Motion, Motion]] = []  # from each frame to the next, and back
         self.whole: list[tuple[Motion, Motion]] = []  # from the key to each frame, and back
@@ -179,7 +178,7 @@ class _Chain:
 
     def add(self, time: float, luma: Array, step: tuple[Motion, Motion]) -> float:
         """Add a frame; returns the share of it that the key explains."""
-        whole = self.flow(self.key.luma, luma, (self.whole[-1], step)) if self.whole else step
+        whole = motions(self.key.luma, luma, (self.whole[-1], step)) if self.whole else step
         self.times.append(time)
         self.lumas.append(luma)
         self.steps.append(step)
@@ -198,8 +197,8 @@ class _Chain:
         last = Key(self.key.index + self.length, time, luma, self.key.shot, own, past, ends_shot)
         rest = [self.steps[-1]]  # from each frame to the last, and back
         for number in range(self.length - 2, 0, -1):
-            rest.insert(0, self.flow(self.lumas[number], luma, (self.steps[number], rest[0])))
-        to_last = [self.whole[-1][0], *(motions[0] for motions in rest[: self.length - 1])]
+            rest.insert(0, motions(self.lumas[number], luma, (self.steps[number], rest[0])))
+        to_last = [self.whole[-1][0], *(there for there, _ in rest[: self.length - 1])]
         return Interval(self.key, last, self.lumas[1:-1], to_first, to_last, ends_shot)
 
 
