@@ -33,8 +33,12 @@ def write_film(
     sound: bool = False,
     seconds: float | None = None,
     tags: dict[str, int] | None = None,
+    chroma: Sequence[tuple[int, int]] = (),
 ) -> Path:
-    """A film whose first planes are `frames`, without loss where the codec can; with a tone, `seconds` long."""
+    """A film whose first planes are `frames`, without loss where the codec can; with a tone, `seconds` long.
+
+    `chroma` has the values of each frame's other planes, 8 bits; they are grey without.
+    """
     from fractions import Fraction
 
     import av
@@ -53,8 +57,9 @@ def write_film(
         for number, values in enumerate(frames):
             frame = av.VideoFrame(width, height, pix_fmt)
             for index, plane in enumerate(frame.planes):
-                kind, gray = (np.uint8, 128) if values.dtype == np.uint8 else (np.uint16, 512)
-                lines = np.full((plane.height, plane.line_size // np.dtype(kind).itemsize), gray, kind)
+                kind, scale = (np.uint8, 1) if values.dtype == np.uint8 else (np.uint16, 4)
+                value = scale * (chroma[number][index - 1] if chroma and index else 128)
+                lines = np.full((plane.height, plane.line_size // np.dtype(kind).itemsize), value, kind)
                 if index == 0:
                     lines[:, :width] = values
                 plane.update(lines)
