@@ -18,6 +18,7 @@ from . import (
     photo,
     reference,
     semantic_adapter,
+    video,
     vq_decoder,
     words,
 )
@@ -43,6 +44,8 @@ NODES: list[type[io.ComfyNode]] = [
     vq_decoder.SeAdaEmptyLatent,
     vq_decoder.SeAdaVQDecode,
     vq_decoder.SeAdaMergeLuminance,
+    video.SeAdaColorizeVideo,
+    video.SeAdaSteadyColors,
 ]
 
 

@@ -22,6 +22,7 @@ from comfy_api.latest import io
 from PIL import Image
 from torch import Tensor, nn
 
+from ..seada_core.color.merging import to_bytes
 from ..seada_core.color.sizes import resize
 from ..seada_core.color.spaces import luminance
 from ..seada_core.files import atomic
@@ -230,6 +231,20 @@ def progress(total: int, offset: int = 0) -> Callback:
     def callback(done: int, steps: int) -> None:
         comfy.model_management.throw_exception_if_processing_interrupted()
         bar.update_absolute(offset + done, total)
+
+    return callback
+
+
+def progress_of_frames() -> Callable[[int, int, Tensor | None], None]:
+    """Like `progress`, for frames whose number is known later; now and then it is given one (3, h, w) to show."""
+    bars: list[comfy.utils.ProgressBar] = []
+
+    def callback(done: int, total: int, frame: Tensor | None) -> None:
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        if not bars:
+            bars.append(comfy.utils.ProgressBar(total))
+        shown = None if frame is None else ("JPEG", Image.fromarray(to_bytes(frame)), None)
+        bars[0].update_absolute(done, total, shown)
 
     return callback
 

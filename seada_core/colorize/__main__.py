@@ -14,6 +14,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def command() -> int:
         options = parse(argv)
+        if options.film is not None:
+            from .films import FilmRun
+
+            return FilmRun(options)()
         from .run import Run  # Pillow: `--help` need not wait for it
 
         return Run(options)()

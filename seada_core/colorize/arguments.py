@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 
 from ..command_line import Parser, checked, names, number, within
 from ..errors import CommandError
-from ..files.hint_format import load_hints, parse_hint, parse_palette
+from ..files.hint_format import parse_hint, parse_palette
 from ..options import ColorizeOptions
 from ..presets import HINT_METHODS, SCHEDULERS
+from .film_arguments import add_film_arguments, film_options, hints_at, without_hints
 from .options import ModelOptions, RunOptions, WorkOptions
 
 if TYPE_CHECKING:
@@ -71,12 +72,17 @@ def build_parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="python -m seada_core.colorize",
         usage="%(prog)s IN... [-o OUT] [options]",
-        description="Colour black-and-white photos. Luminance, size, transparency and EXIF data stay as they are.",
+        description="Colour black-and-white photos and films. Luminance, size, transparency, EXIF data and sound stay "
+        "as they are.",
         epilog="Exit status: 0 all done, 1 something failed (the other pictures are done), 2 bad usage.",
     )
     add = parser.add_argument
     add(
-        "inputs", metavar="IN", nargs="+", type=Path, help="picture files, webdataset shards (.tar), or folders of them"
+        "inputs",
+        metavar="IN",
+        nargs="+",
+        type=Path,
+        help="picture files, films, webdataset shards (.tar), or folders of them (of films: of frames, see --film)",
     )
     add(
         "-o",
@@ -109,10 +115,11 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add(
         "--hints",
-        metavar="FILE",
+        metavar="[TIME=]FILE",
+        action="append",
         default=[],
-        type=checked(load_hints),
-        help="a JSON file of hints, as the painter saves it",
+        type=checked(hints_at),
+        help="a JSON file of hints, as the painter saves it; for a film, of the frame at TIME, such as 00:00:03.2",
     )
     add(
         "--palette",
@@ -247,6 +254,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add("--overwrite", action="store_true", help="replace existing results (default: of several, only what is missing)")
     add("--json", action="store_true", help="one JSON line a picture on standard output, and nothing else there")
+    add_film_arguments(parser)
     return parser
 
 
@@ -266,7 +274,7 @@ def parse(argv: Sequence[str] | None = None) -> RunOptions:
     colorize = ColorizeOptions(
         prompt=args.prompt,
         negative_prompt=args.negative_prompt,
-        hints=(*args.hints, *args.hint),
+        hints=(*(hint for time, hints in args.hints if time is None for hint in hints), *args.hint),
         hint_methods=args.hint_methods,
         palette=None if schemes else args.palette,
         palette_strength=1.0 if schemes and args.palette_strength is None else args.palette_strength,
@@ -304,9 +312,11 @@ def parse(argv: Sequence[str] | None = None) -> RunOptions:
         batch=args.batch,
         max_megapixels=args.max_megapixels,
     )
+    film = film_options(args, args.inputs, work)
     return RunOptions(
         inputs=tuple(args.inputs),
-        work=work,
+        work=work if film is None else without_hints(work),
+        film=film,
         output=args.output,
         recursive=args.recursive,
         unpack=args.unpack,

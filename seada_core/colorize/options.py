@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..files.hint_format import Hint, Stroke
 from ..options import ColorizeOptions
 
 if TYPE_CHECKING:
@@ -70,6 +71,29 @@ class WorkOptions:
 
 
 @dataclass(frozen=True)
+class FilmOptions:
+    """What is asked for films besides; times are in seconds.
+
+    Args:
+        folders: inputs are folders of numbered frames.
+        codec, quality: FFmpeg's name of a codec, and its constant rate factor; None for what suits the result's name.
+        spacing: frames from key to key; None for the default.
+        start, end: the part to colour.
+        stills: coloured frames by their times.
+        hints: hints by the times of the frames that they are on.
+    """
+
+    folders: bool = False
+    codec: str | None = None
+    quality: int | None = None
+    spacing: int | None = None
+    start: float | None = None
+    end: float | None = None
+    stills: tuple[tuple[float, Path], ...] = ()
+    hints: tuple[tuple[float, tuple[Hint | Stroke, ...]], ...] = ()
+
+
+@dataclass(frozen=True)
 class RunOptions:
     """One run of the command; see `plan.plan` for where pictures come from and results go."""
 
@@ -82,3 +106,4 @@ class RunOptions:
     engine: str = "plain"  # or "ray"
     workers: int | None = None  # of "ray"
     json: bool = False
+    film: FilmOptions | None = None  # where inputs are films

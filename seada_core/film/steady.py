@@ -1,0 +1,237 @@
+"""Steady colours for a film: chroma of key frames, carried along the motion to every frame.
+
+Key frames are coloured on their own, so that their colours differ. Along the motion they are averaged over the keys
+before and after, with a memory that lasts as long as a thing is seen: these are a shot's colours. Every frame between
+two keys takes the colours of both, by its nearness and by how certainly the motion is known. What neither has is filled
+from what lies nearby and has a similar luminance.
+
+Everything is at the model's size: luminance (h, w) in [0, 1], chroma (h, w, 2) as (Cb, Cr). Frames come and go one by
+one, and memory does not depend on their number.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+
+from .fill import fill
+from .motion import Array, Motion, motions
+
+SPACING = 8  # frames from key to key
+AHEAD = 5  # keys after a frame that its colours depend on
+REACH = 10.0  # seconds that given colours are carried back
+MEMORY = 12.0  # keys' worth of weight that the past has at most
+COVERED = 0.6  # share of a frame that a key must explain; where it is less, the next key comes earlier
+CUT = 0.25  # share of a frame that is found in the one before; where it is less, a shot begins
+
+
+class Painter(Protocol):
+    """Where the colours of key frames come from."""
+
+    def begin(self, luma: Array, time: float) -> Any:
+        """What the keys of a shot have in common, from its first frame."""
+
+    def paint(self, luma: Array, time: float, shot: Any) -> Array:
+        """Chroma of a key frame and its weights, (h, w, 4): as the model's colours, and as colours that were given."""
+
+
+@dataclass
+class Key:
+    """A key frame: number, time in seconds, its shot, what was painted, and that averaged with the keys before."""
+
+    index: int
+    time: float
+    luma: Array
+    shot: Any
+    own: Array
+    past: Array
+    ends_shot: bool = False
+
+    @classmethod
+    def first(cls, index: int, time: float, luma: Array, painter: Painter) -> Key:
+        """The first key of a shot."""
+        shot = painter.begin(luma, time)
+        own = painter.paint(luma, time, shot)
+        return cls(index, time, luma, shot, own, own)
+
+
+@dataclass
+class Interval:
+    """From a key to the next one: the frames between, and motions to `first` and to `last`.
+
+    `to_first` has those of the frames between and of `last`, `to_last` those of `first` and of the frames between.
+    `last` is None at the end of a shot whose last frame `first` is.
+    """
+
+    first: Key
+    last: Key | None = None
+    lumas: list[Array] = field(default_factory=list)
+    to_first: list[Motion] = field(default_factory=list)
+    to_last: list[Motion] = field(default_factory=list)
+    ends_shot: bool = False
+
+
+@dataclass
+class Steady:
+    """A frame's result: chroma (h, w, 2), and the key, where it is one, from which `steady` can go on."""
+
+    index: int
+    chroma: Array
+    key: Key | None = None
+
+
+def steady(
+    frames: Iterable[tuple[float, Array]],
+    painter: Painter,
+    spacing: int = SPACING,
+    given: Sequence[float] = (),
+    resume: Key | None = None,
+) -> Iterator[Steady]:
+    """Steady chroma of each frame, in order.
+
+    Args:
+        frames: times in seconds and luminances. All have one size.
+        given: times of frames that are keys in any case, since colours are given for them.
+        resume: a key of an earlier run; `frames` are those after it.
+    """
+    waiting: deque[Interval] = deque()  # of one shot
+    settled: Array | None = None  # of the first one's first key
+    for interval in _intervals(frames, painter, spacing, given, resume):
+        waiting.append(interval)
+        while waiting:
+            now = waiting[0]
+            if now.last is None:  # a shot of one frame, or the end of one whose last key is done
+                if settled is None and now.first is not resume:
+                    yield Steady(now.first.index, now.first.past[..., :2], now.first)
+                settled = None
+                waiting.popleft()
+                continue
+            ahead = _ahead(now.last, list(waiting)[1:], given)
+            if ahead is None:
+                break
+            if settled is None:
+                settled = _settle(now.first, _ahead(now.first, list(waiting), given) or ())
+                if now.first is not resume:
+                    yield Steady(now.first.index, settled, now.first)
+            following = _settle(now.last, ahead)
+            for number, (luma, back, on) in enumerate(zip(now.lumas, now.to_first, now.to_last[1:]), 1):
+                share = number / (len(now.lumas) + 1)
+                yield Steady(now.first.index + number, _between(luma, settled, following, back, on, share))
+            yield Steady(now.last.index, following, now.last)
+            settled = None if now.ends_shot else following
+            waiting.popleft()
+
+
+def _ahead(key: Key, following: Sequence[Interval], given: Sequence[float]) -> list[Interval] | None:
+    """The intervals after a key that its colours depend on; None if they are not all known yet.
+
+    They depend on the key and the film alone, not on what else was read: a resumed film gets the same colours.
+    """
+    reach, last = key.time + REACH, key
+    for number in range(len(following) + 1):
+        enough = number >= AHEAD and not any(last.time < time <= reach for time in given)
+        if enough or last.ends_shot:
+            return list(following[:number])
+        if number < len(following):
+            last = following[number].last or last
+    return None
+
+
+def _intervals(
+    frames: Iterable[tuple[float, Array]], painter: Painter, spacing: int, given: Sequence[float], key: Key | None
+) -> Iterator[Interval]:
+    """The intervals of all shots. Every key is painted, and averaged over the past."""
+    chain = _Chain(key) if key is not None else None
+    for index, (time, luma) in enumerate(frames, 0 if key is None else key.index + 1):
+        if chain is not None:
+            step = motions(chain.lumas[-1], luma)
+            if float(step[1].confidence.mean()) >= CUT:
+                covered = chain.add(time, luma, step)
+                if time in given or chain.length == spacing or covered < COVERED:
+                    interval = chain.close(painter)
+                    yield interval
+                    assert interval.last is not None
+                    chain = _Chain(interval.last)
+                continue
+            yield chain.close(painter, ends_shot=True)
+        chain = _Chain(Key.first(index, time, luma, painter))
+    if chain is not None:
+        yield chain.close(painter, ends_shot=True)
+
+
+class _Chain:
+    """The frames since a key, and the motion along them."""
+
+    def __init__(self, key: Key):
+        self.key = key
+        self.times, self.lumas = [key.time], [key.luma]
+        self.steps: list[tuple[Motion, Motion]] = []  # from each frame to the next, and back
+        self.whole: list[tuple[Motion, Motion]] = []  # from the key to each frame, and back
+
+    @property
+    def length(self) -> int:
+        return len(self.steps)
+
+    def add(self, time: float, luma: Array, step: tuple[Motion, Motion]) -> float:
+        """Add a frame; returns the share of it that the key explains."""
+        whole = motions(self.key.luma, luma, (self.whole[-1], step)) if self.whole else step
+        self.times.append(time)
+        self.lumas.append(luma)
+        self.steps.append(step)
+        self.whole.append(whole)
+        return float(whole[1].confidence.mean())
+
+    def close(self, painter: Painter, ends_shot: bool = False) -> Interval:
+        """The interval to the last frame, which becomes a key."""
+        if not self.length:  # the shot is a single frame, or ends with a key
+            self.key.ends_shot = True
+            return Interval(self.key, ends_shot=ends_shot)
+        time, luma = self.times[-1], self.lumas[-1]
+        own = painter.paint(luma, time, self.key.shot)
+        to_first = [whole[1] for whole in self.whole]
+        past = _joined(own, _carried(self.key.past, to_first[-1]))
+        last = Key(self.key.index + self.length, time, luma, self.key.shot, own, past, ends_shot)
+        rest = [self.steps[-1]]  # from each frame to the last, and back
+        for number in range(self.length - 2, 0, -1):
+            rest.insert(0, motions(self.lumas[number], luma, (self.steps[number], rest[0])))
+        to_last = [self.whole[-1][0], *(there for there, _ in rest[: self.length - 1])]
+        return Interval(self.key, last, self.lumas[1:-1], to_first, to_last, ends_shot)
+
+
+def _carried(maps: Array, motion: Motion) -> Array:
+    """What is known at one key, (h, w, 4), moved to another one, with weights by the motion's confidence."""
+    moved = motion.fetch(maps)
+    moved[..., 2] = np.minimum(moved[..., 2], MEMORY)
+    moved[..., 2:] *= motion.confidence[..., None]
+    return moved
+
+
+def _joined(a: Array, b: Array) -> Array:
+    """Two maps (h, w, 4), averaged by their weights, which are added."""
+    weight_a, weight_b = a[..., 2] + a[..., 3], b[..., 2] + b[..., 3]
+    joined = a + b
+    share = weight_b / np.maximum(weight_a + weight_b, 1e-6)
+    joined[..., :2] = a[..., :2] + (b[..., :2] - a[..., :2]) * share[..., None]
+    return joined
+
+
+def _settle(key: Key, following: Iterable[Interval]) -> Array:
+    """Chroma of a key: the average over it, the keys before, and those of the intervals that follow it."""
+    future: Array | None = None
+    for interval in reversed(list(following)):
+        if interval.last is not None:
+            here = interval.last.own if future is None else _joined(interval.last.own, future)
+            future = _carried(here, interval.to_last[0])
+    return (key.past if future is None else _joined(key.past, future))[..., :2]
+
+
+def _between(luma: Array, first: Array, last: Array, to_first: Motion, to_last: Motion, share: float) -> Array:
+    """Chroma of a frame that is `share` of the way from one key to the next."""
+    weights = np.float32(1 - share) * to_first.confidence, np.float32(share) * to_last.confidence
+    a, b = to_first.fetch(first), to_last.fetch(last)
+    chroma = a + (b - a) * (weights[1] / np.maximum(weights[0] + weights[1], 1e-6))[..., None]
+    return fill(chroma, np.maximum(to_first.confidence, to_last.confidence), luma)

@@ -1,0 +1,146 @@
+"""SeAda Colorize Video and SeAda Steady Colors in a real ComfyUI."""
+
+import json
+import subprocess
+import time
+from pathlib import Path
+
+import comfy_server
+import numpy as np
+import pytest
+from comfy_server import PromptError, node
+from films import decoded, packets, panning, write_film
+
+pytest.importorskip("av")
+
+
+@pytest.fixture(autouse=True)
+def _needs_opencv():
+    found = comfy_server.find()
+    if isinstance(found, str) or subprocess.run([found[1], "-c", "import cv2"], capture_output=True).returncode:
+        pytest.skip("ComfyUI's Python has no OpenCV: pip install opencv-python-headless")
+
+
+@pytest.fixture
+def film(comfy) -> Path:
+    path = comfy.base / "input" / "film.mp4"
+    if not path.exists():
+        write_film(path, panning(12, seed=1) + panning(9, seed=2), sound=True)
+    return path
+
+
+def video(name: str = "film.mp4", **inputs) -> dict:
+    """SeAdaColorizeVideo as a prompt, saved by "save"."""
+    settings = {"prompt": "a dog", "seed": 1, "size": 0, "saturation": 3.0, "spacing": 8, "quality": 0}
+    settings |= {"keyframe_numbers": "0", "hints_frame": 0}
+    wires = {"video": ["film", 0], "seada": ["load", 1]}
+    return {
+        "film": node("LoadVideo", file=name),
+        "load": node("SeAdaLoadModel", model_name="tiny"),
+        "color": node("SeAdaColorizeVideo", **settings | wires | inputs),
+        "save": node("SaveVideo", video=["color", 0], filename_prefix="film", format="auto", codec="auto"),
+    }
+
+
+def saved(comfy, prompt: dict) -> Path:
+    return comfy.picture(comfy.run(prompt), "save")
+
+
+def test_a_film_keeps_luminance_and_sound(comfy, film):
+    result = saved(comfy, video())
+    before, after = decoded(film), decoded(result)
+    assert [time for time, _ in after] == pytest.approx([time for time, _ in before])
+    for (_, old), (_, new) in zip(before, after):
+        assert np.array_equal(old[0], new[0])
+    assert max(abs(planes[1].astype(int) - 128).max() for _, planes in after) > 3  # it is in colour
+    assert [data for _, data in packets(result, "audio")] == [data for _, data in packets(film, "audio")]
+
+
+def test_keyframes_colour_their_shot(comfy, film):
+    blue = {"blue": node("EmptyImage", width=64, height=48, batch_size=1, color=0x3040E0)}
+    result = saved(comfy, blue | video(keyframes=["blue", 0], keyframe_numbers="6"))
+    means = [planes[1].mean() for _, planes in decoded(result)]
+    assert min(means[:12]) > 150
+    assert max(means[12:]) < 150
+
+
+@pytest.mark.parametrize(
+    ("numbers", "message"),
+    [("1, 2", "2 numbers for 1 keyframes"), ("first", "are not numbers of frames"), ("21", "there is no frame 21")],
+)
+def test_wrong_numbers(comfy, film, numbers, message):
+    blue = {"blue": node("EmptyImage", width=64, height=48, batch_size=1, color=0x3040E0)}
+    with pytest.raises(PromptError, match=message):
+        comfy.run(blue | video(keyframes=["blue", 0], keyframe_numbers=numbers))
+
+
+def test_frames_of_any_model_become_steady(comfy, film):
+    flicker = [(118, 150) if number % 2 else (138, 170) for number in range(21)]
+    write_film(comfy.base / "input" / "flicker.mp4", panning(12, seed=1) + panning(9, seed=2), chroma=flicker)
+    prompt = {
+        "film": node("LoadVideo", file="film.mp4"),
+        "parts": node("GetVideoComponents", video=["film", 0]),
+        "colored": node("LoadVideo", file="flicker.mp4"),
+        "colors": node("GetVideoComponents", video=["colored", 0]),
+        "steady": node("SeAdaSteadyColors", frames=["parts", 0], colored=["colors", 0], spacing=3),
+    }
+    code = """import torch
+weights = torch.tensor([0.299, 0.587, 0.114])
+def change(x):
+    reds = (x[..., 0] - x @ weights)[:12].mean((1, 2))
+    return float((reds[1:] - reds[:-1]).abs().max())
+result = [list(a.shape), float((a @ weights - c @ weights).abs().max()), change(a), change(b)]"""
+    wires = {"a": ["steady", 0], "b": ["colors", 0], "c": ["parts", 0]}
+    shape, luma, after, before = comfy.probe(code, prompt, **wires)
+    assert shape == [21, 48, 64, 3]
+    assert luma < 1e-4
+    assert after < 0.2 * before
+
+
+def test_as_many_coloured_frames_as_frames(comfy):
+    prompt = {
+        "one": node("EmptyImage", width=64, height=48, batch_size=3, color=0),
+        "two": node("EmptyImage", width=64, height=48, batch_size=2, color=0),
+        "steady": node("SeAdaSteadyColors", frames=["one", 0], colored=["two", 0], spacing=4),
+        "shown": node("PreviewImage", images=["steady", 0]),
+    }
+    with pytest.raises(PromptError, match="3 frames and 2 coloured ones"):
+        comfy.run(prompt)
+
+
+@pytest.mark.parametrize("name", ["seada-video", "seada-steady-colors"])
+def test_a_workflow_runs(comfy, film, name):
+    prompt = json.loads((Path(__file__).resolve().parent / "workflows" / f"{name}.json").read_text())
+    (key,) = (key for key, entry in prompt.items() if entry["class_type"] == "SaveVideo")
+    frames = decoded(comfy.picture(comfy.run(prompt), key))
+    assert len(frames) == 21
+    assert max(abs(planes[1].astype(int) - 128).max() for _, planes in frames) > 3
+
+
+def memory(comfy) -> float:
+    """Resident memory of the server, MB."""
+    lines = Path(f"/proc/{comfy.process.pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmRSS"))
+
+
+@pytest.mark.slow
+def test_a_long_film_needs_no_more_memory_and_can_be_interrupted(comfy):
+    path = comfy.base / "input" / "long.mp4"
+    write_film(path, panning(300, 1080, 1920))
+    prompt = video("long.mp4", quality=20)
+    job, peaks, start = comfy.queue(prompt), [], memory(comfy)
+    folder = comfy.base / "temp"
+    while not list(folder.glob(".seada_video_*/0*.nut")):
+        time.sleep(0.2)
+    first = memory(comfy) - start
+    comfy.post("/interrupt", {})
+    with pytest.raises(PromptError, match="interrupted"):
+        comfy.wait(job)
+    kept = list(folder.glob(".seada_video_*/0*.nut"))
+    assert kept
+    job = comfy.queue(prompt)
+    while comfy.get(f"/history/{job}").get(job) is None:
+        peaks.append(memory(comfy) - start)
+        time.sleep(0.2)
+    assert len(decoded(comfy.picture(comfy.wait(job), "save"))) == 300
+    assert max(peaks) < 1.2 * first + 150
