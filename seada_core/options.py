@@ -59,7 +59,7 @@ class ColorizeOptions:
         soft_hints: colours of regions, (B or 1, 3, any h, any w); the mask is each pixel's weight in the result.
         hint_methods: how colours follow hints: the hint encoder's learned "modulation", "guidance" of each step's
             estimate (CCD), and "propagation" over similar pixels, which is applied last.
-        palette: colours (`#rrggbb`) to stay close to.
+        palette: colours to stay close to, see `parse_color`.
         palette_strength: None pulls chroma gently to the palette's nearest colour or grey. A number treats the palette
             as a colour scheme, whose colours go where the photo has a similar lightness; 1 is soft.
         steps: denoising steps; None for the model's own number, as with guidance, size and saturation.

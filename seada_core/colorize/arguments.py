@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,11 +28,13 @@ def _palette(text: str) -> list[str] | dict[str, Scheme]:
     """`--palette`: colours, or the schemes of which one is used."""
     from ..hints import palettes
 
-    if "#" in text:
+    if set(text) & set("#,("):  # which no scheme's name has
         return checked(parse_palette)(text)
     try:
         return palettes.parse_choice(text)
     except ValueError as error:
+        with contextlib.suppress(ValueError):
+            return parse_palette(text)  # one colour's name
         raise argparse.ArgumentTypeError(f"{error} (--list-palettes prints the names)") from None
 
 
@@ -100,12 +103,12 @@ def build_parser() -> argparse.ArgumentParser:
     add("--negative-prompt", metavar="TEXT", help="what to keep away from")
     add(
         "--hint",
-        metavar="X,Y,#RRGGBB[,RADIUS]",
+        metavar="X,Y,COLOUR[,RADIUS]",
         dest="hint",
         action="append",
         default=[],
         type=checked(parse_hint),
-        help="a colour at a pixel of the photo, or in a disc around it; may be repeated",
+        help="a colour, as CSS writes it, at a pixel of the photo or in a disc around it; may be repeated",
     )
     add(
         "--hints",
@@ -118,8 +121,8 @@ def build_parser() -> argparse.ArgumentParser:
         "--palette",
         metavar="COLOURS|NAME|auto|FILE",
         type=_palette,
-        help='colours to stay close to, as "#aabbcc,#ddeeff"; or a historical colour scheme by name; auto for the one '
-        "that suits each photo; or a JSON file of your own schemes",
+        help='colours to stay close to, as "#aabbcc,navy,rgb(90,60,30)"; or a historical colour scheme by name; auto '
+        "for the one that suits each photo; or a JSON file of your own schemes",
     )
     add(
         "--palette-strength",
