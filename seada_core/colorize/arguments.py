@@ -249,6 +249,20 @@ def build_parser() -> argparse.ArgumentParser:
         help="largest photo that is read (default: 200, or SEADA_MAX_MEGAPIXELS of the environment); larger ones are "
         "refused before they are decoded",
     )
+    add(
+        "--pages",
+        choices=("first", "all"),
+        default="first",
+        help="of files with several pictures (TIFF, MPO, GIF, APNG): the first, with a notice, or all, into a file "
+        "each, OUT-page1 and so on",
+    )
+    add("--partial", action="store_true", help="colour what is there of files that are cut short")
+    add(
+        "--quality",
+        metavar="N",
+        type=number(int, 1, 100),
+        help="of JPEG and WebP, 1 to 100 (default: 95; a lossless WebP stays lossless)",
+    )
     add("--overwrite", action="store_true", help="replace existing results (default: of several, only what is missing)")
     add("--json", action="store_true", help="one JSON line a picture on standard output, and nothing else there")
     return parser
@@ -307,6 +321,8 @@ def parse(argv: Sequence[str] | None = None) -> RunOptions:
         variants=args.variants,
         batch=args.batch,
         max_megapixels=args.max_megapixels,
+        partial=args.partial,
+        quality=args.quality,
     )
     return RunOptions(
         inputs=tuple(args.inputs),
@@ -314,6 +330,7 @@ def parse(argv: Sequence[str] | None = None) -> RunOptions:
         output=args.output,
         recursive=args.recursive,
         unpack=args.unpack,
+        pages=args.pages == "all",
         overwrite=args.overwrite,
         engine=args.engine,
         workers=args.workers,

@@ -43,6 +43,8 @@ class WorkOptions:
         words: whether to look for the prompt's coloured things.
         batch: how many pictures of one size are coloured together.
         max_megapixels: the largest picture that is read; None for the default of `files.pictures`.
+        partial: of files that are cut short, colour what is there.
+        quality: of JPEG and WebP, 1 to 100; None for `files.pictures`' own.
     """
 
     colorize: ColorizeOptions = field(default_factory=ColorizeOptions)
@@ -54,6 +56,8 @@ class WorkOptions:
     variants: int = 1
     batch: int = 1
     max_megapixels: float | None = None
+    partial: bool = False
+    quality: int | None = None
 
     @property
     def seeds(self) -> range:
@@ -78,6 +82,7 @@ class RunOptions:
     output: str | None = None
     recursive: bool = False
     unpack: bool = False
+    pages: bool = False  # each picture of files that have several
     overwrite: bool = False
     engine: str = "plain"  # or "ray"
     workers: int | None = None  # of "ray"

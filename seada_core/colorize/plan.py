@@ -20,7 +20,7 @@ from urllib.parse import unquote
 
 from ..errors import CommandError, reason
 from ..files import pictures
-from ..files.folders import find
+from ..files.folders import Skipped, nothing_in, search
 from ..files.pictures import WRITABLE, Picture, PictureError
 from ..files.shards import Place, ShardError, read_at
 from .shard_results import Shard
@@ -38,21 +38,24 @@ class Job:
     member: str | None = None  # the name, where `source` is a shard
     place: Place = (0, 0)  # where the picture starts in the shard, and its length in bytes
     shard: int | None = None  # number of the shard in `Plan.shards`
+    page: int | None = None  # which picture of a file that has several, from 0
 
     @property
     def name(self) -> str:
+        if self.page is not None:
+            return f"{self.source}, page {self.page + 1}"
         return str(self.source) if self.member is None else f"{self.source}:{self.member}"
 
-    def read(self, limit: int | None = None) -> Picture:
+    def read(self, limit: int | None = None, partial: bool = False) -> Picture:
         """The picture, see `pictures.read`. Raises PictureError where it is not one."""
         if self.member is None:
-            return pictures.read(self.source, limit)
+            return pictures.read(self.source, limit, self.page, partial)
         try:
             with open(self.source, "rb") as file:
                 encoded = read_at(file, self.place)
         except OSError as error:
             raise PictureError(f"{self.name} cannot be read: {error.strerror}") from error
-        return pictures.read_bytes(encoded, self.name, limit)
+        return pictures.read_bytes(encoded, self.name, limit, partial)
 
 
 @dataclass(frozen=True)
@@ -83,6 +86,7 @@ class Plan:
     pictures: list[Job] = field(default_factory=list)
     shards: list[Shard] = field(default_factory=list)
     refused: list[Refused] = field(default_factory=list)
+    skipped: list[Skipped] = field(default_factory=list)  # what folders hold besides pictures
     done: int = 0
     folder: Path | None = None  # where all results go, if that is one folder
 
@@ -105,8 +109,9 @@ def plan(
     overwrite: bool = False,
     recursive: bool = False,
     unpack: bool = False,
+    pages: bool = False,
 ) -> Plan:
-    """What is to be done, every picture once. Only shards are read, and nothing is written.
+    """What is to be done, every picture once. Only shards and the number of pages are read, and nothing is written.
 
     Args:
         inputs: picture files, shards (`.tar`), or folders of them.
@@ -116,6 +121,7 @@ def plan(
             refused.
         recursive: also look in subfolders; results keep their tree.
         unpack: a shard's results become a folder of files, not a shard.
+        pages: colour each picture of files that have several, into a file each, see `paged`.
     Raises:
         CommandError: OUT does not fit the inputs.
     """
@@ -128,7 +134,7 @@ def plan(
     into = many or (output is not None and (Path(output).is_dir() or output.endswith(("/", os.sep))))
     if len(inputs) == 1 and _is_shard(inputs[0]) and not unpack and out and _is_shard(out) and not out.is_dir():
         into = False  # -o names the shard itself
-    if out is not None and readable:
+    if out is not None and output is not None and readable:
         _check_out(readable, out, into, recursive, output.endswith(("/", os.sep)))
 
     result = Plan(folder=out if into else None)
@@ -136,11 +142,14 @@ def plan(
     pairs: dict[Path, tuple[Path, Path]] = {}  # resolved input -> input, output
     for given in readable:
         try:
-            files = find([given], also=(".tar",), recursive=recursive)
+            found = search([given], also=(".tar",), recursive=recursive)
         except PictureError as error:
             result.refused.append(Refused(given, str(error)))
             continue
-        for file in files:
+        result.skipped += found.skipped
+        if not found.files:
+            result.refused.append(Refused(given, nothing_in(given, found.skipped)))
+        for file in found.files:
             suffix = file.suffix if file.suffix.lower() in WRITABLE else ".png"
             if _is_shard(file):
                 suffix = "" if unpack else ".tar"
@@ -156,7 +165,7 @@ def plan(
 
     taken: dict[Path, Path] = {}
     unwritable = lru_cache(_unwritable)
-    for file, target in pairs.values():
+    for file, target, page in _pages(pairs.values()) if pages else ((*pair, None) for pair in pairs.values()):
         paths = [target, *(variant(target, seed) for seed in seeds if len(seeds) > 1)]
         clash = next(filter(None, (_clash(path, pairs, taken) for path in paths)), None)
         if clash is None:
@@ -167,13 +176,26 @@ def plan(
         elif _is_shard(file):
             _plan_shard(result, Shard(file, target, not unpack, overwrite), len(seeds))
         elif overwrite or not there:
-            result.pictures.append(Job(file, target))
-        elif many and there == paths:
+            result.pictures.append(Job(file, target, page=page))
+        elif (many or page is not None) and there == paths:
             result.done += 1
         else:
             problem = f"{there[0]} exists; use --overwrite to replace it, or choose another -o"
             result.refused.append(Refused(file, problem))
     return result
+
+
+def _pages(pairs: Iterable[tuple[Path, Path]]) -> Iterator[tuple[Path, Path, int | None]]:
+    """(file, target, page) of each picture in files; None for the page of a file that has one."""
+    for file, target in pairs:
+        count = 1 if _is_shard(file) or not file.is_file() else pictures.page_count(file)
+        for page in range(count):
+            yield (file, paged(target, page), page) if count > 1 else (file, target, None)
+
+
+def paged(target: Path, page: int) -> Path:
+    """Where the result of one of several pages goes, counted from 1 in its name."""
+    return target.with_name(named(target.stem, f"-page{page + 1}{target.suffix}"))
 
 
 def _plan_shard(result: Plan, shard: Shard, variants: int) -> None:

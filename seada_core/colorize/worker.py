@@ -81,7 +81,8 @@ class Worker:
                     self._check()
                     target = ready.report.job.target
                     prompt = colorize(
-                        self.colorizer, ready.picture, ready.prompt, target, seeds, ready.options, callback
+                        *(self.colorizer, ready.picture, ready.prompt, target, seeds, ready.options, callback),
+                        quality=self.options.quality,
                     )
                     if ready.report.prompt is None:
                         ready.report.prompt = prompt
@@ -121,16 +122,15 @@ class Worker:
 
     def _prepare(self, report: Report) -> _Ready:
         most, schemes = self.options.max_megapixels, self.options.schemes
-        picture = report.job.read(None if most is None else round(most * 1e6))
+        picture = report.job.read(None if most is None else round(most * 1e6), self.options.partial)
         options = self._varied(self.options.colorize)
         if schemes:
             scheme = choose(self.colorizer, picture, schemes, self.options.prompt)
             report.scheme = None if scheme is None else scheme.name
             options = replace(options, palette=None if scheme is None else scheme.colors)
         regions, prompt, unknown = soft_hints(self.colorizer, picture, self.options)
-        notes = [f"the model sees no {unknown} in it"] if unknown else []
-        if picture.is_deep and not pictures.holds_16_bits(report.job.target):
-            notes.append(f"{report.job.target.suffix} holds 8 of its 16 bits; write .png or .tif to keep all")
+        notes = [*picture.notes, *([f"the model sees no {unknown} in it"] if unknown else [])]
+        notes += pictures.losses(picture, report.job.target)
         if notes:
             report.note = f"{report.job.name}: {'; '.join(notes)}"
         return _Ready(report, picture, replace(options, soft_hints=regions), prompt)
@@ -164,7 +164,7 @@ class Worker:
             with self._reporting(ready.report):
                 self._check()
                 target = ready.report.job.target
-                write(ready.picture, _merged(maps, ready.picture, target), target)
+                write(ready.picture, _merged(maps, ready.picture, target), target, self.options.quality)
             ready.report.seconds += (time.perf_counter() - start) / len(group)
             if ready.report.prompt is None:
                 ready.report.prompt = prompt
@@ -280,6 +280,7 @@ def colorize(
     seeds: Sequence[int],
     options: ColorizeOptions,
     callback: Callable[[int, int], None] | None = None,
+    quality: int | None = None,
 ) -> str:
     """Colour one photo and write it to `target`; returns the prompt, or the caption where that is None.
 
@@ -300,7 +301,7 @@ def colorize(
                 rgb = _merged(chroma[0], picture, target)
             else:
                 rgb = np.asarray(colorizer(luminance, options, callback=callback))
-        write(picture, rgb, target if len(seeds) == 1 else variant(target, seed))
+        write(picture, rgb, target if len(seeds) == 1 else variant(target, seed), quality)
         if len(seeds) > 1:
             small.append((f"seed {seed}", thumbnail(pictures.to_pil(Picture(rgb)))))
     if len(seeds) > 1:
@@ -314,7 +315,7 @@ def _merged(chroma: Tensor, picture: Picture, target: Path) -> np.ndarray:
     return merge_tiled(chroma.float().cpu(), picture.luminance, dtype=np.uint16 if deep else np.uint8)
 
 
-def write(picture: Picture, rgb: np.ndarray, target: Path) -> None:
+def write(picture: Picture, rgb: np.ndarray, target: Path, quality: int | None = None) -> None:
     """Write a photo in colours, uint8 or uint16 (H, W, 3). Raises PictureError where that fails."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    pictures.write(picture.with_rgb(rgb), target)
+    pictures.write(picture.with_rgb(rgb), target, quality)
