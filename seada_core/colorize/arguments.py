@@ -256,6 +256,11 @@ def build_parser() -> argparse.ArgumentParser:
         help="of files with several pictures (TIFF, MPO, GIF, APNG): the first, with a notice, or all, into a file "
         "each, OUT-page1 and so on",
     )
+    add(
+        "--keep-color",
+        action="store_true",
+        help="leave photos as they are that have colours already, and stamps and other coloured parts of grey ones",
+    )
     add("--partial", action="store_true", help="colour what is there of files that are cut short")
     add(
         "--quality",
@@ -322,6 +327,7 @@ def parse(argv: Sequence[str] | None = None) -> RunOptions:
         batch=args.batch,
         max_megapixels=args.max_megapixels,
         partial=args.partial,
+        keep_color=args.keep_color,
         quality=args.quality,
     )
     return RunOptions(

@@ -44,6 +44,7 @@ class WorkOptions:
         batch: how many pictures of one size are coloured together.
         max_megapixels: the largest picture that is read; None for the default of `files.pictures`.
         partial: of files that are cut short, colour what is there.
+        keep_color: leave photos as they are that have colours already, and coloured parts of others.
         quality: of JPEG and WebP, 1 to 100; None for `files.pictures`' own.
     """
 
@@ -57,6 +58,7 @@ class WorkOptions:
     batch: int = 1
     max_megapixels: float | None = None
     partial: bool = False
+    keep_color: bool = False
     quality: int | None = None
 
     @property

@@ -73,7 +73,7 @@ class Report:
     job: Job
     prompt: str | None = None  # as it was given, otherwise the caption
     scheme: str | None = None
-    note: str | None = None
+    notes: list[str] = field(default_factory=list)  # what was assumed, or is lost
     seconds: float = 0.0
     error: str | None = None
     broken: bool = False  # the error is not specific to this picture: no further one can be coloured

@@ -88,14 +88,14 @@ class Run:
             self.journal.add(report.job.name, report.error)
         else:
             self.coloured += 1
-        if report.note:
-            print(f"note: {report.note}", file=sys.stderr)
+        for note in report.notes:
+            print(f"note: {report.job.name}: {note}", file=sys.stderr)
         if self.options.json:
             job, target = report.job, None if report.error else report.job.target
             self.print(
                 _json(
                     *(job.name, report.prompt, self.seeds, target, report.scheme),
-                    *(report.seconds, report.error, report.note),
+                    *(report.seconds, report.error, report.notes),
                 )
             )
         elif not report.error:
@@ -186,7 +186,7 @@ def _json(
     scheme: str | None = None,
     seconds: float = 0.0,
     error: str | None = None,
-    note: str | None = None,
+    notes: Sequence[str] = (),
 ) -> str:
     """The JSON line of an input; `target` is None where it has no result."""
     record: dict[str, object] = {
@@ -197,7 +197,7 @@ def _json(
         "scheme": scheme,
         "seconds": round(seconds, 3),
         "error": error,
-        "note": note,
+        "notes": list(notes),
     }
     if len(seeds) > 1:
         record["variants"] = [] if target is None else [str(variant(target, seed)) for seed in seeds]

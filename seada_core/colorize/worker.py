@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ..color.kinds import colored_parts, is_colored, notices
 from ..color.merging import merge_tiled
 from ..color.sizes import diffusion_size, resize, size_of
 from ..errors import CommandError, one_line
@@ -31,6 +32,7 @@ from .contact_sheet import contact_sheet, thumbnail
 from .options import ModelOptions, WorkOptions
 from .plan import Job, Report, variant
 
+BAND = 256  # rows of a photo that are mixed at once
 CAPTION_SIZE = 512  # longest side of the picture given to the captioner, px: far more than its input
 # of variants, for a model with fewer steps: with one or two, seeds hardly differ; with three, the full noise and the
 # saturation that compensates for a single step give blotchy surfaces
@@ -72,6 +74,10 @@ class Worker:
             with self._reporting(report):
                 self._check()
                 ready = self._prepare(report)
+                if self.options.keep_color and is_colored(ready.picture.pixels):
+                    write(ready.picture, ready.picture.pixels, report.job.target, self.options.quality)
+                    report.prompt, report.notes = "", ["it has colours already, which are kept"]
+                    continue
                 groups.setdefault(self._size(ready) or id(ready), []).append(ready)
         for group in groups.values():
             if len(group) > 1 and self._together(group):
@@ -82,11 +88,18 @@ class Worker:
                     target = ready.report.job.target
                     prompt = colorize(
                         *(self.colorizer, ready.picture, ready.prompt, target, seeds, ready.options, callback),
-                        quality=self.options.quality,
+                        save=self._save,
                     )
                     if ready.report.prompt is None:
                         ready.report.prompt = prompt
         return reports
+
+    def _save(self, picture: Picture, rgb: np.ndarray, target: Path) -> None:
+        """Write a result; with --keep-color, the photo's own colours where it has some."""
+        mask = colored_parts(picture.pixels) if self.options.keep_color else None
+        if mask is not None:
+            rgb = _with_own_colors(rgb, picture.pixels, mask)
+        write(picture, rgb, target, self.options.quality)
 
     def _check(self) -> None:
         if self.broken:
@@ -130,9 +143,9 @@ class Worker:
             options = replace(options, palette=None if scheme is None else scheme.colors)
         regions, prompt, unknown = soft_hints(self.colorizer, picture, self.options)
         notes = [*picture.notes, *([f"the model sees no {unknown} in it"] if unknown else [])]
+        notes += notices(picture.pixels, self.options.keep_color)
         notes += pictures.losses(picture, report.job.target)
-        if notes:
-            report.note = f"{report.job.name}: {'; '.join(notes)}"
+        report.notes = notes
         return _Ready(report, picture, replace(options, soft_hints=regions), prompt)
 
     def _size(self, ready: _Ready) -> tuple | None:
@@ -164,7 +177,7 @@ class Worker:
             with self._reporting(ready.report):
                 self._check()
                 target = ready.report.job.target
-                write(ready.picture, _merged(maps, ready.picture, target), target, self.options.quality)
+                self._save(ready.picture, _merged(maps, ready.picture, target), target)
             ready.report.seconds += (time.perf_counter() - start) / len(group)
             if ready.report.prompt is None:
                 ready.report.prompt = prompt
@@ -280,7 +293,7 @@ def colorize(
     seeds: Sequence[int],
     options: ColorizeOptions,
     callback: Callable[[int, int], None] | None = None,
-    quality: int | None = None,
+    save: Callable[[Picture, np.ndarray, Path], None] | None = None,
 ) -> str:
     """Colour one photo and write it to `target`; returns the prompt, or the caption where that is None.
 
@@ -301,7 +314,7 @@ def colorize(
                 rgb = _merged(chroma[0], picture, target)
             else:
                 rgb = np.asarray(colorizer(luminance, options, callback=callback))
-        write(picture, rgb, target if len(seeds) == 1 else variant(target, seed), quality)
+        (save or write)(picture, rgb, target if len(seeds) == 1 else variant(target, seed))
         if len(seeds) > 1:
             small.append((f"seed {seed}", thumbnail(pictures.to_pil(Picture(rgb)))))
     if len(seeds) > 1:
@@ -313,6 +326,18 @@ def _merged(chroma: Tensor, picture: Picture, target: Path) -> np.ndarray:
     """A photo with (Cb, Cr) maps (2, h, w) as RGB (H, W, 3): uint16 if both it and `target` have over 8 bits."""
     deep = picture.is_deep and pictures.holds_16_bits(target)
     return merge_tiled(chroma.float().cpu(), picture.luminance, dtype=np.uint16 if deep else np.uint8)
+
+
+def _with_own_colors(rgb: np.ndarray, own: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """A result (H, W, 3) with the photo's own pixels (H, W, 3), of 8 or 16 bits, to the share of a mask (H, W)."""
+    top = {np.dtype(np.uint8): 255, np.dtype(np.uint16): 65535}
+    result = rgb.copy()
+    for start in range(0, len(rgb), BAND):
+        rows = np.s_[start : start + BAND]
+        mine = own[rows].astype(np.float32) * (top[rgb.dtype] / top[own.dtype])
+        share = mask[rows][..., None]
+        result[rows] = np.round(rgb[rows] + share * (mine - rgb[rows])).astype(rgb.dtype)
+    return result
 
 
 def write(picture: Picture, rgb: np.ndarray, target: Path, quality: int | None = None) -> None:

@@ -36,7 +36,9 @@ def hex_color(text: str) -> str:
 
 
 def _bytes_of(text: Any) -> tuple[int, int, int]:
-    from PIL import ImageColor  # which knows CSS's names; imported here so that `--help` is quick
+    if isinstance(text, str) and re.fullmatch(r"#[0-9a-fA-F]{6}", text):
+        return int(text[1:3], 16), int(text[3:5], 16), int(text[5:7], 16)
+    from PIL import ImageColor  # which knows CSS's names; imported here so that commands start quickly
 
     if isinstance(text, str) and len(text) <= MAX_COLOR and re.fullmatch(COLOR, text, re.IGNORECASE):
         color = re.sub(r"(?<=[\d%])[\s,]+(?=[\d.])", ",", text)  # CSS also separates by spaces alone
