@@ -21,7 +21,8 @@ from urllib.parse import unquote
 from ..errors import CommandError, reason
 from ..files import pictures
 from ..files.folders import Skipped, nothing_in, search
-from ..files.pictures import WRITABLE, Picture, PictureError
+from ..files.picture import Picture, PictureError
+from ..files.pictures import WRITABLE
 from ..files.shards import Place, ShardError, read_at
 from .shard_results import Shard
 

@@ -15,12 +15,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from .. import pages
 from ..color.kinds import colored_parts, is_colored, notices
 from ..color.merging import merge_tiled
 from ..color.sizes import diffusion_size, resize, size_of
 from ..errors import CommandError, one_line
 from ..files import pictures
-from ..files.pictures import Picture
+from ..files.picture import Picture
 from ..files.weight_headers import CheckpointError
 from ..hints.color_phrases import without_colors
 from ..hints.maps import over, resize_hint_map
@@ -28,6 +29,7 @@ from ..hints.palettes import Scheme, retrieve
 from ..options import ColorizeOptions
 from ..pipeline import Colorizer
 from ..steering import reference_hints, word_hints
+from ..windows import is_elongated
 from .contact_sheet import contact_sheet, thumbnail
 from .options import ModelOptions, WorkOptions
 from .plan import Job, Report, variant
@@ -144,6 +146,11 @@ class Worker:
         regions, prompt, unknown = soft_hints(self.colorizer, picture, self.options)
         notes = [*picture.notes, *([f"the model sees no {unknown} in it"] if unknown else [])]
         notes += notices(picture.pixels, self.options.keep_color)
+        if boxes := pages.photos(picture.luminance):
+            many = (
+                f"{len(boxes)} photos on a page, each of which is" if len(boxes) > 1 else "a photo in a frame, which is"
+            )
+            notes.append(f"it shows {many} coloured as if it were alone; the rest stays grey")
         notes += pictures.losses(picture, report.job.target)
         report.notes = notes
         return _Ready(report, picture, replace(options, soft_hints=regions), prompt)
@@ -154,6 +161,8 @@ class Worker:
         if self.options.batch == 1 or self.options.variants > 1 or options.hints or options.soft_hints is not None:
             return None
         height, width = ready.picture.pixels.shape[:2]
+        if pages.photos(ready.picture.luminance) or is_elongated((height, width)):
+            return None
         size = diffusion_size((height, width), self._short_side())
         return (*size, tuple(options.palette or ()))
 
@@ -301,19 +310,29 @@ def colorize(
     CommandError for a part of the model that cannot be used, ValueError for options that the model or the photo does
     not allow and for what cannot be written.
     """
-    luminance = Image.fromarray(picture.luminance)  # mode F for 16-bit photos: nothing is lost
+    values = picture.luminance
+    luminance = Image.fromarray(values)  # mode F for 16-bit photos: nothing is lost
     small = [("input", thumbnail(luminance))]
+    boxes = pages.photos(values)
+    texts: str | tuple[str, ...] | None = prompt
     if prompt is None:
         with _loading():
-            prompt = caption(colorizer, picture.luminance)
+            captions = tuple(caption(colorizer, box.of(values)) for box in boxes) or (caption(colorizer, values),)
+        texts, prompt = captions if boxes else captions[0], " | ".join(captions)
+
+    def deep(gray: np.ndarray, own: ColorizeOptions, told: Callable[[int, int], None] | None = None) -> np.ndarray:
+        return _merged(colorizer.chroma(_gray(gray), own, callback=told)[0], picture, target, gray)
+
     for seed in seeds:
-        options = replace(options, prompt=prompt, seed=seed)
+        options = replace(options, prompt=texts, seed=seed)
         with _loading():
-            if picture.is_deep:
-                chroma = colorizer.chroma(_gray(picture.luminance), options, callback=callback)
-                rgb = _merged(chroma[0], picture, target)
-            else:
+            if not picture.is_deep:
                 rgb = np.asarray(colorizer(luminance, options, callback=callback))
+            elif boxes:
+                pages.check_hints(options, values.shape[:2])
+                rgb = pages.color_photos(values, boxes, options, deep, callback)
+            else:
+                rgb = deep(values, options, callback)
         (save or write)(picture, rgb, target if len(seeds) == 1 else variant(target, seed))
         if len(seeds) > 1:
             small.append((f"seed {seed}", thumbnail(pictures.to_pil(Picture(rgb)))))
@@ -322,10 +341,12 @@ def colorize(
     return prompt
 
 
-def _merged(chroma: Tensor, picture: Picture, target: Path) -> np.ndarray:
-    """A photo with (Cb, Cr) maps (2, h, w) as RGB (H, W, 3): uint16 if both it and `target` have over 8 bits."""
+def _merged(chroma: Tensor, picture: Picture, target: Path, luminance: np.ndarray | None = None) -> np.ndarray:
+    """A photo, or the part of it with that luminance, with (Cb, Cr) maps (2, h, w) as RGB (H, W, 3): uint16 if both it
+    and `target` have over 8 bits."""
     deep = picture.is_deep and pictures.holds_16_bits(target)
-    return merge_tiled(chroma.float().cpu(), picture.luminance, dtype=np.uint16 if deep else np.uint8)
+    gray = picture.luminance if luminance is None else luminance
+    return merge_tiled(chroma.float().cpu(), gray, dtype=np.uint16 if deep else np.uint8)
 
 
 def _with_own_colors(rgb: np.ndarray, own: np.ndarray, mask: np.ndarray) -> np.ndarray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -65,7 +66,7 @@ class Picture:
         """Whether it has more than 8 bits a channel."""
         return self.pixels.dtype != np.uint8
 
-    @property
+    @cached_property
     def luminance(self) -> np.ndarray:
         """BT.601 luma `(H, W)`: uint8 (PIL's "L"), or float32 in [0, 1] where the file has more than 8 bits."""
         if self.pixels.ndim == 2:
