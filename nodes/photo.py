@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import reprlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 
 import comfy.model_management
@@ -205,8 +205,7 @@ def save(rgb: Tensor, folder: Path, name: str, suffix: str | None, photo: Photo 
         picture = photo.picture.with_rgb(pixels)
     else:
         old = photo.picture
-        icc = old.icc if old.pixels.ndim == 3 else None
-        picture = pictures.Picture(pixels, _resized(old.alpha, pixels.shape[:2]), old.exif, icc, old.dpi)
+        picture = replace(old, pixels=pixels, alpha=_resized(old.alpha, pixels.shape[:2]))
     pictures.write(picture, path)
     return path
 

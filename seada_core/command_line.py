@@ -6,7 +6,9 @@ It imports neither torch nor Pillow, so that `--help` is quick.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import math
+import os
 import sys
 from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, NoReturn, TypeVar
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 
 FINE, FAILED, USAGE = 0, 1, 2  # exit statuses
 INTERRUPTED = 130  # what shells report for a command that Ctrl-C ended
+CLOSED = 141  # likewise, where the reader of its output is gone, as with `| head`
 
 T = TypeVar("T")
 
@@ -33,13 +36,20 @@ class Parser(argparse.ArgumentParser):
 
 
 def exit_status(command: Callable[[], int], interrupted: str = "") -> int:
-    """Run a command. Returns its exit status: its own, a `CommandError`'s, argparse's, or `INTERRUPTED`.
+    """Run a command. Returns its exit status: its own, a `CommandError`'s, argparse's, `INTERRUPTED` or `CLOSED`.
 
     Args:
         interrupted: added to the error line after Ctrl-C, such as what is done.
     """
     try:
-        return command()
+        status = command()
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:
+        # nothing can be said there any more; Python would try once more as it ends
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return CLOSED
     except SystemExit as end:  # of argparse: help, or bad usage already reported
         return int(end.code or FINE)
     except CommandError as error:

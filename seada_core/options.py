@@ -60,7 +60,7 @@ class ColorizeOptions:
         hint_methods: how colours follow hints: the hint encoder's learned "modulation", "guidance" of each step's
             estimate (CCD), and "propagation" over the things that they are on (over similar pixels, where the model
             has no part "affinity"), which is applied last. None: propagation alone with that part, else all three.
-        palette: colours (`#rrggbb`) to stay close to.
+        palette: colours to stay close to, see `parse_color`.
         palette_strength: None pulls chroma gently to the palette's nearest colour or grey. A number treats the palette
             as a colour scheme, whose colours go where the photo has a similar lightness; 1 is soft.
         steps: denoising steps; None for the model's own number, as with guidance, size and saturation.

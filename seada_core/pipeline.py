@@ -11,10 +11,9 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from .color.merging import MERGED_ON_DEVICE, merge_chroma, merge_on_device, merge_tiled
+from . import pages, windows
 from .color.sizes import DECODE_SIZE, decode_size, diffusion_size, resize, size_of
-from .color.spaces import luminance
-from .files.pictures import from_pil
+from .files.picture import from_pil
 from .files.weight_headers import CheckpointError
 from .hints.affinity import affinities_of, follow_hints
 from .hints.maps import any_hint_map, palette_chroma, resize_hint_map, scheme_colors, spread_hints
@@ -187,20 +186,9 @@ class Colorizer:
             ValueError: an argument is out of range; the message says what is allowed.
         """
         if isinstance(image, Tensor):
-            batch = image if image.ndim == 4 else image[None]
-            if batch.ndim != 4 or batch.shape[1] not in (1, 3) or 0 in batch.shape:
-                raise ValueError(f"expected (B, 3, H, W) or (3, H, W), grey or colour, not {tuple(image.shape)}")
-            gray = (luminance(batch) if batch.shape[1] == 3 else batch).float().clamp(0, 1)
-            chroma = self.chroma(gray, options, callback=callback, **fields)
-            rgb = merge_chroma(chroma.to(gray.device), gray).to(image.dtype)
-            return rgb if image.ndim == 4 else rgb[0]
+            return pages.color_tensor(image, replace(options, **fields), self.chroma, callback)
         array = from_pil(image).luminance
-        gray = torch.tensor(array, device=self.device)[None, None]
-        gray = gray.float() / 255 if array.dtype.kind == "u" else gray.float()
-        chroma = self.chroma(gray, options, callback=callback, **fields)
-        if self.device.type == "cpu" or array.size > MERGED_ON_DEVICE:
-            return Image.fromarray(merge_tiled(chroma[0].float().cpu(), array))
-        return Image.fromarray(merge_on_device(chroma, gray))
+        return Image.fromarray(pages.color_array(self, array, replace(options, **fields), callback))
 
     @torch.no_grad()
     def chroma(
@@ -211,6 +199,8 @@ class Colorizer:
         if not torch.isfinite(gray).all():
             raise ValueError("the photo has values that are not finite: expected 0 to 1")
         photo_size = size_of(gray)
+        if windows.is_elongated(photo_size):
+            return windows.in_windows(self, gray, options, callback)
         small = decoded = resize(gray, diffusion_size(photo_size, options.size)).to(self.device)
         if small is gray:
             small = decoded = gray.clone()  # the caller's may change in place, see `Captured`

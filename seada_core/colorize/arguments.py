@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,11 +29,13 @@ def _palette(text: str) -> list[str] | dict[str, Scheme]:
     """`--palette`: colours, or the schemes of which one is used."""
     from ..hints import palettes
 
-    if "#" in text:
+    if set(text) & set("#,("):  # which no scheme's name has
         return checked(parse_palette)(text)
     try:
         return palettes.parse_choice(text)
     except ValueError as error:
+        with contextlib.suppress(ValueError):
+            return parse_palette(text)  # one colour's name
         raise argparse.ArgumentTypeError(f"{error} (--list-palettes prints the names)") from None
 
 
@@ -106,12 +109,12 @@ def build_parser() -> argparse.ArgumentParser:
     add("--negative-prompt", metavar="TEXT", help="what to keep away from")
     add(
         "--hint",
-        metavar="X,Y,#RRGGBB[,RADIUS]",
+        metavar="X,Y,COLOUR[,RADIUS]",
         dest="hint",
         action="append",
         default=[],
         type=checked(parse_hint),
-        help="a colour at a pixel of the photo, or in a disc around it; may be repeated",
+        help="a colour, as CSS writes it, at a pixel of the photo or in a disc around it; may be repeated",
     )
     add(
         "--hints",
@@ -125,8 +128,8 @@ def build_parser() -> argparse.ArgumentParser:
         "--palette",
         metavar="COLOURS|NAME|auto|FILE",
         type=_palette,
-        help='colours to stay close to, as "#aabbcc,#ddeeff"; or a historical colour scheme by name; auto for the one '
-        "that suits each photo; or a JSON file of your own schemes",
+        help='colours to stay close to, as "#aabbcc,navy,rgb(90,60,30)"; or a historical colour scheme by name; auto '
+        "for the one that suits each photo; or a JSON file of your own schemes",
     )
     add(
         "--palette-strength",
@@ -252,6 +255,25 @@ def build_parser() -> argparse.ArgumentParser:
         help="largest photo that is read (default: 200, or SEADA_MAX_MEGAPIXELS of the environment); larger ones are "
         "refused before they are decoded",
     )
+    add(
+        "--pages",
+        choices=("first", "all"),
+        default="first",
+        help="of files with several pictures (TIFF, MPO, GIF, APNG): the first, with a notice, or all, into a file "
+        "each, OUT-page1 and so on",
+    )
+    add(
+        "--keep-color",
+        action="store_true",
+        help="leave photos as they are that have colours already, and stamps and other coloured parts of grey ones",
+    )
+    add("--partial", action="store_true", help="colour what is there of files that are cut short")
+    add(
+        "--quality",
+        metavar="N",
+        type=number(int, 1, 100),
+        help="of JPEG and WebP, 1 to 100 (default: 95; a lossless WebP stays lossless)",
+    )
     add("--overwrite", action="store_true", help="replace existing results (default: of several, only what is missing)")
     add("--json", action="store_true", help="one JSON line a picture on standard output, and nothing else there")
     add_film_arguments(parser)
@@ -311,6 +333,9 @@ def parse(argv: Sequence[str] | None = None) -> RunOptions:
         variants=args.variants,
         batch=args.batch,
         max_megapixels=args.max_megapixels,
+        partial=args.partial,
+        keep_color=args.keep_color,
+        quality=args.quality,
     )
     film = film_options(args, args.inputs, work)
     return RunOptions(
@@ -320,6 +345,7 @@ def parse(argv: Sequence[str] | None = None) -> RunOptions:
         output=args.output,
         recursive=args.recursive,
         unpack=args.unpack,
+        pages=args.pages == "all",
         overwrite=args.overwrite,
         engine=args.engine,
         workers=args.workers,

@@ -44,6 +44,9 @@ class WorkOptions:
         words: whether to look for the prompt's coloured things.
         batch: how many pictures of one size are coloured together.
         max_megapixels: the largest picture that is read; None for the default of `files.pictures`.
+        partial: of files that are cut short, colour what is there.
+        keep_color: leave photos as they are that have colours already, and coloured parts of others.
+        quality: of JPEG and WebP, 1 to 100; None for `files.pictures`' own.
     """
 
     colorize: ColorizeOptions = field(default_factory=ColorizeOptions)
@@ -55,6 +58,9 @@ class WorkOptions:
     variants: int = 1
     batch: int = 1
     max_megapixels: float | None = None
+    partial: bool = False
+    keep_color: bool = False
+    quality: int | None = None
 
     @property
     def seeds(self) -> range:
@@ -102,6 +108,7 @@ class RunOptions:
     output: str | None = None
     recursive: bool = False
     unpack: bool = False
+    pages: bool = False  # each picture of files that have several
     overwrite: bool = False
     engine: str = "plain"  # or "ray"
     workers: int | None = None  # of "ray"

@@ -9,19 +9,25 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
+import tempfile
 from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import islice
 from pathlib import Path
+from urllib.parse import unquote
 
-from ..errors import CommandError
+from ..errors import CommandError, reason
 from ..files import pictures
-from ..files.folders import find
-from ..files.pictures import WRITABLE, Picture, PictureError
+from ..files.folders import Skipped, nothing_in, search
+from ..files.picture import Picture, PictureError
+from ..files.pictures import WRITABLE
 from ..files.shards import Place, ShardError, read_at
 from .shard_results import Shard
 
 JOURNAL = "seada-failures.jsonl"
+LONGEST_NAME, LONGEST_PATH = 255, 4095  # bytes
 
 
 @dataclass(frozen=True)
@@ -33,21 +39,24 @@ class Job:
     member: str | None = None  # the name, where `source` is a shard
     place: Place = (0, 0)  # where the picture starts in the shard, and its length in bytes
     shard: int | None = None  # number of the shard in `Plan.shards`
+    page: int | None = None  # which picture of a file that has several, from 0
 
     @property
     def name(self) -> str:
+        if self.page is not None:
+            return f"{self.source}, page {self.page + 1}"
         return str(self.source) if self.member is None else f"{self.source}:{self.member}"
 
-    def read(self, limit: int | None = None) -> Picture:
+    def read(self, limit: int | None = None, partial: bool = False) -> Picture:
         """The picture, see `pictures.read`. Raises PictureError where it is not one."""
         if self.member is None:
-            return pictures.read(self.source, limit)
+            return pictures.read(self.source, limit, self.page, partial)
         try:
             with open(self.source, "rb") as file:
                 encoded = read_at(file, self.place)
         except OSError as error:
             raise PictureError(f"{self.name} cannot be read: {error.strerror}") from error
-        return pictures.read_bytes(encoded, self.name, limit)
+        return pictures.read_bytes(encoded, self.name, limit, partial)
 
 
 @dataclass(frozen=True)
@@ -65,7 +74,7 @@ class Report:
     job: Job
     prompt: str | None = None  # as it was given, otherwise the caption
     scheme: str | None = None
-    note: str | None = None
+    notes: list[str] = field(default_factory=list)  # what was assumed, or is lost
     seconds: float = 0.0
     error: str | None = None
     broken: bool = False  # the error is not specific to this picture: no further one can be coloured
@@ -78,6 +87,7 @@ class Plan:
     pictures: list[Job] = field(default_factory=list)
     shards: list[Shard] = field(default_factory=list)
     refused: list[Refused] = field(default_factory=list)
+    skipped: list[Skipped] = field(default_factory=list)  # what folders hold besides pictures
     done: int = 0
     folder: Path | None = None  # where all results go, if that is one folder
 
@@ -100,8 +110,9 @@ def plan(
     overwrite: bool = False,
     recursive: bool = False,
     unpack: bool = False,
+    pages: bool = False,
 ) -> Plan:
-    """What is to be done, every picture once. Only shards are read, and nothing is written.
+    """What is to be done, every picture once. Only shards and the number of pages are read, and nothing is written.
 
     Args:
         inputs: picture files, shards (`.tar`), or folders of them.
@@ -111,57 +122,81 @@ def plan(
             refused.
         recursive: also look in subfolders; results keep their tree.
         unpack: a shard's results become a folder of files, not a shard.
+        pages: colour each picture of files that have several, into a file each, see `paged`.
     Raises:
         CommandError: OUT does not fit the inputs.
     """
     out = None if output is None else Path(output)
-    many = len(inputs) > 1 or inputs[0].is_dir() or _is_shard(inputs[0])
+    if out is not None and _too_long(out):
+        raise CommandError(f"{str(out)[:60]}... is longer than a file's name can be; choose a shorter -o", 2)
+    problems = {given: problem for given in inputs if (problem := _no_file(given))}
+    readable = [given for given in inputs if given not in problems]
+    many = len(inputs) > 1 or any(map(Path.is_dir, readable)) or any(map(_is_shard, readable))
     into = many or (output is not None and (Path(output).is_dir() or output.endswith(("/", os.sep))))
     if len(inputs) == 1 and _is_shard(inputs[0]) and not unpack and out and _is_shard(out) and not out.is_dir():
         into = False  # -o names the shard itself
-    if out is not None:
-        _check_out(inputs, out, into, recursive)
+    if out is not None and output is not None and readable:
+        _check_out(readable, out, into, recursive, output.endswith(("/", os.sep)))
 
     result = Plan(folder=out if into else None)
+    result.refused += [Refused(given, problem) for given, problem in problems.items()]
     pairs: dict[Path, tuple[Path, Path]] = {}  # resolved input -> input, output
-    for given in inputs:
+    for given in readable:
         try:
-            files = find([given], also=(".tar",), recursive=recursive)
+            found = search([given], also=(".tar",), recursive=recursive)
         except PictureError as error:
             result.refused.append(Refused(given, str(error)))
             continue
-        for file in files:
+        result.skipped += found.skipped
+        if not found.files:
+            result.refused.append(Refused(given, nothing_in(given, found.skipped)))
+        for file in found.files:
             suffix = file.suffix if file.suffix.lower() in WRITABLE else ".png"
             if _is_shard(file):
                 suffix = "" if unpack else ".tar"
             inside = file.relative_to(given).parent if given.is_dir() else Path()
             if out is not None:
-                target = out / inside / f"{file.stem}{suffix}" if into else out
+                target = out / inside / named(file.stem, suffix, seeds) if into else out
             elif given.is_dir():
-                target = given.resolve().parent / f"{given.resolve().name}-color" / inside / f"{file.stem}{suffix}"
+                folder = given.resolve().parent / named(given.resolve().name, "-color")
+                target = folder / inside / named(file.stem, suffix, seeds)
             else:
-                target = file.with_name(f"{file.stem}-color{suffix}")
+                target = file.with_name(named(file.stem, f"-color{suffix}", seeds))
             pairs.setdefault(file.resolve(), (file, target))
 
     taken: dict[Path, Path] = {}
-    for file, target in pairs.values():
+    unwritable = lru_cache(_unwritable)
+    for file, target, page in _pages(pairs.values()) if pages else ((*pair, None) for pair in pairs.values()):
         paths = [target, *(variant(target, seed) for seed in seeds if len(seeds) > 1)]
         clash = next(filter(None, (_clash(path, pairs, taken) for path in paths)), None)
         if clash is None:
             taken |= dict.fromkeys((path.resolve() for path in paths), file)
         there = [path for path in paths if path.exists()]
-        if clash is not None:
-            result.refused.append(Refused(file, clash))
+        if problem := clash or (None if out else unwritable(target.parent)):
+            result.refused.append(Refused(file, problem))
         elif _is_shard(file):
             _plan_shard(result, Shard(file, target, not unpack, overwrite), len(seeds))
         elif overwrite or not there:
-            result.pictures.append(Job(file, target))
-        elif many and there == paths:
+            result.pictures.append(Job(file, target, page=page))
+        elif (many or page is not None) and there == paths:
             result.done += 1
         else:
-            reason = f"{there[0]} exists; use --overwrite to replace it, or choose another -o"
-            result.refused.append(Refused(file, reason))
+            problem = f"{there[0]} exists; use --overwrite to replace it, or choose another -o"
+            result.refused.append(Refused(file, problem))
     return result
+
+
+def _pages(pairs: Iterable[tuple[Path, Path]]) -> Iterator[tuple[Path, Path, int | None]]:
+    """(file, target, page) of each picture in files; None for the page of a file that has one."""
+    for file, target in pairs:
+        count = 1 if _is_shard(file) or not file.is_file() else pictures.page_count(file)
+        for page in range(count):
+            yield (file, paged(target, page), page) if count > 1 else (file, target, None)
+
+
+def paged(target: Path, page: int) -> Path:
+    """Where the result of one of several pages goes, counted from 1 in its name."""
+    return target.with_name(named(target.stem, f"-page{page + 1}{target.suffix}"))
 
 
 def _plan_shard(result: Plan, shard: Shard, variants: int) -> None:
@@ -180,20 +215,60 @@ def _is_shard(path: Path) -> bool:
     return path.suffix.lower() == ".tar"
 
 
-def _check_out(inputs: Sequence[Path], out: Path, into: bool, recursive: bool) -> None:
+def _no_file(path: Path) -> str | None:
+    """Why a path cannot be that of a picture, with the way out; None if it can."""
+    text = str(path)
+    if _too_long(path):
+        return f"{text[:60]}... is longer than a file's name can be"
+    if os.path.lexists(path):
+        return None
+    if text == "-":
+        return "- is not read: save the picture of standard input to a file, and name that"
+    if re.match(r"(?:https?|ftp|s3|gs):/", text):
+        return f"{text} is an address: download the picture, and name the file"
+    if text.startswith("file:/"):
+        return f"{text} is an address: name the file itself, {unquote(re.sub('^file:/+', '/', text))}"
+    if set(text) & set("*?["):
+        return f"{text} is not a file: shells expand such patterns only outside quotes; or name the folder"
+    return None
+
+
+def _too_long(path: Path) -> bool:
+    return any(len(os.fsencode(part)) > LONGEST_NAME for part in path.parts) or len(os.fsencode(path)) > LONGEST_PATH
+
+
+def _check_out(inputs: Sequence[Path], out: Path, into: bool, recursive: bool, folder_named: bool) -> None:
+    for folder in out.parents:
+        if folder.exists() and not folder.is_dir():
+            raise CommandError(f"{folder} is a file, so {out} cannot be in it; choose another -o", 2)
     if into and out.exists() and not out.is_dir():
         raise CommandError(f"{out} is a file; several pictures need a folder", 2)
+    if into and not (out.exists() or folder_named) and out.suffix.lower() in (*WRITABLE, ".tar"):
+        raise CommandError(f"{out} names one file; several pictures need a folder, such as {out.with_suffix('')}", 2)
     if not into and not _is_shard(inputs[0]) and out.suffix.lower() not in WRITABLE:
         found = f"{out.suffix!r}" if out.suffix else "no suffix"
         raise CommandError(f"{out} has {found}; results can be written as {', '.join(WRITABLE)}", 2)
     if not into and not out.parent.is_dir():
         raise CommandError(f"{out.parent} does not exist; make that folder first", 2)
+    if problem := _unwritable(out if into else out.parent):
+        raise CommandError(problem)
     for given in filter(Path.is_dir, inputs):
         if out.resolve() == given.resolve():
             raise CommandError(f"{out} is the folder of the photos; choose another -o for the results", 2)
         if recursive and given.resolve() in out.resolve().parents:
             problem = f"{out} is in {given}, where --recursive would take results for photos"
             raise CommandError(f"{problem}; choose a folder outside it", 2)
+
+
+def _unwritable(folder: Path) -> str | None:
+    """Why no file can be made in a folder, or in the nearest one above it that exists; None if one can."""
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    try:
+        with tempfile.TemporaryFile(dir=folder):  # permissions alone do not tell, on network and read-only disks
+            return None
+    except OSError as error:
+        return f"cannot write in {folder}: {reason(error)}; choose another folder with -o"
 
 
 def _clash(path: Path, inputs: Container[Path], taken: dict[Path, Path]) -> str | None:
@@ -204,6 +279,14 @@ def _clash(path: Path, inputs: Container[Path], taken: dict[Path, Path]) -> str 
     if resolved in taken:
         return f"{path} is already the result of {taken[resolved]}; colour them into different folders"
     return None
+
+
+def named(stem: str, ending: str, seeds: Sequence[int] = ()) -> str:
+    """A file's name, the stem shortened where a file system could not take the name, or that of a `variant`."""
+    room = LONGEST_NAME - len(os.fsencode(ending)) - (len(f"-seed{seeds[-1]}") if len(seeds) > 1 else 0)
+    return (
+        os.fsencode(stem)[:room].decode("utf-8", "ignore") + ending if len(os.fsencode(stem)) > room else stem + ending
+    )
 
 
 def variant(target: Path, seed: int) -> Path:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from ..files.folders import counted
 from .options import RunOptions
 from .plan import Journal, Plan, Refused, Report, chunks, variant
 from .plan import plan as plan_run
@@ -27,7 +28,13 @@ class Run:
         self.options, self.out = options, sys.stdout
         self.seeds = options.work.seeds
         self.plan = plan_run(
-            options.inputs, options.output, self.seeds, options.overwrite, options.recursive, options.unpack
+            options.inputs,
+            options.output,
+            self.seeds,
+            options.overwrite,
+            options.recursive,
+            options.unpack,
+            options.pages,
         )
         self.journal = Journal(self.plan.folder)
         self.broken: str | None = None
@@ -40,6 +47,7 @@ class Run:
         try:
             for refused in self.plan.refused:
                 self.refuse(refused)
+            self.tell_skipped()
             for number, left in enumerate(self.left):
                 if left == 0:
                     self.pack(number)
@@ -65,6 +73,13 @@ class Run:
         if self.options.json:
             self.print(_json(name, self.options.work.prompt, self.seeds, error=error))
 
+    def tell_skipped(self) -> None:
+        """Print why entries of folders are skipped, and the way out; files that are not pictures are only counted."""
+        kinds = dict.fromkeys(one.kind for one in self.plan.skipped if one.help)
+        for kind in kinds:
+            same = [one for one in self.plan.skipped if one.kind == kind]
+            print(f"note: skipped {counted(same)}, such as {same[0].path}: {same[0].help}", file=sys.stderr)
+
     def take(self, report: Report, bar: tqdm) -> None:
         """Print a report, and count it."""
         if report.broken:
@@ -73,11 +88,16 @@ class Run:
             self.journal.add(report.job.name, report.error)
         else:
             self.coloured += 1
-        if report.note:
-            print(f"note: {report.note}", file=sys.stderr)
+        for note in report.notes:
+            print(f"note: {report.job.name}: {note}", file=sys.stderr)
         if self.options.json:
             job, target = report.job, None if report.error else report.job.target
-            self.print(_json(job.name, report.prompt, self.seeds, target, report.scheme, report.seconds, report.error))
+            self.print(
+                _json(
+                    *(job.name, report.prompt, self.seeds, target, report.scheme),
+                    *(report.seconds, report.error, report.notes),
+                )
+            )
         elif not report.error:
             self.print(_line(report, self.seeds))
         bar.set_postfix(failed=len(self.journal.failures), refresh=False)
@@ -112,13 +132,15 @@ class Run:
             print(f"error: {len(failures) - len(shown)} more are in {journal}", file=sys.stderr)
         if self.broken:
             print(f"error: {self.broken}", file=sys.stderr)
-        if self.plan.todo + self.plan.done + len(self.plan.refused) > 1:
+        skipped = self.plan.skipped
+        if self.plan.todo + self.plan.done + len(self.plan.refused) + len(skipped) > 1:
             seconds = time.perf_counter() - self.start
             there = f", {self.plan.done} there already" if self.plan.done else ""
+            left = f", {len(skipped)} skipped ({counted(skipped)})" if skipped else ""
             failed = f", {len(failures)} failed" if failures else ""
             listed = f" (listed in {journal})" if journal else ""
             speed = f" in {seconds:.1f} s, {self.coloured / seconds:.2f} pictures/s" if self.coloured else ""
-            print(f"{self.coloured} coloured{there}{failed}{listed}{speed}", file=sys.stderr)
+            print(f"{self.coloured} coloured{there}{left}{failed}{listed}{speed}", file=sys.stderr)
 
 
 def _plain(options: RunOptions, plan: Plan) -> Generator[Report, None, None]:
@@ -164,6 +186,7 @@ def _json(
     scheme: str | None = None,
     seconds: float = 0.0,
     error: str | None = None,
+    notes: Sequence[str] = (),
 ) -> str:
     """The JSON line of an input; `target` is None where it has no result."""
     record: dict[str, object] = {
@@ -174,6 +197,7 @@ def _json(
         "scheme": scheme,
         "seconds": round(seconds, 3),
         "error": error,
+        "notes": list(notes),
     }
     if len(seeds) > 1:
         record["variants"] = [] if target is None else [str(variant(target, seed)) for seed in seeds]

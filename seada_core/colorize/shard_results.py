@@ -16,7 +16,8 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from ..files import atomic, shards
-from ..files.pictures import SUFFIXES, WRITABLE
+from ..files.formats import SUFFIXES
+from ..files.pictures import WRITABLE
 from ..files.shards import Place, ShardError, read_at
 
 

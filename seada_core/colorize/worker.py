@@ -15,11 +15,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from .. import pages
+from ..color.kinds import colored_parts, is_colored, notices
 from ..color.merging import merge_tiled
 from ..color.sizes import diffusion_size, resize, size_of
 from ..errors import CommandError, one_line
 from ..files import pictures
-from ..files.pictures import Picture
+from ..files.picture import Picture
 from ..files.weight_headers import CheckpointError
 from ..hints.color_phrases import without_colors
 from ..hints.maps import over, resize_hint_map
@@ -27,10 +29,12 @@ from ..hints.palettes import Scheme, retrieve
 from ..options import ColorizeOptions
 from ..pipeline import Colorizer
 from ..steering import reference_hints, word_hints
+from ..windows import is_elongated
 from .contact_sheet import contact_sheet, thumbnail
 from .options import ModelOptions, WorkOptions
 from .plan import Job, Report, variant
 
+BAND = 256  # rows of a photo that are mixed at once
 CAPTION_SIZE = 512  # longest side of the picture given to the captioner, px: far more than its input
 # of variants, for a model with fewer steps: with one or two, seeds hardly differ; with three, the full noise and the
 # saturation that compensates for a single step give blotchy surfaces
@@ -72,6 +76,10 @@ class Worker:
             with self._reporting(report):
                 self._check()
                 ready = self._prepare(report)
+                if self.options.keep_color and is_colored(ready.picture.pixels):
+                    write(ready.picture, ready.picture.pixels, report.job.target, self.options.quality)
+                    report.prompt, report.notes = "", ["it has colours already, which are kept"]
+                    continue
                 groups.setdefault(self._size(ready) or id(ready), []).append(ready)
         for group in groups.values():
             if len(group) > 1 and self._together(group):
@@ -81,11 +89,19 @@ class Worker:
                     self._check()
                     target = ready.report.job.target
                     prompt = colorize(
-                        self.colorizer, ready.picture, ready.prompt, target, seeds, ready.options, callback
+                        *(self.colorizer, ready.picture, ready.prompt, target, seeds, ready.options, callback),
+                        save=self._save,
                     )
                     if ready.report.prompt is None:
                         ready.report.prompt = prompt
         return reports
+
+    def _save(self, picture: Picture, rgb: np.ndarray, target: Path) -> None:
+        """Write a result; with --keep-color, the photo's own colours where it has some."""
+        mask = colored_parts(picture.pixels) if self.options.keep_color else None
+        if mask is not None:
+            rgb = _with_own_colors(rgb, picture.pixels, mask)
+        write(picture, rgb, target, self.options.quality)
 
     def _check(self) -> None:
         if self.broken:
@@ -121,18 +137,22 @@ class Worker:
 
     def _prepare(self, report: Report) -> _Ready:
         most, schemes = self.options.max_megapixels, self.options.schemes
-        picture = report.job.read(None if most is None else round(most * 1e6))
+        picture = report.job.read(None if most is None else round(most * 1e6), self.options.partial)
         options = self._varied(self.options.colorize)
         if schemes:
             scheme = choose(self.colorizer, picture, schemes, self.options.prompt)
             report.scheme = None if scheme is None else scheme.name
             options = replace(options, palette=None if scheme is None else scheme.colors)
         regions, prompt, unknown = soft_hints(self.colorizer, picture, self.options)
-        notes = [f"the model sees no {unknown} in it"] if unknown else []
-        if picture.is_deep and not pictures.holds_16_bits(report.job.target):
-            notes.append(f"{report.job.target.suffix} holds 8 of its 16 bits; write .png or .tif to keep all")
-        if notes:
-            report.note = f"{report.job.name}: {'; '.join(notes)}"
+        notes = [*picture.notes, *([f"the model sees no {unknown} in it"] if unknown else [])]
+        notes += notices(picture.pixels, self.options.keep_color)
+        if boxes := pages.photos(picture.luminance):
+            many = (
+                f"{len(boxes)} photos on a page, each of which is" if len(boxes) > 1 else "a photo in a frame, which is"
+            )
+            notes.append(f"it shows {many} coloured as if it were alone; the rest stays grey")
+        notes += pictures.losses(picture, report.job.target)
+        report.notes = notes
         return _Ready(report, picture, replace(options, soft_hints=regions), prompt)
 
     def _size(self, ready: _Ready) -> tuple | None:
@@ -141,6 +161,8 @@ class Worker:
         if self.options.batch == 1 or self.options.variants > 1 or options.hints or options.soft_hints is not None:
             return None
         height, width = ready.picture.pixels.shape[:2]
+        if pages.photos(ready.picture.luminance) or is_elongated((height, width)):
+            return None
         size = diffusion_size((height, width), self._short_side())
         return (*size, tuple(options.palette or ()))
 
@@ -164,7 +186,7 @@ class Worker:
             with self._reporting(ready.report):
                 self._check()
                 target = ready.report.job.target
-                write(ready.picture, _merged(maps, ready.picture, target), target)
+                self._save(ready.picture, _merged(maps, ready.picture, target), target)
             ready.report.seconds += (time.perf_counter() - start) / len(group)
             if ready.report.prompt is None:
                 ready.report.prompt = prompt
@@ -277,6 +299,7 @@ def colorize(
     seeds: Sequence[int],
     options: ColorizeOptions,
     callback: Callable[[int, int], None] | None = None,
+    save: Callable[[Picture, np.ndarray, Path], None] | None = None,
 ) -> str:
     """Colour one photo and write it to `target`; returns the prompt, or the caption where that is None.
 
@@ -284,20 +307,30 @@ def colorize(
     CommandError for a part of the model that cannot be used, ValueError for options that the model or the photo does
     not allow and for what cannot be written.
     """
-    luminance = Image.fromarray(picture.luminance)  # mode F for 16-bit photos: nothing is lost
+    values = picture.luminance
+    luminance = Image.fromarray(values)  # mode F for 16-bit photos: nothing is lost
     small = [("input", thumbnail(luminance))]
+    boxes = pages.photos(values)
+    texts: str | tuple[str, ...] | None = prompt
     if prompt is None:
         with _loading():
-            prompt = caption(colorizer, picture.luminance)
+            captions = tuple(caption(colorizer, box.of(values)) for box in boxes) or (caption(colorizer, values),)
+        texts, prompt = captions if boxes else captions[0], " | ".join(captions)
+
+    def deep(gray: np.ndarray, own: ColorizeOptions, told: Callable[[int, int], None] | None = None) -> np.ndarray:
+        return _merged(colorizer.chroma(_gray(gray), own, callback=told)[0], picture, target, gray)
+
     for seed in seeds:
-        options = replace(options, prompt=prompt, seed=seed)
+        options = replace(options, prompt=texts, seed=seed)
         with _loading():
-            if picture.is_deep:
-                chroma = colorizer.chroma(_gray(picture.luminance), options, callback=callback)
-                rgb = _merged(chroma[0], picture, target)
-            else:
+            if not picture.is_deep:
                 rgb = np.asarray(colorizer(luminance, options, callback=callback))
-        write(picture, rgb, target if len(seeds) == 1 else variant(target, seed))
+            elif boxes:
+                pages.check_hints(options, values.shape[:2])
+                rgb = pages.color_photos(values, boxes, options, deep, callback)
+            else:
+                rgb = deep(values, options, callback)
+        (save or write)(picture, rgb, target if len(seeds) == 1 else variant(target, seed))
         if len(seeds) > 1:
             small.append((f"seed {seed}", thumbnail(pictures.to_pil(Picture(rgb)))))
     if len(seeds) > 1:
@@ -305,13 +338,27 @@ def colorize(
     return prompt
 
 
-def _merged(chroma: Tensor, picture: Picture, target: Path) -> np.ndarray:
-    """A photo with (Cb, Cr) maps (2, h, w) as RGB (H, W, 3): uint16 if both it and `target` have over 8 bits."""
+def _merged(chroma: Tensor, picture: Picture, target: Path, luminance: np.ndarray | None = None) -> np.ndarray:
+    """A photo, or the part of it with that luminance, with (Cb, Cr) maps (2, h, w) as RGB (H, W, 3): uint16 if both it
+    and `target` have over 8 bits."""
     deep = picture.is_deep and pictures.holds_16_bits(target)
-    return merge_tiled(chroma.float().cpu(), picture.luminance, dtype=np.uint16 if deep else np.uint8)
+    gray = picture.luminance if luminance is None else luminance
+    return merge_tiled(chroma.float().cpu(), gray, dtype=np.uint16 if deep else np.uint8)
 
 
-def write(picture: Picture, rgb: np.ndarray, target: Path) -> None:
+def _with_own_colors(rgb: np.ndarray, own: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """A result (H, W, 3) with the photo's own pixels (H, W, 3), of 8 or 16 bits, to the share of a mask (H, W)."""
+    top = {np.dtype(np.uint8): 255, np.dtype(np.uint16): 65535}
+    result = rgb.copy()
+    for start in range(0, len(rgb), BAND):
+        rows = np.s_[start : start + BAND]
+        mine = own[rows].astype(np.float32) * (top[rgb.dtype] / top[own.dtype])
+        share = mask[rows][..., None]
+        result[rows] = np.round(rgb[rows] + share * (mine - rgb[rows])).astype(rgb.dtype)
+    return result
+
+
+def write(picture: Picture, rgb: np.ndarray, target: Path, quality: int | None = None) -> None:
     """Write a photo in colours, uint8 or uint16 (H, W, 3). Raises PictureError where that fails."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    pictures.write(picture.with_rgb(rgb), target)
+    pictures.write(picture.with_rgb(rgb), target, quality)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import reprlib
@@ -17,22 +18,44 @@ MAX_HINTS = 10_000  # entries of one list
 MAX_STROKE_POINTS = 10_000  # of one stroke
 MAX_POINTS = 100_000  # of all entries of one list
 MAX_COORDINATE = 1_000_000  # of a stroke's points, px: their squares stay exact
+MAX_COLOR = 60  # characters of a colour
+COLOR = r"#[0-9a-f]{3}|#[0-9a-f]{6}|[a-z]+|(?:rgb|hsl)\([\d\s.,%]+\)"
+_COMMA = re.compile(r",(?![^()]*\))")  # one that is not part of a colour such as rgb(1, 2, 3)
 
 
 def parse_color(text: str) -> tuple[float, float, float]:
-    """ "#rrggbb" as (r, g, b) in [0, 1]. Raises ValueError for anything else."""
-    if not isinstance(text, str) or not re.fullmatch(r"#[0-9a-fA-F]{6}", text):
-        raise ValueError(f"bad colour {reprlib.repr(text)}: expected #rrggbb, such as #d0a070")
-    red, green, blue = (int(text[i : i + 2], 16) / 255 for i in (1, 3, 5))
-    return red, green, blue
+    """A colour as CSS writes it, (r, g, b) in [0, 1]: "#rrggbb", "#rgb", "rgb(208, 160, 112)", "rgb(80% 60% 40%)",
+    "hsl(30, 50%, 40%)", or one of CSS's names, such as "steelblue". Raises ValueError for anything else."""
+    red, green, blue = _bytes_of(text)
+    return red / 255, green / 255, blue / 255
+
+
+def hex_color(text: str) -> str:
+    """`parse_color`'s colour as "#rrggbb" in lower case. Raises ValueError where that does."""
+    return "#{:02x}{:02x}{:02x}".format(*_bytes_of(text))
+
+
+def _bytes_of(text: Any) -> tuple[int, int, int]:
+    if isinstance(text, str) and re.fullmatch(r"#[0-9a-fA-F]{6}", text):
+        return int(text[1:3], 16), int(text[3:5], 16), int(text[5:7], 16)
+    from PIL import ImageColor  # which knows CSS's names; imported here so that commands start quickly
+
+    if isinstance(text, str) and len(text) <= MAX_COLOR and re.fullmatch(COLOR, text, re.IGNORECASE):
+        color = re.sub(r"(?<=[\d%])[\s,]+(?=[\d.])", ",", text)  # CSS also separates by spaces alone
+        with contextlib.suppress(ValueError):
+            found = ImageColor.getrgb(color)
+            if len(found) == 3 and max(found) <= 255:
+                return found
+    examples = "a CSS colour such as #d0a070, #da7, rgb(208, 160, 112) or steelblue"
+    raise ValueError(f"bad colour {reprlib.repr(text)}: expected {examples}, without transparency")
 
 
 @dataclass(frozen=True)
 class Hint:
     """A colour at pixel (x, y) of the input photo, or in a disc of `radius` pixels around that pixel's centre.
 
-    Coordinates count from the top left pixel, (0, 0). Raises ValueError for a colour that is not #rrggbb, a coordinate
-    that is not a finite number, and a radius that is negative or not finite.
+    Coordinates count from the top left pixel, (0, 0). Raises ValueError where `parse_color` does, for a coordinate
+    that is not a finite number, and for a radius that is negative or not finite.
     """
 
     x: float
@@ -91,10 +114,10 @@ def _check_radius(value: Any) -> None:
 
 
 def parse_hint(text: str) -> Hint:
-    """ "X,Y,#RRGGBB" or "X,Y,#RRGGBB,RADIUS" as a Hint. Raises ValueError naming the text."""
-    parts = [part.strip() for part in text.split(",")]
+    """ "X,Y,COLOUR" or "X,Y,COLOUR,RADIUS" as a Hint, see `parse_color`. Raises ValueError naming the text."""
+    parts = [part.strip() for part in _COMMA.split(text)]
     if len(parts) not in (3, 4):
-        raise ValueError(f"bad hint {reprlib.repr(text)}: expected X,Y,#RRGGBB or X,Y,#RRGGBB,RADIUS")
+        raise ValueError(f"bad hint {reprlib.repr(text)}: expected X,Y,COLOUR or X,Y,COLOUR,RADIUS")
     try:
         x, y, *radius = (float(part) for part in (*parts[:2], *parts[3:]))
     except ValueError:
@@ -148,7 +171,7 @@ def parse_hints(data: object, source: str = "hints") -> list[Hint | Stroke]:
     for number, entry in enumerate(entries, 1):
         where = f"{source}, hint {number}"
         if not isinstance(entry, dict):
-            raise ValueError(f'{where}: expected {{"x": .., "y": .., "color": "#rrggbb"}}, got {reprlib.repr(entry)}')
+            raise ValueError(f'{where}: expected {{"x": .., "y": .., "color": "#d0a070"}}, got {reprlib.repr(entry)}')
         kind, place = (Stroke, ["points"]) if "points" in entry else (Hint, ["x", "y"])
         missing = {*place, "color"} - entry.keys()
         unknown = entry.keys() - {*place, "color", "radius"}
@@ -167,10 +190,10 @@ def parse_hints(data: object, source: str = "hints") -> list[Hint | Stroke]:
 
 
 def parse_palette(text: str) -> list[str]:
-    """ "#aabbcc,#ddeeff" as a list of "#rrggbb" in lower case. Raises ValueError if it is empty or a colour is bad."""
-    colors = [part.strip().lower() for part in text.split(",")] if text.strip() else []
-    if not colors:
+    """Colours separated by commas, such as "#aabbcc, navy", as a list of "#rrggbb" in lower case, see `parse_color`.
+
+    Raises ValueError if it is empty or a colour is bad.
+    """
+    if not text.strip():
         raise ValueError("the palette is empty: expected colours such as #aabbcc,#ddeeff")
-    for color in colors:
-        parse_color(color)
-    return colors
+    return [hex_color(part.strip()) for part in _COMMA.split(text)]

@@ -1,7 +1,7 @@
-"""PNG and TIFF with 16 bits per colour channel, which Pillow reads as 8 bits and cannot write.
+"""PNG and TIFF with 16 bits per colour channel, which Pillow reads as 8 bits and cannot write; see also `tiff`.
 
 Values are uint16 `(H, W, C)`, 0..65535. Pillow decodes everything here: a file is decoded once for the high bytes and
-once for the low ones, and its own directory writes the TIFF's tags.
+once for the low ones.
 """
 
 from __future__ import annotations
@@ -10,11 +10,12 @@ import re
 import struct
 import sys
 import zlib
-from itertools import accumulate
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
-from PIL import Image, ImageFile, TiffImagePlugin, TiffTags
+from PIL import Image, ImageFile
+
+from .metadata import Metadata, png_chunks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -89,7 +90,7 @@ def join(high: Image.Image, low: Image.Image) -> np.ndarray:
     return values
 
 
-def write_png(file: BinaryIO, values: np.ndarray, exif: bytes | None, icc: bytes | None, dpi: tuple | None) -> None:
+def write_png(file: BinaryIO, values: np.ndarray, carried: Metadata, icc: bytes | None, dpi: tuple | None) -> None:
     """A PNG of uint16 RGB or RGBA `(H, W, 3 or 4)`."""
     height, width, channels = values.shape
 
@@ -102,8 +103,10 @@ def write_png(file: BinaryIO, values: np.ndarray, exif: bytes | None, icc: bytes
         chunk(b"iCCP", b"ICC Profile\0\0" + zlib.compress(icc))
     if dpi:
         chunk(b"pHYs", struct.pack(">IIB", *(round(value / 0.0254) for value in dpi), 1))
-    if exif:
-        chunk(b"eXIf", exif.removeprefix(b"Exif\0\0"))
+    if carried.exif:
+        chunk(b"eXIf", carried.exif.removeprefix(b"Exif\0\0"))
+    for kind, data, *_ in png_chunks(carried).chunks:
+        chunk(kind, data)
     compress = zlib.compressobj(_LEVEL)
     before = np.zeros((1, width * channels * 2), np.uint8)
     for start in range(0, height, _ROWS):
@@ -117,36 +120,3 @@ def write_png(file: BinaryIO, values: np.ndarray, exif: bytes | None, icc: bytes
             chunk(b"IDAT", data)
     chunk(b"IDAT", compress.flush())
     chunk(b"IEND", b"")
-
-
-def write_tiff(file: BinaryIO, values: np.ndarray, exif: bytes | None, icc: bytes | None, dpi: tuple | None) -> None:
-    """A TIFF of uint16 RGB or RGBA `(H, W, 3 or 4)`, deflated."""
-    height, width, channels = values.shape
-    tags = TiffImagePlugin.ImageFileDirectory_v2(ifh=b"II*\0\0\0\0\0")
-    if exif:
-        block = Image.Exif()
-        block.load(exif)
-        for tag in block:
-            tags[tag] = block.get_ifd(tag) if tag in TiffTags.TAGS_V2_GROUPS else block[tag]
-    if icc:
-        tags.tagtype[34675] = TiffTags.UNDEFINED
-        tags[34675] = icc
-    if dpi:
-        tags[282], tags[283], tags[296] = *dpi, 2  # pixels per inch
-    strips = []
-    for start in range(0, height, _ROWS):
-        rows = values[start : start + _ROWS].astype("<u2")
-        rows[:, 1:] -= rows[:, :-1].copy()  # predictor 2
-        strips.append(zlib.compress(rows.tobytes(), _LEVEL))
-    lengths = [len(strip) for strip in strips]
-    layout = {
-        256: width, 257: height, 258: (16,) * channels, 259: 8, 262: 2, 277: channels, 278: _ROWS, 279: tuple(lengths),
-        273: tuple(accumulate(lengths[:-1], initial=0)), 284: 1, 317: 2,
-    }  # fmt: skip
-    if channels == 4:
-        layout[338] = 2  # unassociated alpha: colours are not premultiplied
-    for tag, value in layout.items():
-        tags[tag] = value
-    tags.tagtype[273] = tags.tagtype[279] = TiffTags.LONG
-    tags.save(file)  # strip offsets are relative to the end of the directory
-    file.writelines(strips)

@@ -19,7 +19,7 @@ from pathlib import Path
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
-from ..files.hint_format import parse_color
+from ..files.hint_format import hex_color
 
 if TYPE_CHECKING:  # torch is not needed to list names and colours
     from PIL import Image
@@ -144,10 +144,9 @@ def _parse(entry: Any, where: str) -> Scheme:
         at = f"{where}, colour {number}"
         _check_fields(color, at, {"color", "name"}, set())
         try:
-            parse_color(color["color"])
+            values.append(hex_color(color["color"]))
         except ValueError as error:
             raise ValueError(f"{at}: {error}") from None
-        values.append(color["color"].lower())
         materials.append(_text(color["name"], f"{at}: name", LENGTHS["name"]))
     return Scheme(**texts, colors=tuple(values), materials=tuple(materials))
 

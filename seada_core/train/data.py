@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from ..color.spaces import luminance
 from ..files import atomic
-from ..files.pictures import formats
+from ..files.formats import formats
 from . import aging
 from .color_captions import ColorDescriber
 from .disk import create_array, writing

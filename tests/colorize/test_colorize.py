@@ -10,6 +10,7 @@ import pytest
 from command import ROOT, scene
 from PIL import Image
 
+from seada_core.color import kinds
 from seada_core.colorize.__main__ import main
 from seada_core.colorize.plan import JOURNAL
 
@@ -311,6 +312,7 @@ def test_json_lines(run, photo, tmp_path):
     bad, good = map(json.loads, out)
     assert good.pop("seconds") > 0
     target = str(photo.with_name("photo-color.png"))
+    assert good.pop("notes") == [kinds.COLORED]
     assert good == {"input": str(photo), "output": target, "seed": 2, "prompt": "a barn", "error": None, "scheme": None}
     assert bad["output"] is None
     assert "does not exist" in bad["error"]
@@ -425,9 +427,9 @@ def test_palettes_are_listed_without_anything_heavy():
 def test_hints_and_palettes_are_read_without_anything_heavy(tmp_path):
     (tmp_path / "hints.json").write_text('[{"x": 1, "y": 2, "color": "#aabbcc"}]')
     good = ["in.png", "--hint", "1,2,#aabbcc", "--hints", str(tmp_path / "hints.json"), "--palette", "#112233"]
-    done = lightly(*good, "--hint", "1,2,red")
+    done = lightly(*good, "--hint", "1,2,#aabbcc,-1")
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
-    assert "bad colour 'red'" in done.stderr
+    assert "hint radius is -1" in done.stderr
 
 
 def test_as_a_process(tiny_model, photo, tmp_path):

@@ -5,13 +5,22 @@ import math
 
 import pytest
 
-from seada_core.files.hint_format import Hint, Stroke, load_hints, parse_hint, parse_hints, parse_palette
+from seada_core.files.hint_format import (
+    Hint,
+    Stroke,
+    hex_color,
+    load_hints,
+    parse_color,
+    parse_hint,
+    parse_hints,
+    parse_palette,
+)
 
 
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        ((1, 2, "red"), "bad colour 'red'"),
+        ((1, 2, "reddish"), "bad colour 'reddish'"),
         ((1, 2, "#12345"), "bad colour"),
         ((1, 2, "#1234567"), "bad colour"),
         ((1, 2, "#12345g"), "bad colour"),
@@ -72,7 +81,7 @@ def test_load_hints(tmp_path):
         ('[{"points": [[1, 1e7]], "color": "#aabbcc"}]', "at most 1000000 pixels"),
         ("[" * 100000, "not a JSON file"),
         ('[{"x": 1e999, "y": 2, "color": "#aabbcc"}]', "hint 1: hint x is inf"),
-        ('[{"x": 1, "y": 2, "color": "blue"}]', "hint 1: bad colour 'blue'"),
+        ('[{"x": 1, "y": 2, "color": "bleu"}]', "hint 1: bad colour 'bleu'"),
     ],
 )
 def test_a_malformed_hints_file_is_named_with_its_entry(tmp_path, content, message):
@@ -90,9 +99,39 @@ def test_a_missing_hints_file(tmp_path):
 
 def test_parse_palette():
     assert parse_palette("#AABBCC, #ddeeff") == ["#aabbcc", "#ddeeff"]
-    for text in ("", "  ", "#aabbcc,", "red"):
+    for text in ("", "  ", "#aabbcc,", "reddish"):
         with pytest.raises(ValueError, match=r"palette is empty|bad colour"):
             parse_palette(text)
+
+
+COLORS = {  # by the CSS Color Module, levels 3 and 4
+    "#d0a070": "#d0a070",
+    "#DA7": "#ddaa77",
+    "rgb(208, 160, 112)": "#d0a070",
+    "RGB(208 160 112)": "#d0a070",
+    "rgb(100%, 50%, 0%)": "#ff8000",
+    "hsl(120, 100%, 25%)": "#008000",
+    "SteelBlue": "#4682b4",
+    "rebeccapurple": "#663399",
+}
+
+
+@pytest.mark.parametrize("text", COLORS)
+def test_colours_as_css_writes_them(text):
+    assert hex_color(text) == COLORS[text]
+    assert parse_color(text) == pytest.approx([int(COLORS[text][i : i + 2], 16) / 255 for i in (1, 3, 5)])
+    hint = parse_hint(f"3,4,{text},5")
+    assert (hint.x, hint.y, parse_color(hint.color), hint.radius) == (3, 4, parse_color(text), 5)
+    assert parse_palette(f"navy,{text}, #010203") == ["#000080", COLORS[text], "#010203"]
+
+
+BAD = ["", "#ab", "#abcd", "#aabbccdd", "rgb(256,0,0)", "rgb(1,2)", "rgba(1,2,3,4)", "reddish", "rgb(1,2,3", 7]
+
+
+@pytest.mark.parametrize("text", BAD)
+def test_what_is_not_a_colour_is_named(text):
+    with pytest.raises(ValueError, match=r"^bad colour .*: expected a CSS colour such as #d0a070"):
+        parse_color(text)
 
 
 def test_a_file_holds_strokes_too(tmp_path):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from seada_core.files import pictures
+from seada_core.files import picture as picture_module
 from seada_core.files.folders import find
 from seada_core.files.pictures import Picture, PictureError, from_pil, read, to_pil, write
 
@@ -117,7 +117,7 @@ def test_a_damaged_exif_block_does_not_stop_a_photo(tmp_path):
     assert read(path).size == (7, 5)
 
 
-def test_icc_profiles_are_kept_only_if_they_match_the_pixels(tmp_path):
+def test_a_profile_of_srgb_is_kept_and_one_for_other_pixels_ignored(tmp_path):
     srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     gray_profile = srgb[:16] + b"GRAY" + srgb[20:]
     color = read(save(Image.fromarray(RGB), tmp_path / "c.png", icc_profile=srgb, dpi=(300, 300)))
@@ -125,11 +125,16 @@ def test_icc_profiles_are_kept_only_if_they_match_the_pixels(tmp_path):
     write(color.with_rgb(RGB[::-1]), tmp_path / "c.jpg")
     assert Image.open(tmp_path / "c.jpg").info["icc_profile"] == srgb
     assert Image.open(tmp_path / "c.jpg").info["dpi"] == pytest.approx((300, 300), abs=0.5)
-    gray = read(save(Image.fromarray(GRAY), tmp_path / "g.png", icc_profile=gray_profile))
-    assert gray.icc == gray_profile and gray.with_rgb(RGB).icc is None
-    assert read(save(Image.fromarray(GRAY), tmp_path / "wrong.png", icc_profile=srgb)).icc is None
-    inks, inks_profile = Image.fromarray(RGB).convert("CMYK"), srgb[:16] + b"CMYK" + srgb[20:]
-    assert read(save(inks, tmp_path / "k.tif", icc_profile=inks_profile)).icc is None
+    gray = read(save(Image.fromarray(GRAY), tmp_path / "g.png", icc_profile=srgb))  # as scanners write it
+    np.testing.assert_array_equal(gray.pixels, GRAY)
+    assert gray.with_rgb(RGB).icc == srgb
+    write(gray, tmp_path / "again.png")
+    assert "icc_profile" not in Image.open(tmp_path / "again.png").info  # grey, of a profile of colours
+    inks = Image.fromarray(RGB).convert("CMYK")
+    for image, profile in ((Image.fromarray(RGB), gray_profile), (inks, srgb), (Image.fromarray(GRAY), b"x" * 200)):
+        found = read(save(image, tmp_path / "wrong.tif", icc_profile=profile))
+        assert found.icc is None
+        assert "profile" in found.notes[0]
 
 
 def test_layout_tags_of_a_tiff_are_not_copied(tmp_path):
@@ -181,7 +186,7 @@ def test_errors_of_bad_files_are_one_line(tmp_path, data_dir):
         ("short.png", good[: len(good) // 2], "damaged or cut short"),
         ("short.jpg", buffer.getvalue()[:9000], "damaged or cut short"),
         ("text.jpg", b"hello, I am no picture\n" * 50, "not a picture"),
-        ("script.png", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not a picture"),
+        ("script.png", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "is PostScript, which is not read"),
     ]:
         (tmp_path / name).write_bytes(content)
         with pytest.raises(PictureError, match=reason) as caught:
@@ -213,10 +218,10 @@ def test_the_pixel_limit(tmp_path, monkeypatch):
     path = save(Image.fromarray(RGB), tmp_path / "x.png")
     before = Image.MAX_IMAGE_PIXELS
     for limit in (34, 16):  # over it, and over twice of it, where Pillow itself refuses
-        monkeypatch.setattr(pictures, "MAX_PIXELS", limit)
+        monkeypatch.setattr(picture_module, "MAX_PIXELS", limit)
         with pytest.raises(PictureError, match="over the limit"):
             read(path)
-    monkeypatch.setattr(pictures, "MAX_PIXELS", 35)
+    monkeypatch.setattr(picture_module, "MAX_PIXELS", 35)
     assert read(path).size == (7, 5)
     assert before == Image.MAX_IMAGE_PIXELS
 

@@ -10,7 +10,8 @@ import torch
 from PIL import Image, ImageCms
 
 from seada_core.color import merging
-from seada_core.files import pictures, sixteen_bit
+from seada_core.files import formats, pictures, sixteen_bit, tiff
+from seada_core.files.metadata import Metadata
 from seada_core.files.pictures import Picture, PictureError
 
 RNG = np.random.default_rng(0)
@@ -139,8 +140,8 @@ def bomb(kind: str, side: int) -> bytes:
     """A small file of a black square picture."""
     file = io.BytesIO()
     if kind in ("16-bit PNG", "16-bit TIFF"):
-        write = sixteen_bit.write_png if kind == "16-bit PNG" else sixteen_bit.write_tiff
-        write(file, np.zeros((side, side, 3), np.uint16), None, None, None)
+        write = sixteen_bit.write_png if kind == "16-bit PNG" else tiff.write
+        write(file, np.zeros((side, side, 3), np.uint16), Metadata(), None, None)
         return file.getvalue()
     options = {"TIFF": {"compression": "tiff_adobe_deflate"}}.get(kind, {})
     Image.new("L" if kind != "GIF" else "P", (side, side)).save(file, kind, **options)
@@ -150,7 +151,7 @@ def bomb(kind: str, side: int) -> bytes:
 @pytest.mark.parametrize("kind", ["PNG", "TIFF", "GIF", "JPEG", "WEBP", "16-bit PNG", "16-bit TIFF"])
 def test_bombs_are_refused_with_their_size_and_the_option_that_allows_more(kind, monkeypatch):
     encoded = bomb(kind, 2000)
-    pictures.formats()  # importing Pillow's formats decodes something
+    formats.formats()  # importing Pillow's formats decodes something
     monkeypatch.setattr(Image.Image, "load", lambda self: pytest.fail("it was decoded"))
     monkeypatch.setenv("SEADA_MAX_MEGAPIXELS", "0.5")
     message = r"bomb: the picture is 2000 x 2000, 4 megapixels, over the limit of 0.5; .*--max-megapixels 4 or SEADA"
