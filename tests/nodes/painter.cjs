@@ -266,11 +266,11 @@ const [width, height] = settings.photo;
   await load(workflow);
   await page.evaluate(() => {
     const { app, LiteGraph, hintsNode } = window;
-    const invert = LiteGraph.createNode("ImageInvert");
-    app.graph.add(invert);
+    const slow = LiteGraph.createNode("SeAdaColorize"); // quick nodes run without being asked
+    app.graph.add(slow);
     const source = app.graph.nodes.find((node) => node.type.startsWith("SeAdaLoadPhoto"));
-    source.connect(0, invert, 0);
-    invert.connect(0, hintsNode, 0);
+    source.connect(0, slow, 0);
+    slow.connect(0, hintsNode, 0);
   });
   await page.waitForTimeout(1000);
   report.unknown = [await page.locator(".seada-empty").isVisible(), await status()];
