@@ -65,6 +65,13 @@ def picture(image: Tensor, name: str = "image") -> Tensor:
     return rgb.expand(-1, 3, -1, -1)
 
 
+def dropped_alpha(image: Tensor) -> list[str]:
+    """A warning if an IMAGE has an alpha channel that says something."""
+    if image.shape[-1] != 4 or bool((image[..., 3] >= 1).all()):
+        return []
+    return ["the picture's transparency is not in the result; add it again with Join Image with Alpha"]
+
+
 def gray(image: Tensor, name: str = "image") -> Tensor:
     """IMAGE to its luminance (B, 1, H, W) in [0, 1]."""
     with torch.inference_mode(False):

@@ -6,6 +6,8 @@ from comfy_api.latest import io
 
 from . import bridge
 
+ADVANCED = {"advanced": True}  # shown on demand, where the page can
+
 
 def seed(tooltip: str) -> io.Int.Input:
     """A seed, which the page can change after each run."""
@@ -14,7 +16,9 @@ def seed(tooltip: str) -> io.Int.Input:
 
 def size(tooltip: str) -> io.Int.Input:
     """Short side of the diffused picture, px; 0 is automatic, the model's own."""
-    return io.Int.Input("size", default=0, min=0, max=2048, step=8, tooltip=tooltip)
+    return io.Int.Input(
+        "size", display_name="size (0: auto)", default=0, min=0, max=2048, step=8, tooltip=tooltip, extra_dict=ADVANCED
+    )
 
 
 def saturation() -> io.Float.Input:
@@ -38,7 +42,7 @@ def start_and_end() -> list[io.Float.Input]:
         "end": (1.0, "When to stop, as a fraction of the sampling. 1: after the last step."),
     }
     return [
-        io.Float.Input(name, default=default, min=0.0, max=1.0, step=0.001, tooltip=tooltip)
+        io.Float.Input(name, default=default, min=0.0, max=1.0, step=0.001, tooltip=tooltip, extra_dict=ADVANCED)
         for name, (default, tooltip) in tooltips.items()
     ]
 

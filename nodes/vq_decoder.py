@@ -31,7 +31,7 @@ class SeAdaEmptyLatent(io.ComfyNode):
             inputs=[
                 bridge.Seada.Input("seada", tooltip="The model that the latent is for."),
                 io.Image.Input("image", tooltip="The photos; each gets a latent."),
-                inputs.size("Short side in pixels, a multiple of 8. 0: automatic."),
+                inputs.size("Short side in pixels, a multiple of 8. 0 is auto: the model's own."),
             ],
             outputs=[
                 io.Latent.Output(id="latent", display_name="LATENT", tooltip="The latent for KSampler, at denoise 1.")
@@ -73,12 +73,14 @@ class SeAdaVQDecode(io.ComfyNode):
                     max=5.0,
                     step=0.05,
                     tooltip="How varied token diffusion's colours are; lower is safer.",
+                    extra_dict=inputs.ADVANCED,
                 ),
                 inputs.seed("Seed of token diffusion."),
                 io.Boolean.Input(
                     "tiled",
                     default=False,
                     tooltip="Decode in tiles to save memory. Off: only if memory runs out.",
+                    extra_dict=inputs.ADVANCED,
                 ),
                 io.Conditioning.Input("conditioning", optional=True, tooltip="The text for token diffusion."),
                 bridge.SeadaHints.Input(
@@ -145,7 +147,7 @@ class SeAdaVQDecode(io.ComfyNode):
                     cbcr = chroma(TILE)
                 results.append(bridge.image(merge_chroma(cbcr.to(photo.device), photo)))
                 show(i + 1, len(z))
-        return io.NodeOutput(torch.cat(results))
+        return io.NodeOutput(torch.cat(results), ui=bridge.warned(bridge.dropped_alpha(image)))
 
 
 class SeAdaMergeLuminance(io.ComfyNode):

@@ -27,6 +27,20 @@ def parse_color(text: str) -> tuple[float, float, float]:
     return red, green, blue
 
 
+def color_code(text: str) -> str:
+    """A colour as people write it, as "#rrggbb": a CSS name, #rgb, #rrggbb, rgb(), hsl(). Raises ValueError otherwise."""
+    from PIL import ImageColor  # here: the commands' --help does not need Pillow
+
+    problem = f"bad colour {reprlib.repr(text)}: expected a name such as teal, #rrggbb such as #d0a070, or rgb(208, 160, 112)"
+    try:
+        channels = ImageColor.getrgb(text.strip())
+    except (AttributeError, ValueError, OverflowError):
+        raise ValueError(problem) from None
+    if len(channels) != 3 or not all(0 <= value <= 255 for value in channels):
+        raise ValueError(problem)
+    return "#{:02x}{:02x}{:02x}".format(*channels)
+
+
 @dataclass(frozen=True)
 class Hint:
     """A colour at pixel (x, y) of the input photo, or in a disc of `radius` pixels around that pixel's centre.
@@ -167,10 +181,7 @@ def parse_hints(data: object, source: str = "hints") -> list[Hint | Stroke]:
 
 
 def parse_palette(text: str) -> list[str]:
-    """ "#aabbcc,#ddeeff" as a list of "#rrggbb" in lower case. Raises ValueError if it is empty or a colour is bad."""
-    colors = [part.strip().lower() for part in text.split(",")] if text.strip() else []
-    if not colors:
-        raise ValueError("the palette is empty: expected colours such as #aabbcc,#ddeeff")
-    for color in colors:
-        parse_color(color)
-    return colors
+    """ "#aabbcc, teal, rgb(1, 2, 3)" as a list of "#rrggbb". Raises ValueError if it is empty or a colour is bad."""
+    if not text.strip():
+        raise ValueError("the palette is empty: expected colours such as #aabbcc, teal")
+    return [color_code(part) for part in re.split(r",(?![^(]*\))", text)]
