@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 
 def _weight(name: str, default: float, tooltip: str, advanced: bool = False) -> io.Float.Input:
-    extra = inputs.ADVANCED if advanced else None
-    return io.Float.Input(name, default=default, min=0.0, max=10.0, step=0.01, tooltip=tooltip, extra_dict=extra)
+    extra = inputs.ADVANCED if advanced else {}
+    return io.Float.Input(name, default=default, min=0.0, max=10.0, step=0.01, tooltip=tooltip, **extra)
 
 
 class SeAdaCCD(io.ComfyNode):

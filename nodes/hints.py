@@ -121,7 +121,11 @@ class SeAdaHints(io.ComfyNode):
                     tooltip="The painted colours as JSON, in pixels of the photo. The painter writes it; the help page "
                     "explains the format.",
                 ),
-                io.String.Input("mask_color", default="#d0a070", tooltip="The colour of the masked area: a name such as teal, #rrggbb or rgb(208, 160, 112)."),
+                io.String.Input(
+                    "mask_color",
+                    default="#d0a070",
+                    tooltip="The colour of the masked area: a name such as teal, #rrggbb or rgb(208, 160, 112).",
+                ),
                 io.Mask.Input(
                     "mask", optional=True, tooltip="The area that gets mask_color, as a mask of the photo's size."
                 ),
@@ -214,7 +218,9 @@ class SeAdaPalette(io.ComfyNode):
             description="Keeps the result close to a few colours, which you list or take from a picture.",
             inputs=[
                 io.String.Input(
-                    "colors", default="#8a5a3c,#6f9fd8,#5f8f4f", tooltip="The colours, separated by commas: names such as teal, #rrggbb or rgb(208, 160, 112)."
+                    "colors",
+                    default="#8a5a3c,#6f9fd8,#5f8f4f",
+                    tooltip="The colours, separated by commas: names such as teal, #rrggbb or rgb(208, 160, 112).",
                 ),
                 io.Int.Input(
                     "count", default=6, min=1, max=64, tooltip="How many colours to take from the connected picture."

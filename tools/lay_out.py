@@ -11,7 +11,11 @@ import json
 import sys
 from pathlib import Path
 
+from seada_core import __version__
+
 WORKFLOWS = Path(__file__).resolve().parent.parent / "workflows"
+PACK = "comfyui-seada"  # in the registry
+CORE = "0.3.64"  # the oldest ComfyUI that is supported
 COLUMN, ROW, MARGIN, TITLE = 60, 30, 24, 30  # between columns, between nodes, around a group's nodes; a node's title
 HEADING = 44  # of a group
 NOTES = ("Note", "MarkdownNote")
@@ -27,7 +31,7 @@ SIZES = {  # of nodes that show pictures or long texts: width, least height with
     "PreviewAny": (340, 200),
     "SeAdaSemanticAdapter": (340, 200),
     "CLIPTextEncode": (340, 170),
-    "TextEncodeQwenImageEdit": (340, 190),
+    "TextEncodeQwenImageEditPlus": (340, 260),
     "Note": (640, 170),
     "MarkdownNote": (640, 260),
 }
@@ -47,12 +51,12 @@ STAGES = {  # the groups, and the nodes that stand in each
             "ImageScaleToTotalPixels",
             "FluxKontextImageScale",
             "VAEEncode",
-            "TextEncodeQwenImageEdit",
+            "TextEncodeQwenImageEditPlus",
             "ReferenceLatent",
         ),
-        *("FluxGuidance", "ConditioningZeroOut", "ModelSamplingAuraFlow", "CFGNorm", "EmptySD3LatentImage"),
+        *("FluxGuidance", "ConditioningZeroOut", "ModelSamplingAuraFlow", "CFGNorm"),
         *("EmptyFlux2LatentImage", "GetImageSize", "Flux2Scheduler", "CFGGuider", "KSamplerSelect", "RandomNoise"),
-        *("SamplerCustomAdvanced", "ImageDesaturate"),
+        *("SamplerCustomAdvanced", "FluxKontextMultiReferenceLatentMethod"),
     ],
     "Sampling": [
         *(
@@ -141,11 +145,20 @@ def lay_out(workflow: dict, measured: list[dict]) -> None:
         note["pos"], note["size"] = [0, top + TITLE], [w, h - TITLE]
 
 
+def identify(workflow: dict) -> None:
+    """Say where each node comes from, so that ComfyUI's manager can offer what is missing."""
+    for node in workflow["nodes"]:
+        if node["type"] not in NOTES:
+            own = node["type"].startswith("SeAda")
+            node["properties"] |= {"cnr_id": PACK if own else "comfy-core", "ver": __version__ if own else CORE}
+
+
 def main(files: list[str]) -> None:
     reports = [json.loads(Path(file).read_text())["workflows"] for file in files]
     for path in sorted(WORKFLOWS.glob("*.json")):
         workflow = json.loads(path.read_text())
         lay_out(workflow, [report[path.stem]["nodes"] for report in reports])
+        identify(workflow)
         path.write_text(json.dumps(workflow, indent=1) + "\n")
 
 

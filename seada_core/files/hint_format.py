@@ -29,9 +29,13 @@ def parse_color(text: str) -> tuple[float, float, float]:
 
 def color_code(text: str) -> str:
     """A colour as people write it, as "#rrggbb": a CSS name, #rgb, #rrggbb, rgb(), hsl(). Raises ValueError otherwise."""
-    from PIL import ImageColor  # here: the commands' --help does not need Pillow
+    if isinstance(text, str) and re.fullmatch(r"#[0-9a-fA-F]{6}", text.strip()):
+        return text.strip().lower()
+    from PIL import ImageColor  # here: reading arguments stays quick
 
-    problem = f"bad colour {reprlib.repr(text)}: expected a name such as teal, #rrggbb such as #d0a070, or rgb(208, 160, 112)"
+    problem = (
+        f"bad colour {reprlib.repr(text)}: expected a name such as teal, #rrggbb such as #d0a070, or rgb(208, 160, 112)"
+    )
     try:
         channels = ImageColor.getrgb(text.strip())
     except (AttributeError, ValueError, OverflowError):
