@@ -42,6 +42,7 @@ SeadaPhoto = io.Custom("SEADA_PHOTO")
 # what ComfyUI may choose for a UNet: bfloat16 is too coarse, see `weights.parts.default_dtype`
 DTYPES = [torch.float16, torch.float32]
 SHOWN_SIDE = 1024  # longest side of a photo shown on a node, px
+PREVIEW_SIDE = 512  # longest side of a preview beside the progress bar, px
 _CASTING = {
     getattr(nn, name): getattr(comfy.ops.manual_cast, name) for name in ("Linear", "Conv2d", "GroupNorm", "LayerNorm")
 }
@@ -239,6 +240,12 @@ def progress(total: int, offset: int = 0) -> Callback:
         bar.update_absolute(offset + done, total)
 
     return callback
+
+
+def show_result(rgb: Tensor, done: int, total: int) -> None:
+    """Moves the node's progress bar to `done` of `total`, with the last of pictures (B, 3, H, W) as a preview."""
+    pixels = (rgb[-1].movedim(0, -1) * 255).round().clamp(0, 255).byte().cpu().numpy()
+    comfy.utils.ProgressBar(total).update_absolute(done, total, ("JPEG", Image.fromarray(pixels), PREVIEW_SIDE))
 
 
 def clip_with(clip: CLIP, encoder: nn.Module) -> CLIP:

@@ -133,5 +133,6 @@ class SeAdaColorize(io.ComfyNode):
                     callback=bridge.progress(options.steps * len(photos), options.steps * i),
                 )
                 results.append(bridge.image(colored))
+                bridge.show_result(colored, options.steps * (i + 1), options.steps * len(photos))
             warnings = bridge.dropped_alpha(image) + ([] if hints is None else hints.misfit(photos))
         return io.NodeOutput(torch.cat(results), ui=bridge.warned(warnings))
