@@ -43,6 +43,7 @@ SeadaPhoto = io.Custom("SEADA_PHOTO")
 # what ComfyUI may choose for a UNet: bfloat16 is too coarse, see `weights.parts.default_dtype`
 DTYPES = [torch.float16, torch.float32]
 SHOWN_SIDE = 1024  # longest side of a photo shown on a node, px
+PREVIEW_SIDE = 512  # longest side of a preview beside the progress bar, px
 _CASTING = {
     getattr(nn, name): getattr(comfy.ops.manual_cast, name) for name in ("Linear", "Conv2d", "GroupNorm", "LayerNorm")
 }
@@ -64,6 +65,13 @@ def picture(image: Tensor, name: str = "image") -> Tensor:
     with torch.inference_mode(False):
         rgb = image[..., :3].movedim(-1, 1).float().clone().nan_to_num_().clamp_(0, 1)
     return rgb.expand(-1, 3, -1, -1)
+
+
+def dropped_alpha(image: Tensor) -> list[str]:
+    """A warning if an IMAGE has an alpha channel that says something."""
+    if image.shape[-1] != 4 or bool((image[..., 3] >= 1).all()):
+        return []
+    return ["the picture's transparency is not in the result; add it again with Join Image with Alpha"]
 
 
 def gray(image: Tensor, name: str = "image") -> Tensor:
@@ -247,6 +255,12 @@ def progress_of_frames() -> Callable[[int, int, Tensor | None], None]:
         bars[0].update_absolute(done, total, shown)
 
     return callback
+
+
+def show_result(rgb: Tensor, done: int, total: int) -> None:
+    """Moves the node's progress bar to `done` of `total`, with the last of pictures (B, 3, H, W) as a preview."""
+    pixels = (rgb[-1].movedim(0, -1) * 255).round().clamp(0, 255).byte().cpu().numpy()
+    comfy.utils.ProgressBar(total).update_absolute(done, total, ("JPEG", Image.fromarray(pixels), PREVIEW_SIDE))
 
 
 def clip_with(clip: CLIP, encoder: nn.Module) -> CLIP:

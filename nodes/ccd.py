@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     from .hints import Hints
 
 
-def _weight(name: str, default: float, tooltip: str) -> io.Float.Input:
-    return io.Float.Input(name, default=default, min=0.0, max=10.0, step=0.01, tooltip=tooltip)
+def _weight(name: str, default: float, tooltip: str, advanced: bool = False) -> io.Float.Input:
+    extra = inputs.ADVANCED if advanced else {}
+    return io.Float.Input(name, default=default, min=0.0, max=10.0, step=0.01, tooltip=tooltip, **extra)
 
 
 class SeAdaCCD(io.ComfyNode):
@@ -48,13 +49,14 @@ class SeAdaCCD(io.ComfyNode):
                 ),
                 _weight("hint", 1.0, "How strongly hinted places are pulled to the hints' colours."),
                 _weight("palette", ccd.WEIGHTS["palette"], "How strongly colours are pulled to the palette."),
-                _weight("exposure", 0.0, "How strongly each patch is pulled to the photo's brightness."),
+                _weight("exposure", 0.0, "How strongly each patch is pulled to the photo's brightness.", True),
                 _weight(
                     "constancy",
                     0.0,
                     "How strongly the average colour is pulled to grey. It takes colour away: 0.01 is a lot.",
+                    True,
                 ),
-                _weight("smoothness", 0.0, "How strongly neighbouring pixels are pulled to the same colour."),
+                _weight("smoothness", 0.0, "How strongly neighbouring pixels are pulled to the same colour.", True),
                 _weight("modulation", 1.0, "How strongly the hint encoder acts, if the model has one. 0 turns it off."),
                 *inputs.start_and_end(),
                 bridge.SeadaHints.Input(

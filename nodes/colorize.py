@@ -53,23 +53,25 @@ class SeAdaColorize(io.ComfyNode):
                 ),
                 io.Int.Input(
                     "steps",
+                    display_name="steps (0: auto)",
                     default=0,
                     min=0,
                     max=1000,
-                    tooltip="Denoising steps; more take longer. 0: automatic. Try 3 or more to compare seeds.",
+                    tooltip="Denoising steps; more take longer. 0 is auto: the model's own. Try 3 or more to compare seeds.",
                 ),
                 io.Float.Input(
                     "guidance",
+                    display_name="guidance (0: auto)",
                     default=0.0,
                     min=0.0,
                     max=30.0,
                     step=0.1,
-                    tooltip="How closely the colours follow the prompt; higher is closer. 0: automatic, 1: no "
-                    "guidance.",
+                    tooltip="How closely the colours follow the prompt; higher is closer. 0 is auto: the model's own; 1 is "
+                    "no guidance.",
                 ),
                 inputs.size(
-                    "Short side, in pixels, at which colours are computed. 0: automatic. The result always has the "
-                    "photo's own size."
+                    "Short side, in pixels, at which colours are computed. 0 is auto: the model's own. The result always "
+                    "has the photo's own size."
                 ),
                 inputs.strength(
                     "How much the photo's content steers the colours. 1 is normal, 0 ignores it.", 10.0, 0.01
@@ -131,5 +133,6 @@ class SeAdaColorize(io.ComfyNode):
                     callback=bridge.progress(options.steps * len(photos), options.steps * i),
                 )
                 results.append(bridge.image(colored))
-            warnings = [] if hints is None else hints.misfit(photos)
+                bridge.show_result(colored, options.steps * (i + 1), options.steps * len(photos))
+            warnings = bridge.dropped_alpha(image) + ([] if hints is None else hints.misfit(photos))
         return io.NodeOutput(torch.cat(results), ui=bridge.warned(warnings))

@@ -14,6 +14,8 @@ from ..seada_core.files import folders, pictures
 from . import bridge
 from .photo import inside, load
 
+SHOWN_FOLDERS = 8  # in a message
+
 
 class SeAdaLoadFolder(io.ComfyNode):
     @classmethod
@@ -39,7 +41,8 @@ class SeAdaLoadFolder(io.ComfyNode):
                     default=50,
                     min=0,
                     max=1_000_000,
-                    tooltip="How many files to load at most; all of them are held in memory. 0: no limit.",
+                    tooltip="How many files to load at most; all are held in memory, and coloured before the first is "
+                    "saved, so smaller numbers show results sooner. 0: no limit.",
                 ),
             ],
             outputs=[
@@ -99,9 +102,9 @@ def _files(folder: str, first: int, count: int) -> tuple[list[Path], int]:
     shown = reprlib.repr(folder)  # an unprintable message would crash the server's queue
     path = inside(root, folder, "input folder")
     if not os.path.isdir(path):
-        raise ValueError(
-            f"there is no folder {shown} in ComfyUI's input folder, {root}; create it and put photos there"
-        )
+        there = sorted(entry.name for entry in os.scandir(root) if entry.is_dir())[:SHOWN_FOLDERS]
+        advice = f"choose one of {reprlib.repr(', '.join(there))}" if there else "create it and put photos there"
+        raise ValueError(f"there is no folder {shown} in ComfyUI's input folder, {root}; {advice}")
     found = folders.find([path])
     if first >= len(found):
         raise ValueError(f"first is {first}, and the folder has {len(found)} photos; set it to 0 to start over")

@@ -11,7 +11,7 @@ from comfy_api.latest import io
 
 from ..seada_core.color.merging import merge_chroma
 from ..seada_core.color.sizes import DECODE_SIZE, decode_size, resize, size_of
-from ..seada_core.files.hint_format import parse_color, parse_hints_text, parse_palette
+from ..seada_core.files.hint_format import hex_color, parse_color, parse_hints_text, parse_palette
 from ..seada_core.hints import maps as hint_maps
 from ..seada_core.hints.superpixels import quantize
 from . import bridge, inputs
@@ -121,7 +121,11 @@ class SeAdaHints(io.ComfyNode):
                     tooltip="The painted colours as JSON, in pixels of the photo. The painter writes it; the help page "
                     "explains the format.",
                 ),
-                io.String.Input("mask_color", default="#d0a070", tooltip="The colour of the masked area, as #rrggbb."),
+                io.String.Input(
+                    "mask_color",
+                    default="#d0a070",
+                    tooltip="The colour of the masked area: a name such as teal, #rrggbb or rgb(208, 160, 112).",
+                ),
                 io.Mask.Input(
                     "mask", optional=True, tooltip="The area that gets mask_color, as a mask of the photo's size."
                 ),
@@ -145,7 +149,7 @@ class SeAdaHints(io.ComfyNode):
                         "give a mask of the picture's size"
                     )
                 chosen = mask.reshape(-1, 1, *size).float().clamp(0, 1).clone()
-                result = result.plus(hint_maps.hint_map_from_mask(chosen, mask_color))
+                result = result.plus(hint_maps.hint_map_from_mask(chosen, hex_color(mask_color.strip())))
             parsed = parse_hints_text(points.strip() or "[]", "points")
             if parsed:
                 result = result.plus(hint_maps.hint_map(parsed, size, size))
@@ -214,7 +218,9 @@ class SeAdaPalette(io.ComfyNode):
             description="Keeps the result close to a few colours, which you list or take from a picture.",
             inputs=[
                 io.String.Input(
-                    "colors", default="#8a5a3c,#6f9fd8,#5f8f4f", tooltip="The colours as #rrggbb, separated by commas."
+                    "colors",
+                    default="#8a5a3c,#6f9fd8,#5f8f4f",
+                    tooltip="The colours, separated by commas: names such as teal, #rrggbb or rgb(208, 160, 112).",
                 ),
                 io.Int.Input(
                     "count", default=6, min=1, max=64, tooltip="How many colours to take from the connected picture."

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from inspect import signature
+
 from comfy_api.latest import io
 
 from . import bridge
+
+# what marks an input that is shown on demand, in those versions of ComfyUI that know it
+ADVANCED = {"advanced": True} if "advanced" in signature(io.Int.Input).parameters else {}
 
 
 def seed(tooltip: str) -> io.Int.Input:
@@ -14,7 +19,9 @@ def seed(tooltip: str) -> io.Int.Input:
 
 def size(tooltip: str) -> io.Int.Input:
     """Short side of the diffused picture, px; 0 is automatic, the model's own."""
-    return io.Int.Input("size", default=0, min=0, max=2048, step=8, tooltip=tooltip)
+    return io.Int.Input(
+        "size", display_name="size (0: auto)", default=0, min=0, max=2048, step=8, tooltip=tooltip, **ADVANCED
+    )
 
 
 def saturation() -> io.Float.Input:
@@ -38,7 +45,7 @@ def start_and_end() -> list[io.Float.Input]:
         "end": (1.0, "When to stop, as a fraction of the sampling. 1: after the last step."),
     }
     return [
-        io.Float.Input(name, default=default, min=0.0, max=1.0, step=0.001, tooltip=tooltip)
+        io.Float.Input(name, default=default, min=0.0, max=1.0, step=0.001, tooltip=tooltip, **ADVANCED)
         for name, (default, tooltip) in tooltips.items()
     ]
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from comfy_api.latest import io
 
+from ..seada_core.color.alignment import align as put_in_line
 from ..seada_core.color.merging import merge, merge_chroma
 from ..seada_core.color.sizes import DECODE_SIZE, decode_size, diffusion_size, resize, size_of
 from ..seada_core.options import ColorizeOptions
@@ -31,7 +32,7 @@ class SeAdaEmptyLatent(io.ComfyNode):
             inputs=[
                 bridge.Seada.Input("seada", tooltip="The model that the latent is for."),
                 io.Image.Input("image", tooltip="The photos; each gets a latent."),
-                inputs.size("Short side in pixels, a multiple of 8. 0: automatic."),
+                inputs.size("Short side in pixels, a multiple of 8. 0 is auto: the model's own."),
             ],
             outputs=[
                 io.Latent.Output(id="latent", display_name="LATENT", tooltip="The latent for KSampler, at denoise 1.")
@@ -73,12 +74,14 @@ class SeAdaVQDecode(io.ComfyNode):
                     max=5.0,
                     step=0.05,
                     tooltip="How varied token diffusion's colours are; lower is safer.",
+                    **inputs.ADVANCED,
                 ),
                 inputs.seed("Seed of token diffusion."),
                 io.Boolean.Input(
                     "tiled",
                     default=False,
                     tooltip="Decode in tiles to save memory. Off: only if memory runs out.",
+                    **inputs.ADVANCED,
                 ),
                 io.Conditioning.Input("conditioning", optional=True, tooltip="The text for token diffusion."),
                 bridge.SeadaHints.Input(
@@ -145,7 +148,7 @@ class SeAdaVQDecode(io.ComfyNode):
                     cbcr = chroma(TILE)
                 results.append(bridge.image(merge_chroma(cbcr.to(photo.device), photo)))
                 show(i + 1, len(z))
-        return io.NodeOutput(torch.cat(results))
+        return io.NodeOutput(torch.cat(results), ui=bridge.warned(bridge.dropped_alpha(image)))
 
 
 class SeAdaMergeLuminance(io.ComfyNode):
@@ -155,19 +158,31 @@ class SeAdaMergeLuminance(io.ComfyNode):
             node_id="SeAdaMergeLuminance",
             display_name="SeAda Merge Luminance",
             category="SeAda",
-            search_aliases=["keep detail", "luminosity", "luminance", "color transfer", "blend color"],
+            search_aliases=["keep detail", "luminosity", "luminance", "color transfer", "blend color", "align"],
             description="Puts the colours of one picture on the luminance of your photo, so that any model's result "
             "keeps every detail of the photo.",
             inputs=[
                 io.Image.Input("color", tooltip="The picture that gives the colours: the same view, of any size."),
                 io.Image.Input("image", tooltip="The photo that gives luminance and size."),
+                io.Boolean.Input(
+                    "align",
+                    default=False,
+                    optional=True,
+                    tooltip="Moves and stretches the colours onto the photo first: for results of edit models, which "
+                    "shift and crop by some pixels. Pictures that moved too far are refused.",
+                ),
             ],
             outputs=[io.Image.Output(id="merged", display_name="IMAGE", tooltip="The photo in those colours.")],
         )
 
     @classmethod
-    def execute(cls, color: Tensor, image: Tensor) -> io.NodeOutput:
+    def execute(cls, color: Tensor, image: Tensor, align: bool = False) -> io.NodeOutput:
         colors, photos = bridge.picture(color, "color"), bridge.gray(image)
         count = max(len(colors), len(photos))
         colors, photos = bridge.rows(colors, count, "color"), bridge.rows(photos, count, "image")
-        return io.NodeOutput(bridge.image(torch.cat([merge(c, p) for c, p in zip(colors.split(1), photos.split(1))])))
+        show, merged = bridge.progress(count), []
+        for i, (picture, photo) in enumerate(zip(colors.split(1), photos.split(1))):
+            with torch.inference_mode(False):
+                merged.append(merge(put_in_line(picture, photo)[0] if align else picture, photo))
+            show(i + 1, count)
+        return io.NodeOutput(bridge.image(torch.cat(merged)), ui=bridge.warned(bridge.dropped_alpha(image)))

@@ -118,7 +118,10 @@ def english(nodes: list[SimpleNamespace]) -> dict:
         node.node_id: {
             "display_name": node.display_name,
             "description": node.description,
-            "inputs": {field.id: {"name": field.id, "tooltip": field.tooltip} for field in node.inputs},
+            "inputs": {
+                field.id: {"name": getattr(field, "display_name", field.id), "tooltip": field.tooltip}
+                for field in node.inputs
+            },
             "outputs": {
                 str(i): {"name": field.display_name, "tooltip": field.tooltip} for i, field in enumerate(node.outputs)
             },

@@ -99,7 +99,8 @@ def test_a_missing_hints_file(tmp_path):
 
 def test_parse_palette():
     assert parse_palette("#AABBCC, #ddeeff") == ["#aabbcc", "#ddeeff"]
-    for text in ("", "  ", "#aabbcc,", "reddish"):
+    assert parse_palette("teal,#fc0, rgb(1, 2, 3) ,Hsl(0, 100%, 50%)") == ["#008080", "#ffcc00", "#010203", "#ff0000"]
+    for text in ("", "  ", "#aabbcc,", "reddish", "rgb(1,2)", "rgb(1, 2, 300)", "#12345678", "red" * 50):
         with pytest.raises(ValueError, match=r"palette is empty|bad colour"):
             parse_palette(text)
 

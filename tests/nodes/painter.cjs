@@ -116,15 +116,23 @@ const [width, height] = settings.photo;
   if (settings.screenshot) await page.screenshot({ path: settings.screenshot });
 
   // --- queue
-  const queue = async () => {
-    await page.evaluate(() => window.app.queuePrompt(0));
-    return page.waitForFunction(
-      () => window.app.graph.nodes.find((node) => node.type === "SeAdaSavePhoto")?.imgs?.[0],
-      null,
-      { timeout: 400000 }
-    );
-  };
-  report.result = await (await queue()).evaluate((image) => image.src);
+  /** Runs the workflow. Gives the saved picture's address; the page itself loads it only where the node is in sight. */
+  const queue = () =>
+    page.evaluate(async () => {
+      const { api } = await import("/scripts/api.js");
+      const { app } = window;
+      const save = app.graph.nodes.find((node) => node.type === "SeAdaSavePhoto");
+      return new Promise((resolve) => {
+        const done = ({ detail }) => {
+          if (detail.node !== String(save.id)) return;
+          api.removeEventListener("executed", done);
+          resolve(`/view?${new URLSearchParams(detail.output.images[0])}`);
+        };
+        api.addEventListener("executed", done);
+        app.queuePrompt(0);
+      });
+    });
+  report.result = await queue();
 
   // --- saving, loading, copies
   const saved = await page.evaluate(() => window.app.graph.serialize());
@@ -266,11 +274,11 @@ const [width, height] = settings.photo;
   await load(workflow);
   await page.evaluate(() => {
     const { app, LiteGraph, hintsNode } = window;
-    const invert = LiteGraph.createNode("ImageInvert");
-    app.graph.add(invert);
+    const slow = LiteGraph.createNode("SeAdaColorize"); // quick nodes run without being asked
+    app.graph.add(slow);
     const source = app.graph.nodes.find((node) => node.type.startsWith("SeAdaLoadPhoto"));
-    source.connect(0, invert, 0);
-    invert.connect(0, hintsNode, 0);
+    source.connect(0, slow, 0);
+    slow.connect(0, hintsNode, 0);
   });
   await page.waitForTimeout(1000);
   report.unknown = [await page.locator(".seada-empty").isVisible(), await status()];

@@ -11,6 +11,14 @@ const REFERENCE_SIDE = 1024; // longest side of the kept copy, px
 
 const hex = (r, g, b) => `#${[r, g, b].map((n) => n.toString(16).padStart(2, "0")).join("")}`;
 
+/** Any CSS colour without transparency as "#rrggbb"; null for anything else. */
+function codeOf(text) {
+  if (!CSS.supports("color", text)) return null;
+  const context = document.createElement("canvas").getContext("2d");
+  context.fillStyle = text;
+  return isColor(context.fillStyle) ? context.fillStyle : null;
+}
+
 /** The mean colour of the 3 x 3 pixels around (x, y) of a canvas. */
 export function colorAt(canvas, x, y) {
   const [left, top] = [Math.max(0, Math.floor(x) - 1), Math.max(0, Math.floor(y) - 1)];
@@ -43,10 +51,9 @@ export class Colors {
   #text = make("input", {
     type: "text",
     className: "seada-hex",
-    maxLength: 7,
     spellcheck: false,
-    title: "Colour, #rrggbb",
-    attributes: { "aria-label": "Colour as #rrggbb" },
+    title: "Colour: #rrggbb, or a name such as teal",
+    attributes: { "aria-label": "Colour as #rrggbb or by name" },
   });
 
   /** onChoose(color) is called for each new colour. */
@@ -55,9 +62,9 @@ export class Colors {
     this.color = this.#recent[0];
     this.#picker.oninput = () => this.set(this.#picker.value);
     this.#text.oninput = () => {
-      const text = this.#text.value.trim();
-      this.#text.classList.toggle("seada-bad", !isColor(text));
-      if (isColor(text)) this.set(text);
+      const color = codeOf(this.#text.value.trim());
+      this.#text.classList.toggle("seada-bad", color === null);
+      if (color) this.set(color);
     };
     this.#text.onblur = () => this.#show();
     this.element = make("div", { className: "seada-colors" }, this.#picker, this.#text, this.#swatches);

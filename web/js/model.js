@@ -101,16 +101,31 @@ export class Model {
     return this.#future.length > 0;
   }
 
-  /** Loads a text from outside; undo restores the previous one, unless the text is `fresh`. */
+  /** Loads a text from outside. If the history has it, as after ComfyUI's own undo, that is where the history then
+   * stands; otherwise undo restores the state before, or the history is forgotten if the text is `fresh`. */
   load(text, fresh = false) {
+    if (this.#state?.text === text) return;
+    for (const [from, to] of [[this.#past, this.#future], [this.#future, this.#past]]) {
+      const index = from.findLastIndex((state) => state.text === text);
+      if (index < 0) continue;
+      const [state, ...skipped] = from.splice(index);
+      to.push(this.#state, ...skipped.reverse());
+      this.#state = state;
+      return;
+    }
     const before = this.#state;
     try {
       this.#state = { text, hints: parse(text), error: null };
     } catch (error) {
       this.#state = { text, hints: [], error: error.message };
     }
-    if (fresh) [this.#past, this.#future] = [[], []];
+    if (fresh) this.forget();
     else this.#remember(before);
+  }
+
+  /** Empties the history. */
+  forget() {
+    [this.#past, this.#future] = [[], []];
   }
 
   #remember(state) {

@@ -9,7 +9,6 @@ import { Panel } from "./panel.js";
 import { Preview } from "./preview.js";
 import { View, greyOf } from "./view.js";
 
-const NO_PHOTO = "No photo yet: connect Load Image to “image”, or run the workflow once.";
 const MESSAGE_MS = 4000;
 const LEAST_RADIUS = 6; // minimum initial radius, px; otherwise a hundredth of the photo's long side
 
@@ -31,11 +30,13 @@ export class Painter {
   #locked = null; // the reason why painting is disabled
   #message = null;
   #previewMessage = null;
+  #source = { message: null, action: null }; // why there is no photo, or not the newest, and what can be done
   #frame = 0;
 
-  /** commit(text) stores the hints, fetchApi sends requests to the server, toggleText shows or hides the raw text. */
-  constructor(text, { commit, fetchApi, toggleText }) {
-    this.toggleText = toggleText;
+  /** commit(text) stores the hints, fetchApi sends requests to the server, toggleText shows or hides the raw text,
+   * askPhoto() does what `setSource` named. */
+  constructor(text, { commit, fetchApi, toggleText, askPhoto }) {
+    Object.assign(this, { toggleText, askPhoto });
     this.model = new Model(text, () => {
       commit(this.model.text);
       this.#changed();
@@ -52,13 +53,16 @@ export class Painter {
     Object.assign(canvas, {
       className: "seada-photo",
       tabIndex: 0,
-      // ComfyUI ignores keys in text areas, including Ctrl+Z: this canvas has its own undo
-      type: "textarea",
+      // ComfyUI ignores keys in text fields, including Ctrl+Z: this canvas has its own undo
+      type: "textarea", // up to frontend 1.49
+      contentEditable: "true", // later ones
+      inputMode: "none", // no keyboard on the screen
     });
+    canvas.addEventListener("beforeinput", (event) => event.preventDefault());
     canvas.dataset.captureWheel = "true"; // ComfyUI's Vue nodes do not handle the wheel over such an element in focus
     canvas.setAttribute("role", "application");
     canvas.setAttribute("aria-label", "Hint painter: arrow keys move, Enter places a colour, Delete removes one");
-    this.empty = make("div", { className: "seada-empty" }, NO_PHOTO);
+    this.empty = make("div", { className: "seada-empty" });
     const stage = make("div", { className: "seada-stage" }, canvas, this.empty, this.reference.element);
     this.element = make("div", { className: "seada-painter" }, this.panel.top, this.panel.middle, stage, this.panel.bottom);
     for (const type of ["pointerdown", "wheel", "dblclick"]) {
@@ -74,11 +78,18 @@ export class Painter {
     return this.model.text;
   }
 
-  /** Loads the node's text after something else has changed it. */
+  /** Loads the node's text, which something else may have changed. */
   load(text, fresh = false) {
+    if (text === this.text) return;
     this.draft = null;
     this.model.load(text, fresh);
     this.#changed();
+  }
+
+  /** Empties the undo history. */
+  forget() {
+    this.model.forget();
+    this.draw();
   }
 
   lock(reason) {
@@ -98,6 +109,14 @@ export class Painter {
     }
     this.setCursor(null);
     this.#changed();
+  }
+
+  /** message: why there is no photo, or not the newest one; null if all is well. action: what `askPhoto` does, or null. */
+  setSource({ message, action }) {
+    this.#source = { message, action };
+    const ask = () => make("button", { type: "button", className: "seada-text-button", onclick: () => this.askPhoto() }, action);
+    this.empty.replaceChildren(make("span", {}, message ?? ""), ...(action ? [ask()] : []));
+    this.draw();
   }
 
   stop() {
@@ -187,7 +206,9 @@ export class Painter {
   }
 
   undo() {
-    if (this.#locked === null) this.model.undo();
+    if (this.#locked !== null) return;
+    if (this.model.canUndo) this.model.undo();
+    else this.say("nothing to undo here; click the graph to undo there");
   }
 
   redo() {
@@ -349,6 +370,7 @@ export class Painter {
       canUndo: model.canUndo && this.#locked === null,
       canRedo: model.canRedo && this.#locked === null,
       broken: model.error !== null && this.#locked === null,
+      ask: view.photo ? this.#source.action : null,
       place: inside ? `${at[0]}, ${at[1]}` : view.photo ? `${view.photo.width} × ${view.photo.height}` : "",
     });
   }
@@ -360,7 +382,9 @@ export class Painter {
     if (this.#locked !== null) return { message: this.#locked, bad: false };
     if (error !== null) return { message: `The hints cannot be read (${error}). The text is kept.`, bad: true };
     if (this.#message) return { message: this.#message.message, bad: false };
+    if (this.view.photo && this.#source.message) return { message: this.#source.message, bad: false };
     if (this.#previewMessage) return { message: `${count}; ${this.#previewMessage}`, bad: true };
+    if (!this.view.photo) return { message: count, bad: false };
     return { message: hints.length ? count : "Click to place a colour, drag to paint, right-click to remove", bad: false };
   }
 }

@@ -20,6 +20,7 @@ export class Panel {
   #message = make("span", { className: "seada-message", attributes: { role: "status", "aria-live": "polite" } });
   #place = make("span", { className: "seada-place" });
   #repair = make("button", { type: "button", className: "seada-text-button", hidden: true }, "Start over");
+  #ask = make("button", { type: "button", className: "seada-text-button", hidden: true });
   #menu;
 
   constructor(painter) {
@@ -41,6 +42,7 @@ export class Panel {
     const fit = button("fit", "Whole photo (0)", act(() => painter.fit()));
     const clear = button("trash", "Remove all hints", act(() => painter.clear()));
     this.#repair.onclick = act(() => painter.clear());
+    this.#ask.onclick = act(() => painter.askPhoto());
     this.#menu = this.#makeMenu();
     const group = (...items) => make("div", { className: "seada-group" }, ...items);
     this.top = make(
@@ -57,7 +59,7 @@ export class Panel {
       group(this.preview, this.hints, fit),
       this.#menu,
     );
-    this.bottom = make("div", { className: "seada-status" }, this.#message, this.#repair, this.#place);
+    this.bottom = make("div", { className: "seada-status" }, this.#message, this.#repair, this.#ask, this.#place);
   }
 
   #makeMenu() {
@@ -111,7 +113,7 @@ export class Panel {
     return wrapper;
   }
 
-  /** state: {tool, radius, share, canUndo, canRedo, showHints, showPreview, message, bad, broken, place}. */
+  /** state: {tool, radius, share, canUndo, canRedo, showHints, showPreview, message, bad, broken, ask, place}. */
   show(state) {
     for (const [tool, element] of Object.entries(this.#tools)) {
       element.setAttribute("aria-pressed", String(tool === state.tool));
@@ -126,6 +128,8 @@ export class Panel {
     this.#message.title = state.message;
     this.#message.classList.toggle("seada-bad", state.bad);
     this.#repair.hidden = !state.broken;
+    this.#ask.hidden = state.ask === null;
+    this.#ask.textContent = state.ask ?? "";
     this.#place.textContent = state.place;
   }
 }

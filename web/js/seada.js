@@ -4,12 +4,13 @@ import { api } from "../../../scripts/api.js";
 import { app } from "../../../scripts/app.js";
 import { make } from "./dom.js";
 import { Painter } from "./painter.js";
-import { findPhoto, photoKey } from "./photo.js";
+import { PhotoSource } from "./photo.js";
 
 const NODE = "SeAdaHints";
 const NODE_SIZE = [480, 560];
 const MIN_HEIGHT = 320;
 const WATCH_MS = 300; // polling interval for links and the text; ComfyUI does not have events for all changes
+const KEEP_MS = 10_000; // for how long a removed node's painter waits for the node to be made again
 const OUT_OF_REACH = -10_000; // above the node, px
 const WIRED = "The hints come from the node connected to “points”; disconnect it to paint here.";
 
@@ -35,27 +36,95 @@ function makeHideable(widget) {
   setHidden(widget, true);
 }
 
+/** ComfyUI's history of the open workflow. */
+const tracker = () => app.extensionManager?.workflow?.activeWorkflow?.changeTracker;
+
+/** Tells ComfyUI that the workflow has changed: it does not notice keys and touches. */
+function noteChange() {
+  const history = tracker();
+  (history?.captureCanvasState ?? history?.checkState)?.call(history);
+}
+
+// ComfyUI's undo makes all nodes again. So a painter outlives its node for a while, and serves the node that then has its
+// place in the graph. The hints themselves are in the node's widget alone.
+const seats = new Map(); // "graph id/node id" → {painter, photo, owner, history, timer}
+
+const orphans = new Set(); // elements of removed nodes: Nodes 2.0 goes on showing them for new nodes of the same ids
+
+/** The element on the page that shows a node: its own, or the one of a node before it; null if none does. */
+function placeOf(node, host) {
+  if (host.isConnected) return host;
+  for (const orphan of orphans) if (!orphan.isConnected) orphans.delete(orphan);
+  if (app.canvas?.graph !== node.graph) return null;
+  return [...orphans].find((orphan) => orphan.dataset.node === String(node.id)) ?? null;
+}
+
+function makeSeat(key, owner) {
+  const seat = { key, history: tracker() };
+  seat.painter = new Painter(owner.points.value, {
+    commit: (text) => seat.owner?.commit(text),
+    fetchApi: (path, options) => api.fetchApi(path, options),
+    toggleText: () => seat.owner?.toggleText(),
+    askPhoto: () => seat.photo.ask(),
+  });
+  let shown = null;
+  const showPhoto = ({ url, width, height }) => {
+    shown = url;
+    if (!url) return seat.painter.setPhoto(null);
+    const image = new Image();
+    const fail = () => {
+      if (shown !== url) return;
+      seat.painter.setPhoto(null);
+      seat.photo.failed(url);
+    };
+    image.onload = () => {
+      if (shown !== url) return;
+      const { naturalWidth, naturalHeight } = image;
+      try {
+        seat.painter.setPhoto({ width: width ?? naturalWidth, height: height ?? naturalHeight, image });
+      } catch {
+        fail(); // a picture of another origin, whose pixels cannot be read
+      }
+    };
+    image.onerror = fail;
+    image.src = url;
+  };
+  seat.photo = new PhotoSource((state) => {
+    seat.painter.setSource(state);
+    if (state.url !== shown) showPhoto(state);
+  });
+  return seat;
+}
+
+/** The seat of a node in the graph; `owner` is what its painter then works for. */
+function takeSeat(owner) {
+  const { node } = owner;
+  const key = `${node.graph.id}/${node.id}`;
+  let seat = seats.get(key);
+  const before = seat?.owner?.node;
+  if (!seat || (before && before.graph?.getNodeById(before.id) === before)) seats.set(key, (seat = makeSeat(key, owner)));
+  clearTimeout(seat.timer);
+  seat.owner = owner;
+  seat.photo.node = node;
+  return seat;
+}
+
+function leaveSeat(seat, owner) {
+  if (seat.owner !== owner) return;
+  seat.owner = null;
+  seat.timer = setTimeout(() => {
+    seat.painter.stop();
+    if (seats.get(seat.key) === seat) seats.delete(seat.key);
+  }, KEEP_MS);
+}
+
 function attach(node) {
   const points = node.widgets?.find((widget) => widget.name === "points");
   if (!points) return;
   makeHideable(points);
 
-  const showText = (shown) => {
-    if (points.hidden !== shown) return;
-    setHidden(points, !shown);
-    node.setDirtyCanvas(true, true);
-  };
-  const painter = new Painter(points.value, {
-    commit: (text) => {
-      points.value = text;
-      node.graph?.setDirtyCanvas(true, true);
-      // ComfyUI does not detect changes of the workflow made by keys and touches
-      app.extensionManager?.workflow?.activeWorkflow?.changeTracker?.checkState?.();
-    },
-    fetchApi: (path, options) => api.fetchApi(path, options),
-    toggleText: () => showText(points.hidden),
-  });
-  const widget = node.addDOMWidget("painter", "seada_painter", painter.element, {
+  const host = make("div", { className: "seada-host" });
+  const widget = node.addDOMWidget("painter", "seada_painter", host, {
     serialize: false,
     hideOnZoom: false,
     margin: 8,
@@ -64,52 +133,78 @@ function attach(node) {
   widget.serialize = false; // the hints are in `points`
   node.setSize([Math.max(node.size[0], NODE_SIZE[0]), Math.max(node.size[1], NODE_SIZE[1])]);
 
+  let seat = null;
   let wired = false; // whether the text input is connected
-  let shown = null; // the url of the photo
+  const showText = (visible) => {
+    if (points.hidden !== visible) return;
+    setHidden(points, !visible);
+    node.setDirtyCanvas(true, true);
+  };
+  const owner = {
+    node,
+    points,
+    commit(text) {
+      points.value = text;
+      node.graph?.setDirtyCanvas(true, true);
+      noteChange();
+    },
+    toggleText: () => showText(points.hidden),
+  };
+
+  /** Puts the painter where the page shows the node. */
+  const settle = () => {
+    const place = seat?.owner === owner ? placeOf(node, host) : null;
+    if (place && seat.painter.element.parentNode !== place) place.replaceChildren(seat.painter.element);
+  };
+
   const watch = () => {
-    if (!node.graph || !painter.element.isConnected) return;
-    if (points.value !== painter.text) painter.load(points.value);
-    const socket = node.inputs?.find((input) => input.widget?.name === "points");
-    if (wired !== (socket?.link != null)) {
-      wired = !wired;
-      showText(wired); // the position of the link's end
-      painter.lock(wired ? WIRED : null);
+    if (!node.graph) return;
+    if (!seat) {
+      seat = takeSeat(owner);
+      if (!seat.painter.element.isConnected) host.append(seat.painter.element);
     }
+    settle();
+    const { painter, photo } = seat;
+    if (seat.owner !== owner || !painter.element.isConnected) return;
+    painter.load(points.value);
+    if (seat.history !== tracker()) {
+      seat.history = tracker(); // another workflow with nodes of the same ids
+      painter.forget();
+      photo.forget();
+    }
+    const socket = node.inputs?.findIndex((input) => input.widget?.name === "points") ?? -1;
+    const isWired = socket >= 0 && node.getInputLink(socket) !== null;
+    if (wired !== isWired) {
+      wired = isWired;
+      showText(wired); // the position of the link's end
+    }
+    painter.lock(wired ? WIRED : null);
     if (painter.view.resize()) painter.draw();
-    const photo = findPhoto(node);
-    const key = photo?.url ?? null;
-    if (key === shown) return;
-    shown = key;
-    if (!photo) return painter.setPhoto(null);
-    const image = new Image();
-    image.onload = () => {
-      if (shown !== key) return;
-      const { naturalWidth: width, naturalHeight: height } = image;
-      try {
-        painter.setPhoto({ width, height, ...photo, image });
-      } catch {
-        painter.setPhoto(null); // a picture of another origin, whose pixels cannot be read
-      }
-    };
-    image.onerror = () => shown === key && painter.setPhoto(null);
-    image.src = photo.url;
+    photo.look();
   };
   const timer = setInterval(watch, WATCH_MS);
+  new ResizeObserver(settle).observe(host);
 
-  const { onConfigure, onExecuted, onRemoved } = node;
+  const { onAdded, onConfigure, onExecuted, onRemoved } = node;
+  node.onAdded = function () {
+    onAdded?.apply(this, arguments);
+    if (Number(node.id) >= 0) watch();
+  };
   node.onConfigure = function () {
     onConfigure?.apply(this, arguments);
-    painter.load(points.value, true);
+    seat?.painter.load(points.value, true);
   };
   node.onExecuted = function (output) {
     onExecuted?.apply(this, arguments);
     const [photo] = output?.seada_photo ?? [];
-    if (photo) node.seadaPhoto = { ...photo, key: photoKey(node) };
+    if (photo && seat?.owner === owner) seat.photo.ran(photo);
   };
   node.onRemoved = function () {
     onRemoved?.apply(this, arguments);
     clearInterval(timer);
-    painter.stop();
+    host.dataset.node = node.id;
+    orphans.add(host);
+    if (seat) leaveSeat(seat, owner);
   };
 }
 

@@ -1,0 +1,31 @@
+// Opens ComfyUI's page in a browser.
+const { chromium, firefox } = require("playwright-core");
+
+/** Opens the page at `url`, lets `act(page, report, context)` fill `report`, and prints it as JSON with `errors`: the
+ * page's since it was ready. `vue`: whether nodes are drawn by Nodes 2.0, where the page has it. */
+exports.open = async (executablePath, url, { vue = false, viewport = { width: 1400, height: 950 }, ...options }, act) => {
+  const isFirefox = /firefox/.test(executablePath);
+  try {
+    const browser = await (isFirefox
+      ? firefox.launch({ executablePath, channel: "moz-firefox" })
+      : chromium.launch({ executablePath, args: ["--no-sandbox"] }));
+    // Firefox's protocol cannot set these
+    const plain = isFirefox ? { colorScheme: null, reducedMotion: null, forcedColors: null, contrast: null } : {};
+    const context = await browser.newContext({ viewport, ...plain, ...options });
+    const page = await context.newPage();
+    const report = { errors: [] };
+    page.on("pageerror", (error) => report.errors.push(`${error} ${error.stack}`));
+    page.on("console", (message) => message.type() === "error" && report.errors.push(message.text()));
+    await page.goto(url, { timeout: 240000 });
+    await page.waitForFunction(() => window.app?.graph && window.app.extensionManager, null, { timeout: 240000 });
+    await page.waitForTimeout(3000);
+    await page.evaluate((given) => window.app.extensionManager.setting.set("Comfy.VueNodes.Enabled", given), vue);
+    report.errors.length = 0; // the page's own, before anything of ours
+    await act(page, report, context);
+    console.log(JSON.stringify(report));
+    await browser.close();
+  } catch (error) {
+    console.error(error);
+    process.exit(1);
+  }
+};

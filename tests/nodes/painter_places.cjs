@@ -1,0 +1,297 @@
+// The painter's photo and hints in all places of ComfyUI's page. Usage: node painter_places.cjs BROWSER URL SETTINGS, where
+// SETTINGS is JSON: {workflow, vue: Nodes 2.0 or not, photos: {name: [W, H]}, tiff: name, folder: for screenshots or null,
+// scenes: the names of those wanted, or null for all}.
+// Prints JSON: what was seen in each scene.
+const fs = require("fs");
+const { open } = require("./page.cjs");
+
+const [browser, url, given] = process.argv.slice(2);
+const settings = JSON.parse(given);
+const [first, second] = Object.keys(settings.photos);
+const WAIT = { timeout: 20000 };
+
+open(browser, url, { vue: settings.vue }, async (page, report) => {
+  const workflow = JSON.parse(fs.readFileSync(settings.workflow, "utf8"));
+  const hints = '[{"x": 20, "y": 20, "color": "#2f6fb0", "radius": 8}]'; // inside all photos
+  workflow.nodes.find((node) => node.type === "SeAdaHints").widgets_values[0] = hints;
+  report.vue = await page.evaluate(() => window.LiteGraph.vueNodesMode === true);
+
+  const look = (x = 200, y = 150) =>
+    page.evaluate(([left, top]) => {
+      const { app } = window;
+      const node = app.canvas.graph.nodes.find((one) => one.type === "SeAdaHints");
+      if (!node) return;
+      app.canvas.ds.scale = 1;
+      app.canvas.ds.offset = [left - node.pos[0], top - node.pos[1]];
+      app.canvas.setDirty(true, true);
+    }, [x, y]);
+  const load = async (graph) => {
+    await page.evaluate((data) => window.app.loadGraphData(data), graph);
+    await look();
+    await page.locator(".seada-photo").waitFor(WAIT);
+    await page.mouse.move(1390, 300); // over the photo it would show its place there
+  };
+  const size = () => page.locator(".seada-place").textContent();
+  const sized = ([width, height]) =>
+    page
+      .waitForFunction((text) => document.querySelector(".seada-place")?.textContent === text, `${width} × ${height}`, WAIT)
+      .then(() => true, async () => `${await size()}: ${await page.locator(".seada-empty").textContent()}`);
+  const text = () =>
+    page.evaluate(() => {
+      const { app } = window;
+      const graphs = [app.graph, ...(app.graph.subgraphs?.values() ?? [])];
+      const node = graphs.flatMap((graph) => graph.nodes).find((one) => one.type === "SeAdaHints");
+      return JSON.parse(node.widgets.find((widget) => widget.name === "points").value).length;
+    });
+  const shown = () => page.locator(".seada-message").textContent();
+  const click = async (across) => {
+    const box = await page.locator(".seada-photo").boundingBox();
+    await page.mouse.click(box.x + box.width * across, box.y + box.height / 2);
+    await page.waitForTimeout(200);
+  };
+  const choose = (name) =>
+    page.evaluate((value) => {
+      const { app } = window;
+      const graphs = [app.graph, ...(app.graph.subgraphs?.values() ?? [])];
+      const node = graphs.flatMap((graph) => graph.nodes).find((one) => one.type === "SeAdaLoadPhoto");
+      const widget = node.widgets.find((one) => one.name === "image");
+      widget.value = value;
+      widget.callback?.(value);
+    }, name);
+  /** Puts nodes of the given types between the loader and the painter. */
+  const between = (...types) =>
+    page.evaluate((names) => {
+      const { app, LiteGraph } = window;
+      const find = (type) => app.graph.nodes.find((one) => one.type === type);
+      let before = find("SeAdaLoadPhoto");
+      names.forEach((name, i) => {
+        const node = LiteGraph.createNode(name);
+        node.pos = [before.pos[0], before.pos[1] + 500 + 200 * i];
+        app.graph.add(node);
+        before.connect(0, node, 0);
+        before = node;
+      });
+      before.connect(0, find("SeAdaHints"), 0);
+    }, types);
+  const picture = async (name) => settings.folder && (await page.screenshot({ path: `${settings.folder}/${name}.png` }));
+  const scene = async (name, act) => {
+    if (settings.scenes && !settings.scenes.includes(name)) return;
+    await load(structuredClone(workflow));
+    report[name] = {};
+    await act(report[name]).catch(async (error) => { await picture(`${name}-failed`); throw error; });
+    await picture(name);
+  };
+
+  await scene("loader", async (seen) => {
+    await choose(first);
+    seen.first = await sized(settings.photos[first]);
+    await choose(second);
+    seen.second = await sized(settings.photos[second]);
+    await choose(settings.tiff);
+    seen.tiff = await sized(settings.photos[first]);
+  });
+
+  await scene("history", async (seen) => {
+    await choose(first);
+    await sized(settings.photos[first]);
+    const both = async () => [await text(), Number.parseInt(await shown())];
+    const state = (seen.counts = { loaded: await both() });
+    const keys = async (name, ...presses) => {
+      for (const key of presses) {
+        await page.keyboard.press(key);
+        await page.waitForTimeout(450);
+      }
+      state[name] = await both();
+    };
+    const outside = async () => {
+      await page.mouse.click(70, 880);
+      await page.waitForTimeout(300);
+    };
+    for (const across of [0.4, 0.5, 0.6]) await click(across);
+    state.painted = await both();
+    await keys("undone", "Control+z", "Control+z");
+    await keys("redone", "Control+Shift+Z");
+    await outside();
+    await keys("undone outside", "Control+z");
+    await look();
+    await click(0.45);
+    state["painted again"] = await both();
+    await keys("undone again", "Control+z");
+    await outside();
+    await keys("undone outside again", "Control+z");
+    await keys("redone outside", "Control+y");
+    await look();
+    await click(0.55);
+    await page.keyboard.press("Control+z");
+    await page.keyboard.press("Control+z");
+    await page.keyboard.press("Control+z");
+    await page.keyboard.press("Control+z");
+    await page.keyboard.press("Control+z");
+    await page.waitForTimeout(600);
+    seen.nodes = await page.evaluate(() => window.app.graph.nodes.length);
+  });
+
+  await scene("reroute", async (seen) => {
+    await choose(first);
+    await between("Reroute", "Reroute");
+    seen.shown = await sized(settings.photos[first]);
+  });
+
+  await scene("quick nodes", async (seen) => {
+    await choose(first);
+    await between("ImageInvert");
+    seen.first = await sized(settings.photos[first]);
+    await choose(second);
+    seen.second = await sized(settings.photos[second]);
+    await page.evaluate(() => (window.app.graph.nodes.find((one) => one.type === "ImageInvert").mode = 4));
+    await choose(first);
+    seen.bypassed = await sized(settings.photos[first]);
+  });
+
+  await scene("slow nodes", async (seen) => {
+    await choose(first);
+    await sized(settings.photos[first]);
+    await between("SeAdaColorize");
+    await page.getByRole("button", { name: "Show the photo" }).click(WAIT);
+    seen.first = await sized(settings.photos[first]);
+    await choose(second);
+    await page.getByRole("button", { name: "Update the photo" }).waitFor(WAIT);
+    seen.stale = [await size(), await shown()];
+    await page.getByRole("button", { name: "Update the photo" }).click();
+    seen.second = await sized(settings.photos[second]);
+    seen.history = await page.evaluate(async () => Object.keys(await (await fetch("/history")).json()).length);
+  });
+
+  await scene("cached", async (seen) => {
+    await choose(second);
+    await between("SeAdaColorize"); // as before: the server has the result and sends none by itself
+    await page.getByRole("button", { name: "Show the photo" }).click(WAIT);
+    seen.shown = await sized(settings.photos[second]);
+  });
+
+  await scene("bad node before", async (seen) => {
+    await between("SeAdaPalette");
+    await page.evaluate(() => {
+      const { graph } = window.app;
+      const find = (type) => graph.nodes.find((one) => one.type === type);
+      find("SeAdaPalette").widgets[0].value = "no colour";
+      find("SeAdaPalette").connect(1, find("SeAdaHints"), 0);
+    });
+    await page.getByRole("button", { name: "Show the photo" }).click(WAIT);
+    await page.getByRole("button", { name: "Try again" }).waitFor(WAIT);
+    seen.message = await page.locator(".seada-empty span").textContent();
+  });
+
+  const enter = (from) =>
+    page.evaluate((type) => {
+      const { app } = window;
+      const { subgraph, node } = app.graph.convertToSubgraph(new Set([app.graph.nodes.find((one) => one.type === type)]));
+      if (type === "SeAdaHints") app.canvas.openSubgraph(subgraph, node);
+    }, from);
+
+  await scene("painter in a subgraph", async (seen) => {
+    await choose(first);
+    await sized(settings.photos[first]);
+    await enter("SeAdaHints");
+    await page.waitForTimeout(800);
+    await look();
+    seen.first = await sized(settings.photos[first]);
+    const before = await text();
+    await click(0.45);
+    seen.painted = [before, await text()];
+    await page.keyboard.press("Control+z");
+    seen.undone = await text();
+    await page.mouse.move(1390, 300);
+    await choose(second);
+    seen.second = await sized(settings.photos[second]);
+    await page.evaluate(() => window.app.canvas.setGraph(window.app.graph));
+  });
+
+  await scene("photo in a subgraph", async (seen) => {
+    await choose(first);
+    await enter("SeAdaLoadPhoto");
+    await look();
+    seen.first = await sized(settings.photos[first]);
+  });
+
+  await scene("two painters", async (seen) => {
+    await choose(first);
+    await sized(settings.photos[first]);
+    await page.evaluate(() => {
+      const { canvas } = window.app;
+      canvas.copyToClipboard([canvas.graph.nodes.find((one) => one.type === "SeAdaHints")]);
+      canvas.pasteFromClipboard({ position: [1300, 900] });
+    });
+    await page.waitForTimeout(800);
+    await page.evaluate(() => {
+      const { app } = window;
+      const [one, other] = app.graph.nodes.filter((node) => node.type === "SeAdaHints");
+      other.pos = [one.pos[0] + 560, one.pos[1]];
+      app.graph.nodes.find((node) => node.type === "SeAdaLoadPhoto").connect(0, other, 0);
+      for (const node of app.graph.nodes) if (node.type !== "SeAdaHints") node.pos[1] -= 5000;
+    });
+    await page.waitForTimeout(1200);
+    const box = await page.locator(".seada-photo").nth(1).boundingBox();
+    await page.mouse.click(box.x + box.width * 0.45, box.y + box.height / 2);
+    await page.waitForTimeout(300);
+    seen.hints = await page.evaluate(() =>
+      window.app.graph.nodes
+        .filter((node) => node.type === "SeAdaHints")
+        .map((node) => JSON.parse(node.widgets.find((widget) => widget.name === "points").value).length),
+    );
+  });
+
+  const measure = () =>
+    page.evaluate(() => {
+      const painter = document.querySelector(".seada-painter");
+      const box = (element) => {
+        const { x, y, width, height } = element.getBoundingClientRect();
+        return [x, y, x + width, y + height].map(Math.round);
+      };
+      return { painter: box(painter), photo: box(painter.querySelector(".seada-photo")), status: box(painter.querySelector(".seada-status")) };
+    });
+
+  await scene("sizes", async (seen) => {
+    await choose(first);
+    await sized(settings.photos[first]);
+    seen.boxes = [];
+    for (const wanted of [[520, 580], [300, 400], [260, 460], [900, 420], [340, 800]]) {
+      await page.evaluate((given) => {
+        const node = window.app.graph.nodes.find((one) => one.type === "SeAdaHints");
+        node.setSize(given);
+        window.app.canvas.setDirty(true, true);
+      }, wanted);
+      await page.waitForTimeout(700);
+      seen.boxes.push({ wanted, ...(await measure()) });
+      await picture(`size-${wanted.join("x")}`);
+    }
+  });
+
+  await scene("app mode", async (seen) => {
+    if (!settings.vue) return;
+    const graph = structuredClone(workflow);
+    const id = (type) => graph.nodes.find((node) => node.type === type).id;
+    graph.extra = {
+      linearMode: true,
+      linearData: {
+        inputs: [[id("SeAdaLoadPhoto"), "image"], [id("SeAdaHints"), "painter"], [id("SeAdaColorize"), "prompt"]],
+        outputs: [id("SeAdaSavePhoto")],
+      },
+    };
+    await page.evaluate((data) => window.app.loadGraphData(data), graph);
+    await page.locator(".seada-photo").waitFor(WAIT);
+    await page.waitForTimeout(1000);
+    await page.keyboard.press("Escape"); // a welcome
+    await choose(first);
+    Object.assign(seen, { shown: await sized(settings.photos[first]), ...(await measure()) });
+    const before = await text();
+    await click(0.5);
+    seen.painted = [before, await text()];
+    await picture("app");
+    await page.evaluate(() => window.app.extensionManager.command.execute("Comfy.ToggleLinear"));
+    await page.waitForTimeout(1500);
+    await look();
+    await page.locator(".seada-photo").waitFor(WAIT);
+    seen.back = [await text(), Number.parseInt(await shown())];
+  });
+});

@@ -1,0 +1,77 @@
+"""The workflows as the page shows them: named groups from left to right, and nothing overlaps, in both renderers."""
+
+import json
+import os
+from itertools import combinations
+
+import pytest
+from page import WORKFLOWS, browser, drive
+
+NAMES = sorted(path.stem for path in WORKFLOWS.glob("*.json"))
+QUICK = "seada-hints-and-palette"
+TITLE = 30  # height of a node's title, which is above its position
+
+
+def workflow(name: str) -> dict:
+    return json.loads((WORKFLOWS / f"{name}.json").read_text())
+
+
+def overlap(one: list[float], other: list[float]) -> bool:
+    """Whether two boxes (x, y, width, height) have more than a rounded pixel in common."""
+    return all(one[k] + one[k + 2] > other[k] + 1 and other[k] + other[k + 2] > one[k] + 1 for k in (0, 1))
+
+
+def inside(box: list[float], group: list[float]) -> bool:
+    return all(group[k] <= box[k] and box[k] + box[k + 2] <= group[k] + group[k + 2] for k in (0, 1))
+
+
+def check(name: str, nodes: dict[str, list[float]], groups: list[list]) -> None:
+    """`nodes` by id, with their titles, and `groups` as [title, x, y, width, height]."""
+    titles = {str(node["id"]): node.get("title", node["type"]) for node in workflow(name)["nodes"]}
+    notes = {str(node["id"]) for node in workflow(name)["nodes"] if node["type"] in ("Note", "MarkdownNote")}
+    for one, other in combinations(nodes, 2):
+        assert not overlap(nodes[one], nodes[other]), f"{name}: {titles[one]} and {titles[other]} overlap"
+    for one, other in combinations(groups, 2):
+        assert not overlap(one[1:], other[1:]), f"{name}: the groups {one[0]} and {other[0]} overlap"
+    for node, box in nodes.items():
+        homes = [title for title, *group in groups if inside(box, group)]
+        touched = [title for title, *group in groups if overlap(box, group)]
+        assert homes == touched and len(homes) == (node not in notes), f"{name}: {titles[node]} is not in one group"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_nodes_stand_in_named_groups_and_links_run_from_left_to_right(name):
+    data = workflow(name)
+    boxes = {
+        node["id"]: [node["pos"][0], node["pos"][1] - TITLE, node["size"][0], node["size"][1] + TITLE]
+        for node in data["nodes"]
+    }
+    check(name, {str(k): box for k, box in boxes.items()}, [[g["title"], *g["bounding"]] for g in data["groups"]])
+    for _, source, _, target, _, _ in data["links"]:
+        assert boxes[source][0] + boxes[source][2] < boxes[target][0], f"{name}: the link {source} → {target} runs back"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_notes_have_titles_and_so_have_nodes_of_which_there_are_two(name):
+    nodes = workflow(name)["nodes"]
+    titles = [node.get("title") or node["type"] for node in nodes]
+    assert len(titles) == len(set(titles)), titles
+    assert not {"Note", "MarkdownNote"} & set(titles)
+
+
+@pytest.mark.parametrize(
+    "vue, names",
+    [
+        pytest.param(True, [QUICK], id="nodes 2.0, one"),
+        pytest.param(True, NAMES, id="nodes 2.0", marks=pytest.mark.slow),
+        pytest.param(False, NAMES, id="classic", marks=pytest.mark.slow),
+    ],
+)
+def test_nothing_overlaps_as_the_page_measures_it(comfy, vue, names):
+    comfy.post("/settings/Comfy.TutorialCompleted", True)  # no templates over the page
+    settings = {"vue": vue, "folder": os.environ.get("SCREENSHOTS")}
+    settings["workflows"] = [str(WORKFLOWS / f"{name}.json") for name in names]
+    report = drive(browser(), "layout.cjs", f"http://127.0.0.1:{comfy.port}", json.dumps(settings))
+    for name, seen in report["workflows"].items():
+        assert seen["nodes"]
+        check(name, seen["nodes"], seen["groups"])
