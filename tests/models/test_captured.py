@@ -14,10 +14,12 @@ from seada_core.pipeline import Colorizer
 
 SIZES = ((64, 64), (64, 96), (64, 64), (64, 64), (64, 96), (64, 96), (64, 64))
 OPTIONS = [
-    {"prompt": "a dog"},
-    {"prompt": "a dog", "guidance": 3.0, "scheduler": "unipc", "shared_control": True},
     {"prompt": "a dog", "guidance": 2.0, "hints": [Hint(10, 10, "#c04040", 3)], "strength": 0.5},
-    {"prompt": "a dog", "palette": ["#aa5533", "#336699"], "steps": 2},
+    pytest.param({"prompt": "a dog"}, marks=pytest.mark.slow),
+    pytest.param(
+        {"prompt": "a dog", "guidance": 3.0, "scheduler": "unipc", "shared_control": True}, marks=pytest.mark.slow
+    ),
+    pytest.param({"prompt": "a dog", "palette": ["#aa5533", "#336699"], "steps": 2}, marks=pytest.mark.slow),
 ]
 
 

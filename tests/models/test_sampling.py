@@ -115,6 +115,7 @@ def test_a_shared_controller_runs_once_with_the_prompt(colorizer):
     torch.testing.assert_close(shared[2:], expected)
 
 
+@pytest.mark.slow
 def test_a_step_is_one_graph_with_hooks_and_all(colorizer):
     """The compiled step has no graph break, is not recompiled for other photos' hooks, and computes the same."""
     from seada_core.files.hint_format import Hint

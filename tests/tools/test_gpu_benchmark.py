@@ -16,6 +16,7 @@ from seada_core.weights import part_files
 torch.set_num_threads(1)
 
 
+@pytest.mark.slow  # it has a time limit, which a busy machine exceeds
 def test_all_parts_run_on_a_cpu(tmp_path, capsys):
     """Every row has a figure, none failed, and all of them are in the file."""
     arguments = ["--device", "cpu", "--tiny", "--one-process", "--out", str(tmp_path)]

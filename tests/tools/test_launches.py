@@ -37,6 +37,7 @@ def test_a_step_has_fewer_operations_than_diffusers_and_no_waits(small, schedule
         assert waits == 0
 
 
+@pytest.mark.slow
 def test_a_step_with_a_graph_is_a_handful_of_launches(small):
     colorizer, _ = small
     colorizer.graphs = Graphs(True, launches.Rehearsed)

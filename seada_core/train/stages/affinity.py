@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -47,7 +49,7 @@ class AffinityStage(Stage):
         self.segment = felzenszwalb
         self.first = DecoderStage(setup).requires_grad_(False)
         self.affinity = setup.parts["affinity"].requires_grad_(True)
-        self.classifier = getattr(getattr(self.first.diffusion.controlnet_rca, "mapper", None), "classifier", None)
+        self.classifier: Any = getattr(getattr(self.first.diffusion.controlnet_rca, "mapper", None), "classifier", None)
         if self.classifier is None:
             raise DataError("stage affinity needs a controller whose mapper has a classifier (--control.recognition)")
 
