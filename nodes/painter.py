@@ -11,18 +11,22 @@ import binascii
 import io
 import itertools
 import json
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
 from aiohttp import web
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
-from ..seada_core.color.merging import merge_chroma
+from ..seada_core.color.merging import merge_chroma, to_gamut
 from ..seada_core.color.sizes import size_of
 from ..seada_core.color.spaces import luminance
 from ..seada_core.files.hint_format import Hint, Stroke, parse_hints
-from ..seada_core.hints.maps import hint_map, spread_hints
+from ..seada_core.hints.affinity import Affinities, affinities_of
+from ..seada_core.hints.maps import apply_hints, hint_map
+from ..seada_core.models.affinity import Embedded
+from ..seada_core.weights import part_files
 from . import bridge
 
 ROUTE = "/seada/propagate"
@@ -86,11 +90,36 @@ def _picture(text: object) -> Tensor:
     return luminance(pixels.movedim(-1, 1).float() / 255)
 
 
+@lru_cache(maxsize=1)
+def embedded_affinities() -> Affinities:
+    """The embedded model's: they say where hints arrive, whichever model will colour the rest."""
+
+    def load(part: str) -> nn.Module:
+        return part_files.load_part(part_files.EMBEDDED / f"{part}.safetensors", part)[0]
+
+    found = affinities_of(lambda part: True, load)
+    assert found is not None
+    return found
+
+
+@lru_cache(maxsize=4)
+def embedded(pixels: bytes, size: tuple[int, int]) -> Embedded:
+    """The embeddings of a small picture (float32, h x w), which stay the same while hints are painted on it."""
+    with torch.inference_mode(False):
+        return embedded_affinities().embed(torch.frombuffer(bytearray(pixels), dtype=torch.float32).view(1, 1, *size))
+
+
 def colored(request: Request) -> bytes:
     """A PNG of the small picture in the hints' propagated colours. Raises ValueError for hints outside the photo."""
     gray = request.gray
-    spread = spread_hints(gray, hint_map(request.hints, size_of(gray), request.size))
-    rgb = merge_chroma(spread[:, :2] * spread[:, 2:], gray)[0]
+    hints = hint_map(request.hints, size_of(gray), request.size)
+    chroma = torch.zeros_like(gray).repeat(1, 2, 1, 1)
+    if request.hints:
+        affinities = embedded_affinities()
+        with torch.inference_mode(False):
+            moved = affinities.correction(chroma, gray, hints, embedded(gray.numpy().tobytes(), size_of(gray)))
+            chroma = apply_hints(to_gamut(gray, moved), gray, hints)
+    rgb = merge_chroma(chroma, gray)[0]
     pixels = (rgb * 255).round().byte().movedim(0, -1).contiguous()
     file = io.BytesIO()
     image = Image.frombytes("RGB", (pixels.shape[1], pixels.shape[0]), pixels.numpy().tobytes())

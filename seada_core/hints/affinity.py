@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..color.merging import merge_chroma, to_gamut, upsample_chroma
 from ..color.sizes import resize, size_of
 from ..color.spaces import rgb_to_ycbcr
-from ..models.affinity import CELL, Affinity
+from ..models.affinity import Affinity, Embedded
 from ..models.efficientnet import EfficientNetLite
 from .maps import apply_hints, resize_hint_map
 
@@ -57,28 +57,33 @@ class Affinities(NamedTuple):
     affinity: Affinity
     classifier: EfficientNetLite
 
-    def shares(self, gray: Tensor, cells: Callable[[tuple[int, int]], Tensor]) -> tuple[Tensor, Tensor]:
+    @torch.no_grad()
+    def embed(self, gray: Tensor) -> Embedded:
+        """What `Affinity.embed` says of grey photos (B, 1, H, W) in [0, 1]; it does not depend on hints."""
+        small = resize(gray, embedded_size(size_of(gray), self.affinity.config.size)).clamp(0, 1)
+        return self.affinity.embed(small.to(self.affinity.out.weight), self.classifier)
+
+    def shares(self, embedded: Embedded, cells: Callable[[tuple[int, int]], Tensor]) -> tuple[Tensor, Tensor]:
         """How much of each hint arrives at each cell (B, N, h, w), and the hints' chroma (B, N, 2).
 
         Args:
-            gray: photos (B, 1, H, W) in [0, 1].
-            cells: gives the hint map (B, 3, h, w) for a grid (h, w).
+            cells: gives the hint map (B, 3, h, w) for the grid (h, w) of the embeddings.
         """
-        small = resize(gray, embedded_size(size_of(gray), self.affinity.config.size)).clamp(0, 1)
-        places, chroma, valid = hint_cells(cells((small.shape[-2] // CELL, small.shape[-1] // CELL)))
-        embedded = self.affinity.embed(small.to(self.affinity.out.weight), self.classifier)
+        places, chroma, valid = hint_cells(cells(size_of(embedded[0])))
         return self.affinity.shares(embedded, places, valid).to(chroma), chroma
 
     @torch.no_grad()
-    def correction(self, chroma: Tensor, gray: Tensor, hint_map: Tensor) -> Tensor:
+    def correction(self, chroma: Tensor, gray: Tensor, hint_map: Tensor, embedded: Embedded | None = None) -> Tensor:
         """What hints (B, 3, H, W) change in a photo's chroma (B, 2, H, W); gray (B, 1, H, W) in [0, 1].
 
         The difference between a hint and the chroma there arrives at each place in the hint's share, brought to full
-        size with the luminance as guide. What is doubtful is decided, see `DECIDED`. Returns (B, 2, H, W).
+        size with the luminance as guide. What is doubtful is decided, see `DECIDED`. `embedded`: of the photos, if it
+        is there already. Returns (B, 2, H, W).
         """
         mask = hint_map[:, 2:]
         missing = torch.cat([torch.where(mask > 0, hint_map[:, :2] - chroma, 0), mask], dim=1)
-        shares, differences = self.shares(gray, lambda size: resize_hint_map(missing, size))
+        embedded = self.embed(gray) if embedded is None else embedded
+        shares, differences = self.shares(embedded, lambda size: resize_hint_map(missing, size))
         total = shares.sum(1, keepdim=True)
         shares = shares * (smoothstep(total, *DECIDED) / total.clamp_min(1e-6))
         return upsample_chroma(torch.einsum("bnc,bnhw->bchw", differences, shares), gray)
@@ -97,7 +102,7 @@ class Affinities(NamedTuple):
             seeds = (here >= SEED * here.amax((2, 3), keepdim=True)) & (here > 0)
             return torch.cat([torch.zeros_like(here), torch.zeros_like(here), seeds.to(here)], dim=1)
 
-        total = self.shares(gray, best)[0].sum(1, keepdim=True)
+        total = self.shares(self.embed(gray), best)[0].sum(1, keepdim=True)
         found = smoothstep(total, *REGION) * (score.amax((2, 3), keepdim=True) > 0)
         return upsample_chroma(found.expand(-1, 2, -1, -1), gray)[:, :1].clamp(0, 1)
 

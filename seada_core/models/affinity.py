@@ -22,6 +22,10 @@ DEVIATIONS = (4.0, 5.8, 2.7)  # bring these maps to unit scale
 FARTHEST = 1e4  # a distance that no embedding reaches
 
 
+# embeddings (B, heads, dims, h, w), and the logits (B, heads, h, w) of no hint and of the heads
+Embedded = tuple[Tensor, Tensor, Tensor]
+
+
 class Residual(nn.Module):
     """Two convolutions on (B, C, h, w); at the start they change nothing."""
 
@@ -53,17 +57,16 @@ class Affinity(nn.Module):
         self.out = nn.Conv2d(width, heads * (config.dims + 2), 3, padding=1)
         self.log_distance_weight = nn.Parameter(torch.linspace(-2, 2.5, heads))
 
-    def embed(self, gray: Tensor, classifier: EfficientNetLite) -> tuple[Tensor, Tensor, Tensor]:
-        """Of grey photos (B, 1, H, W) in [0, 1], H and W multiples of 16; the classifier is that of the controller.
+    def embed(self, gray: Tensor, classifier: EfficientNetLite) -> Embedded:
+        """Of grey photos (B, 1, H, W) in [0, 1], H and W multiples of 16, for cells of `CELL` px.
 
-        Returns:
-            embeddings (B, heads, dims, H / 4, W / 4), and the logits (B, heads, H / 4, W / 4) of no hint and of heads.
+        The classifier is the controller's.
         """
         with torch.no_grad():
             maps = classifier.levels(F.interpolate(gray.expand(-1, 3, -1, -1), scale_factor=2, mode="bilinear"))
         return self(gray, [maps[level] / scale for level, scale in zip(LEVELS, DEVIATIONS)])
 
-    def forward(self, gray: Tensor, maps: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, gray: Tensor, maps: list[Tensor]) -> Embedded:
         """See `embed`; maps: the classifier's, (B, 40, H / 4, W / 4), (B, 112, H / 8, W / 8), (B, 320, H / 16, W / 16),
         over `DEVIATIONS`."""
 
@@ -81,7 +84,7 @@ class Affinity(nn.Module):
         embeddings, none, mixed = self.out(F.silu(x)).float().split([heads * dims, heads, heads], dim=1)
         return embeddings.unflatten(1, (heads, dims)), none, mixed
 
-    def shares(self, embedded: tuple[Tensor, Tensor, Tensor], places: Tensor, valid: Tensor) -> Tensor:
+    def shares(self, embedded: Embedded, places: Tensor, valid: Tensor) -> Tensor:
         """How much of each hint arrives at each cell, (B, N, h, w) in [0, 1]; over all hints at most 1.
 
         Args:
