@@ -2,8 +2,8 @@
 
     python -m benchmarks.speed.film --data FOLDER [--seconds 4 12] [--size 432x242 1920x1080] [--threads 2]
 
-FOLDER has frames; they are encoded as a black-and-white film of 24 frames a second, as often as its length needs. Every row is a process
-of its own: frames a second, the processor's time a frame, and the peak of its memory.
+FOLDER has numbered frames, which become a black-and-white film of 24 frames a second, forwards and backwards until it
+is long enough. Every row is a process of its own: frames a second, the processor's time a frame, and its peak memory.
 """
 
 from __future__ import annotations

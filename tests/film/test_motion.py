@@ -68,3 +68,13 @@ def test_sample_goes_on_beyond_the_edges():
     flow = np.zeros((3, 4, 2), np.float32)
     flow[..., 0] = 10
     assert np.array_equal(sample(maps, flow), np.repeat(maps[:, 3:], 4, 1))
+
+
+def test_pairs_before_do_not_change_the_result():
+    frames = [luma(seed=seed) for seed in range(4)]
+    first = motions(frames[0], frames[1])
+    alone = motions(frames[0], frames[2], (first, motions(frames[1], frames[2])))[0].flow
+    for _ in range(3):
+        motions(frames[2], frames[3], (motions(frames[2], frames[1]), motions(frames[1], frames[3])))
+    again = motions(frames[0], frames[2], (first, motions(frames[1], frames[2])))[0].flow
+    assert np.array_equal(alone, again)

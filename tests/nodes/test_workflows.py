@@ -49,7 +49,11 @@ def as_prompt(workflow: dict, object_info: dict) -> dict:
                 options = rest[0] if rest else {}
                 if isinstance(kind_of, list) or kind_of in ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"):
                     inputs[name] = next(values)
-                    if options.get("control_after_generate") or options.get("image_upload") or options.get("video_upload"):
+                    if (
+                        options.get("control_after_generate")
+                        or options.get("image_upload")
+                        or options.get("video_upload")
+                    ):
                         next(values)  # a widget of the page's own
                 if name in linked:
                     inputs[name] = links[linked[name]]
