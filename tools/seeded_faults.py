@@ -25,7 +25,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 LIST = Path(__file__).with_suffix(".toml")
-BULLETS = ("files", "weights", "workflows and the page", "offline", "load", "training", "numbers", "supply")
+BULLETS = ("files", "weights", "workflows and the page", "offline", "load", "training", "numbers", "supply", "films")
 NOTICED, UNNOTICED, NOT_TRIED, BROKEN = "noticed", "UNNOTICED", "not tried", "BROKEN"
 
 

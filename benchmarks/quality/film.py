@@ -10,7 +10,6 @@ frame by frame's; `--drift` adds how far the colours of a still thing move in 30
 from __future__ import annotations
 
 import argparse
-import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,15 +19,9 @@ from PIL import Image
 from torch import Tensor
 
 from benchmarks import Table
-from seada_core.color.merging import merge_chroma
-from seada_core.color.sizes import diffusion_size, resize, size_of
 from seada_core.color.spaces import luminance, rgb_to_lab
-from seada_core.evaluate import metrics
-from seada_core.evaluate.steadiness import color_distribution_consistency, truth_motion, warping_error
-from seada_core.film.frame_folder import numbered
-from seada_core.film.keys import KeyPainter
-from seada_core.film.steady import SPACING, steady
-from seada_core.options import ColorizeOptions
+from seada_core.evaluate.clips import Measured, frame_by_frame, in_steady_colors, mean, read_clip
+from seada_core.film.steady import SPACING
 from seada_core.pipeline import Colorizer
 
 GRAIN = 0.02  # standard deviation of the noise in "truth with noise" and in the still thing
@@ -36,60 +29,17 @@ STILL = 300  # frames of the still thing
 SHOWN = 8  # frames of a strip
 
 
-def read_clip(folder: Path) -> list[Tensor]:
-    """The frames of a clip, sRGB (3, H, W) in [0, 1]."""
-    pictures = (np.asarray(Image.open(path).convert("RGB")) for path in numbered(folder))
-    return [torch.from_numpy(picture.copy()).permute(2, 0, 1) / 255 for picture in pictures]
+def row(measured: Measured, film: list[Tensor], single: list[Tensor]) -> list[float]:
+    """The figures of a film in steady colours, and beside those of the same film frame by frame."""
+    ours, other = measured.figures(film), measured.figures(single)
+    shares = [ours["warping"], ours["cdc"], other["warping"], other["cdc"]]
+    return [*shares, ours["psnr"] - other["psnr"], ours["colorfulness"] / other["colorfulness"]]
 
 
-def frame_by_frame(colorizer: Colorizer, grays: Sequence[Tensor]) -> list[Tensor]:
-    """Each frame coloured as a photo, as saved."""
-    return [rounded(merge_chroma(colorizer.chroma(gray[None])[0], gray)) for gray in grays]
-
-
-def in_steady_colors(colorizer: Colorizer, grays: Sequence[Tensor], spacing: int) -> list[Tensor]:
-    """The film in steady colours, as saved."""
-    size = diffusion_size(size_of(grays[0]), colorizer.preset.sampling.size)
-    small = ((number / 24, resize(gray[None], size)[0, 0].numpy()) for number, gray in enumerate(grays))
-    painter = KeyPainter(colorizer, ColorizeOptions(), size_of(grays[0]))
-    results = steady(small, painter, spacing)
-    return [
-        rounded(merge_chroma(torch.from_numpy(result.chroma).permute(2, 0, 1), gray))
-        for gray, result in zip(grays, results)
-    ]
-
-
-def rounded(rgb: Tensor) -> Tensor:
-    """A picture as saved to 8 bits."""
-    return (rgb * 255).round().clamp(0, 255) / 255
-
-
-class Figures:
-    """A clip's truth, and the figures of its versions."""
-
-    def __init__(self, truth: list[Tensor]):
-        self.truth, self.motion = truth, truth_motion(truth)
-        self.steadiness = self._steadiness(truth)
-
-    def _steadiness(self, frames: list[Tensor]) -> tuple[float, float]:
-        return warping_error(frames, self.motion), color_distribution_consistency(frames)
-
-    def shares(self, frames: list[Tensor]) -> tuple[float, float]:
-        """Warping error and CDC as shares of the truth's."""
-        warping, consistency = self._steadiness(frames)
-        return warping / self.steadiness[0], consistency / self.steadiness[1]
-
-    def row(self, frames: list[Tensor], reference: list[Tensor] | None = None) -> list[float]:
-        """All figures of a version; the last two beside those of `reference`."""
-        if reference is None:
-            return [*self.shares(frames)]
-        psnr = [mean(metrics.psnr(a, b).item() for a, b in zip(version, self.truth)) for version in (frames, reference)]
-        colors = [mean(metrics.colorfulness(f).item() for f in version) for version in (frames, reference)]
-        return [*self.shares(frames), *self.shares(reference), psnr[0] - psnr[1], colors[0] / colors[1]]
-
-
-def mean(values: object) -> float:
-    return statistics.fmean(values)  # type: ignore[arg-type]
+def shares(measured: Measured, film: list[Tensor]) -> list[float]:
+    """Warping error and CDC alone."""
+    figures = measured.figures(film)
+    return [figures["warping"], figures["cdc"]]
 
 
 def drift(colorizer: Colorizer, gray: Tensor, spacing: int) -> float:
@@ -99,7 +49,7 @@ def drift(colorizer: Colorizer, gray: Tensor, spacing: int) -> float:
     noisy = [(gray + GRAIN * torch.randn(gray.shape, generator=generator)).clamp(0, 1) for _ in range(STILL)]
     cells = [
         torch.nn.functional.avg_pool2d(rgb_to_lab(frame)[1:][None], 16)[0]
-        for frame in in_steady_colors(colorizer, noisy, spacing)
+        for frame in in_steady_colors(colorizer, noisy, spacing=spacing)
     ]
     start = torch.stack(cells[:24]).mean(0)
     return torch.stack([torch.linalg.vector_norm(frame - start, dim=0) for frame in cells[24:]]).quantile(0.95).item()
@@ -144,17 +94,17 @@ def main(arguments: list[str] | None = None) -> int:
         truth = read_clip(folder)
         grays = [luminance(frame) for frame in truth]
         gray = grays[0] if gray is None else gray
-        figures = Figures(truth)
-        single, together = frame_by_frame(colorizer, grays), in_steady_colors(colorizer, grays, options.spacing)
-        rows.append(figures.row(together, single))
+        measured = Measured(truth)
+        single, together = frame_by_frame(colorizer, grays), in_steady_colors(colorizer, grays, spacing=options.spacing)
+        rows.append(row(measured, together, single))
         table.add(folder.name, *rows[-1])
         if options.strips:
             strip(options.strips / f"{folder.name}.jpg", (single, together))
         if options.calibrate:
             generator = torch.Generator().manual_seed(0)
             noisy = [(f + GRAIN * torch.randn(f.shape, generator=generator)).clamp(0, 1) for f in truth]
-            calibration["truth with noise"].append(figures.row(noisy))
-            calibration["grey"].append(figures.row([g.expand(3, -1, -1) for g in grays]))
+            calibration["truth with noise"].append(shares(measured, noisy))
+            calibration["grey"].append(shares(measured, [g.expand(3, -1, -1) for g in grays]))
     table.add("mean", *(mean(column) for column in zip(*rows)))
     for name, found in calibration.items():
         if found:

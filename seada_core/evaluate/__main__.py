@@ -14,8 +14,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def command() -> int:
         options = parse(argv)
-        from .run import run  # torch: `--help` need not wait for it
-
+        if options.clips is not None:
+            from .clips import run
+        else:
+            from .run import run  # torch: `--help` need not wait for it
         return run(options)
 
     return exit_status(command)

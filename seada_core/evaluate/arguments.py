@@ -29,7 +29,7 @@ def build_parser() -> argparse.ArgumentParser:
     """The parser; what it cannot take ends the process with status 2 and one line."""
     parser = Parser(
         prog="python -m seada_core.evaluate",
-        usage="%(prog)s --images SOURCE [--model M] [--compare NAME=DIR]... [--out DIR] [options]",
+        usage="%(prog)s --images SOURCE | --clips DIR [--model M] [--compare NAME=DIR]... [--out DIR] [options]",
         description="Colour the luminance of every picture, and compare with the pictures themselves, with leaving "
         "them grey, and with other methods' results. Writes report.json and report.html, and prints a table.",
         epilog="Protocols: "
@@ -39,7 +39,11 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     count, limits = number(int, 1), ColorizeOptions.limits
-    add("--images", required=True, metavar="SOURCE", help="a folder of colour pictures, or webdataset shards")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--images", metavar="SOURCE", help="a folder of colour pictures, or webdataset shards")
+    what.add_argument(
+        "--clips", type=Path, metavar="DIR", help="films instead: a folder of numbered colour frames for each clip"
+    )
     add("--model", default="mini", metavar="mini|FOLDER", help="the embedded model, or a folder of part files")
     add("--no-model", action="store_true", help="evaluate the --compare folders alone")
     add(
@@ -129,7 +133,8 @@ def parse(argv: Sequence[str] | None = None) -> EvaluateOptions:
             parser.exit(FAILED, f"error: {error}\n")
     device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
     return EvaluateOptions(
-        images=args.images,
+        images=args.images or "",
+        clips=args.clips,
         out=args.out,
         model=None if args.no_model else args.model,
         compare=compare,

@@ -34,8 +34,9 @@ class EvaluateOptions:
     `colorize` says how pictures are coloured. With `model` None, only `compare` is evaluated.
     """
 
-    images: str
+    images: str  # or empty, where there are `clips`
     out: Path
+    clips: Path | None = None  # films: a folder of folders of frames
     model: str | None = "mini"
     compare: Mapping[str, Path] = field(default_factory=dict)
     protocol: Protocol = PROTOCOLS["own"]

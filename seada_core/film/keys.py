@@ -66,6 +66,7 @@ class KeyPainter:
         for time, still in self.steering.stills.items():
             check_shape(still, size, time)
 
+    @torch.no_grad()
     def begin(self, luma: Array, time: float) -> str:
         """The prompt of a shot: the one that was given, or the first frame's caption."""
         prompt = self.options.prompt

@@ -101,19 +101,14 @@ def motions(
 
 
 def _flow(a: Any, b: Any, start: Array | None, quality: int) -> Array:
-    cv2 = opencv()
-    threads = cv2.getNumThreads()
-    cv2.setNumThreads(1)  # DIS cuts frames into as many stripes as there are threads: results depend on it
-    try:
-        dis = cv2.DISOpticalFlow_create(quality)  # for this pair alone: with a start, results depend on earlier ones
-        if quality == FAST:
-            dis.setFinestScale(1)
-            dis.setPatchStride(5)
-            dis.setGradientDescentIterations(12)
-            dis.setVariationalRefinementIterations(2)
-        return dis.calc(a, b, start)
-    finally:
-        cv2.setNumThreads(threads)
+    # an object for this pair alone: with a start, results depend on what it was used for before
+    dis = opencv().DISOpticalFlow_create(quality)
+    if quality == FAST:
+        dis.setFinestScale(1)
+        dis.setPatchStride(5)
+        dis.setGradientDescentIterations(12)
+        dis.setVariationalRefinementIterations(2)
+    return dis.calc(a, b, start)
 
 
 def likeness(a: Array, b: Array) -> Array:

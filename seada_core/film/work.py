@@ -10,6 +10,7 @@ import torch
 
 from ..color.sizes import diffusion_size
 from ..files import atomic
+from .background import in_background
 from .keys import KeyPainter
 from .segments import LENGTH, Segments
 from .steady import SPACING, Key, Steady, steady
@@ -55,7 +56,7 @@ def colorize_film(
         return frames(film, start if pts is None else pts, end, after=pts is not None)
 
     lumas = ((film.seconds(frame.pts), film.layout.luminance(frame.luma, size)) for frame in read())
-    colors = steady(lumas, painter, spacing, painter.steering.times, key)
+    colors = in_background(steady(lumas, painter, spacing, painter.steering.times, key), spacing)
     writer: SegmentWriter | None = None
     first = 0 if key is None else key.index + 1
     temporary = segments.folder / "unfinished.nut"
@@ -74,6 +75,7 @@ def colorize_film(
                 paths.append(segments.path(first, result.index))
                 writer, first = None, result.index + 1
     finally:
+        colors.close()
         if writer is not None:
             writer.close(complete=False)
     notes = assemble(film, paths, target, part)

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from films import texture
 
-cv2 = pytest.importorskip("cv2")
+pytest.importorskip("cv2")
 
-from seada_core.film.motion import motions, sample  # noqa: E402
+from seada_core.film.motion import motions, sample
 
 
 def luma(height: int = 96, width: int = 128, seed: int = 0) -> np.ndarray:
@@ -49,22 +49,18 @@ def test_motion_is_followed_through_the_frames_between():
     assert abs(np.median(motions(frames[0], frames[-1])[0].flow[inner]) - 114) > 20
 
 
-def test_threads_do_not_change_the_result():
-    a, b = luma(seed=4), luma(seed=5)
-    before = cv2.getNumThreads()
-    try:
-        found = []
-        for threads in (1, 4):
-            cv2.setNumThreads(threads)
-            found.append(motions(a, b)[0].flow)
-            assert cv2.getNumThreads() == threads
-    finally:
-        cv2.setNumThreads(before)
-    assert np.array_equal(*found)
-
-
 def test_sample_goes_on_beyond_the_edges():
     maps = np.arange(12, dtype=np.float32).reshape(3, 4)
     flow = np.zeros((3, 4, 2), np.float32)
     flow[..., 0] = 10
     assert np.array_equal(sample(maps, flow), np.repeat(maps[:, 3:], 4, 1))
+
+
+def test_pairs_before_do_not_change_the_result():
+    frames = [luma(seed=seed) for seed in range(4)]
+    first = motions(frames[0], frames[1])
+    alone = motions(frames[0], frames[2], (first, motions(frames[1], frames[2])))[0].flow
+    for _ in range(3):
+        motions(frames[2], frames[3], (motions(frames[2], frames[1]), motions(frames[1], frames[3])))
+    again = motions(frames[0], frames[2], (first, motions(frames[1], frames[2])))[0].flow
+    assert np.array_equal(alone, again)
