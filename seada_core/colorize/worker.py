@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from .. import pages
+from .. import memory, pages
 from ..color.kinds import colored_parts, is_colored, notices
 from ..color.merging import merge_tiled
 from ..color.sizes import diffusion_size, resize, size_of
@@ -118,7 +118,7 @@ class Worker:
             report.broken = True
         except (ValueError, OSError, MemoryError, RuntimeError) as error:
             cause = error.__cause__ or error
-            text = one_line(error)
+            text = memory.TOO_LITTLE if memory.is_shortage(error) else one_line(error)
             if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
                 self.broken = f"torch.compile failed: {text}; run without --compile"
             report.error = text if name in text else f"{name}: {text}"  # errors of files name them already
