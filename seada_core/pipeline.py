@@ -11,7 +11,8 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from . import pages, windows
+from . import memory, pages, windows
+from .color import prints
 from .color.sizes import DECODE_SIZE, decode_size, diffusion_size, resize, size_of
 from .files.picture import from_pil
 from .files.weight_headers import CheckpointError
@@ -201,7 +202,10 @@ class Colorizer:
         photo_size = size_of(gray)
         if windows.is_elongated(photo_size):
             return windows.in_windows(self, gray, options, callback)
-        small = decoded = resize(gray, diffusion_size(photo_size, options.size)).to(self.device)
+        size = diffusion_size(photo_size, options.size)
+        memory.check(self.preset, size, len(gray), self.dtype, self.device)
+        small = decoded = resize(gray, size).to(self.device)
+        small = decoded = prints.restored(small)
         if small is gray:
             small = decoded = gray.clone()  # the caller's may change in place, see `Captured`
 

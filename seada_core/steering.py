@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -15,7 +16,7 @@ from .files.hint_format import parse_color
 from .hints import exemplar as reference_colors
 from .hints import grounding
 from .hints.affinity import affinities_of
-from .hints.color_phrases import ColorPhrase, color_phrases
+from .hints.color_phrases import ColorPhrase, color_phrases, contradictions
 from .hints.maps import over
 from .models.captioners.coca import classifier_of
 from .options import ColorizeOptions
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 ATTENTION_STEPS = 4  # sampling steps whose attention is recorded
 WORD_WEIGHT = 0.95  # the mask of a word's colour where its thing certainly is
+UNKNOWN = 0.5  # share of a prompt's words that the model does not know from which that is said
 FINDERS = {  # ways to find things, and the parts that each uses
     "recognition": ("captioner",),
     "attention": ("semantic_encoder", "semantic_adapter", "unet", "controlnet_rca"),
@@ -71,6 +73,21 @@ def word_hints(
         layer = torch.cat([chroma.expand(len(mask), -1, *mask.shape[-2:]), mask], dim=1)
         result = layer if result is None else over(layer, result)
     return result, phrases, missing
+
+
+def prompt_notices(colorizer: Colorizer, prompt: str) -> list[str]:
+    """What of a prompt does not count, in words: a second colour of a thing, and a language that is not known."""
+    found = [
+        f"the prompt gives {thing} two colours, {first} and {second}: {first} counts"
+        for thing, first, second in contradictions(prompt)
+    ]
+    words = re.findall(r"[^\W\d_]+", prompt.lower())
+    tokenizer = colorizer.part("semantic_encoder").tokenizer
+    unknown = [word for word in words if not word.isascii() or not tokenizer.knows(word)]
+    if len(unknown) > UNKNOWN * len(words):
+        named = ", ".join(dict.fromkeys(unknown[:5]))
+        found.append(f"the model was trained with English texts and does not know {named}; write the prompt in English")
+    return found
 
 
 def reference_hints(colorizer: Colorizer, gray: Tensor, reference: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from .. import pages
+from .. import memory, pages
 from ..color.kinds import colored_parts, is_colored, notices
 from ..color.merging import merge_tiled
 from ..color.sizes import diffusion_size, resize, size_of
@@ -28,7 +28,7 @@ from ..hints.maps import over, resize_hint_map
 from ..hints.palettes import Scheme, retrieve
 from ..options import ColorizeOptions
 from ..pipeline import Colorizer
-from ..steering import reference_hints, word_hints
+from ..steering import prompt_notices, reference_hints, word_hints
 from ..windows import is_elongated
 from .contact_sheet import contact_sheet, thumbnail
 from .options import ModelOptions, WorkOptions
@@ -57,6 +57,7 @@ class Worker:
     def __init__(self, options: WorkOptions):
         self.options = options
         self.broken: str | None = None
+        self.told = False  # whether what is to be said of the prompt was said
 
     @cached_property
     def colorizer(self) -> Colorizer:
@@ -118,7 +119,7 @@ class Worker:
             report.broken = True
         except (ValueError, OSError, MemoryError, RuntimeError) as error:
             cause = error.__cause__ or error
-            text = one_line(error)
+            text = memory.TOO_LITTLE if memory.is_shortage(error) else one_line(error)
             if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
                 self.broken = f"torch.compile failed: {text}; run without --compile"
             report.error = text if name in text else f"{name}: {text}"  # errors of files name them already
@@ -145,6 +146,9 @@ class Worker:
             options = replace(options, palette=None if scheme is None else scheme.colors)
         regions, prompt, unknown = soft_hints(self.colorizer, picture, self.options)
         notes = [*picture.notes, *([f"the model sees no {unknown} in it"] if unknown else [])]
+        if self.options.prompt and not self.told:  # the same for every picture
+            notes += prompt_notices(self.colorizer, self.options.prompt)
+            self.told = True
         notes += notices(picture.pixels, self.options.keep_color)
         if boxes := pages.photos(picture.luminance):
             many = (

@@ -5,10 +5,12 @@
 
 from __future__ import annotations
 
+import colorsys
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from ..files.hint_format import parse_color
 from ..models.captioners.caption_text import strip_monochrome
 
 # typical colours of things in photos for each colour word: closer to paint and cloth than to a screen's primaries
@@ -117,6 +119,45 @@ def color_phrases(prompt: str) -> list[ColorPhrase]:
         if thing:
             things.setdefault(thing, ColorPhrase(thing, word, COLORS[word]))
     return list(things.values())[:_MAX_PHRASES]
+
+
+_BLENDS = frozenset(  # colours between two, which people name by both
+    map(frozenset, (("blue", "green"), ("yellow", "green"), ("orange", "red"), ("red", "purple"), ("pink", "purple")))
+)
+_APART = 75  # degrees of hue from which two colours of one thing contradict each other
+_GRAYS = {"black": 0, "gray": 1, "grey": 1, "silver": 1, "white": 2}
+
+
+def contradictions(prompt: str) -> list[tuple[str, str, str]]:
+    """(thing, colour that counts, colour that contradicts it) of things that a prompt gives two colours: "a red blue
+    car", or "a red car. The car is blue". Pairs that name a blend ("blue-green") or a pattern ("red and white") are
+    none.
+    """
+    text = strip_monochrome(" ".join(prompt[:_MAX_TEXT].replace("_", " ").split())).lower()
+    colors: dict[str, list[str]] = {}
+    for match in _COLORED.finditer(text):
+        attached = (match["attached"] or "").removeprefix("-")
+        thing = _ATTACHED.get(attached) or _name([attached] * bool(attached) + match["rest"].split())
+        thing = thing or _name_before(text[: match.start()])
+        # of a pattern, such as "red and white", the first colour alone
+        first = re.split(r",| and | or | & |/", match[0].removesuffix(match["rest"]))[0]
+        words = re.findall(rf"(?<![\w-]){_WORD}", first)
+        colors.setdefault(thing, []).extend(re.sub("-colou?red$", "", word) for word in words)
+    found = []
+    for thing, words in colors.items():
+        other = next((word for word in words[1:] if _contradict(words[0], word)), None)
+        if thing and other is not None:
+            found.append((thing, words[0], other))
+    return found
+
+
+def _contradict(one: str, other: str) -> bool:
+    if one in _GRAYS or other in _GRAYS:
+        return one in _GRAYS and other in _GRAYS and _GRAYS[one] != _GRAYS[other]
+    if frozenset((one, other)) in _BLENDS:
+        return False
+    hues = [colorsys.rgb_to_hsv(*parse_color(COLORS[word]))[0] * 360 for word in (one, other)]
+    return 180 - abs(180 - abs(hues[0] - hues[1]) % 360) > _APART
 
 
 def without_colors(prompt: str, phrases: Iterable[ColorPhrase]) -> str:

@@ -5,7 +5,7 @@ import time
 import pytest
 
 from seada_core.files.hint_format import parse_color
-from seada_core.hints.color_phrases import COLORS, color_phrases
+from seada_core.hints.color_phrases import COLORS, color_phrases, contradictions
 from seada_core.models.captioners.caption_text import strip_monochrome
 
 PHRASES = {
@@ -109,3 +109,26 @@ def test_repetitive_captions_are_read_quickly():
     strip_monochrome("black and white " * 100)
     strip_monochrome("black-and-white, " * 100)
     assert time.thread_time() - start < 0.5
+
+
+CONTRADICTIONS = {
+    "a red blue car": [("car", "red", "blue")],
+    "a red car. The car is blue": [("car", "red", "blue")],
+    "black white cat": [("cat", "black", "white")],
+    "a yellow blue house beside a green tree": [("house", "yellow", "blue")],
+}
+NONE = (
+    *("a blue-green sea", "a navy blue suit", "red and white awning", "red, white and blue flag", "a golden brown dog"),
+    *("a dark green car beside a red bus", "a black and white photo of a red car", "olive green jacket"),
+    *("a red purple sky", "an orange yellow sunset"),
+)
+
+
+@pytest.mark.parametrize("prompt", CONTRADICTIONS)
+def test_two_colours_of_one_thing_are_found(prompt):
+    assert contradictions(prompt) == CONTRADICTIONS[prompt]
+
+
+@pytest.mark.parametrize("prompt", NONE)
+def test_blends_and_patterns_are_no_contradictions(prompt):
+    assert contradictions(prompt) == []
