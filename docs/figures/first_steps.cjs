@@ -19,7 +19,7 @@ const FIRST = "seada-1-start-here";
 
   await command("Workspace.ToggleSidebarTab.node-library");
   await page.waitForTimeout(1000);
-  await page.locator('input[placeholder*="earch"]').first().fill("SeAda");
+  await page.locator('input[placeholder*="search" i]').first().fill("SeAda");
   await page.waitForTimeout(2500);
   await shoot("1-installed");
   await command("Workspace.ToggleSidebarTab.node-library");

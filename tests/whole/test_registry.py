@@ -47,7 +47,17 @@ def test_the_archive_has_what_users_need_and_no_more():
     kept = every - dropped
     folders = {name.split("/")[0] for name in kept if "/" in name}
     assert folders == {"docs", "locales", "nodes", "samples", "seada_core", "subgraphs", "web", "workflows"}
-    needed = ("nodes/", "web/", "locales/", "samples/", "seada_core/", "subgraphs/", "workflows/", "LICENSE", "README.md")
+    needed = (
+        "nodes/",
+        "web/",
+        "locales/",
+        "samples/",
+        "seada_core/",
+        "subgraphs/",
+        "workflows/",
+        "LICENSE",
+        "README.md",
+    )
     assert not [name for name in dropped if name.startswith(needed)]
 
 
