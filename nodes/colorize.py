@@ -67,8 +67,8 @@ class SeAdaColorize(io.ComfyNode):
                     min=0.0,
                     max=30.0,
                     step=0.1,
-                    tooltip="How closely the colours follow the prompt; higher is closer. 0 is auto: the model's own; 1 "
-                    "is no guidance.",
+                    tooltip="How closely the colours follow the prompt; higher is closer. 0 is auto: the model's own; "
+                    "1 is no guidance.",
                 ),
                 inputs.size(
                     "Short side, in pixels, at which colours are computed. 0 is auto: the model's own. The result "

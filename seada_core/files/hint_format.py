@@ -28,7 +28,7 @@ def parse_color(text: str) -> tuple[float, float, float]:
 
 
 def color_code(text: str) -> str:
-    """A colour as people write it, as "#rrggbb": a CSS name, #rgb, #rrggbb, rgb(), hsl(). Raises ValueError otherwise."""
+    """A colour as people write it, as "#rrggbb": a CSS name, #rgb, #rrggbb, rgb(), hsl(). Raises ValueError."""
     if isinstance(text, str) and re.fullmatch(r"#[0-9a-fA-F]{6}", text.strip()):
         return text.strip().lower()
     from PIL import ImageColor  # here: reading arguments stays quick
