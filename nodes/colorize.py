@@ -57,7 +57,8 @@ class SeAdaColorize(io.ComfyNode):
                     default=0,
                     min=0,
                     max=1000,
-                    tooltip="Denoising steps; more take longer. 0 is auto: the model's own. Try 3 or more to compare seeds.",
+                    tooltip="Denoising steps; more take longer. 0 is auto: the model's own. Try 3 or more to compare "
+                    "seeds.",
                 ),
                 io.Float.Input(
                     "guidance",
@@ -66,12 +67,12 @@ class SeAdaColorize(io.ComfyNode):
                     min=0.0,
                     max=30.0,
                     step=0.1,
-                    tooltip="How closely the colours follow the prompt; higher is closer. 0 is auto: the model's own; 1 is "
-                    "no guidance.",
+                    tooltip="How closely the colours follow the prompt; higher is closer. 0 is auto: the model's own; "
+                    "1 is no guidance.",
                 ),
                 inputs.size(
-                    "Short side, in pixels, at which colours are computed. 0 is auto: the model's own. The result always "
-                    "has the photo's own size."
+                    "Short side, in pixels, at which colours are computed. 0 is auto: the model's own. The result "
+                    "always has the photo's own size."
                 ),
                 inputs.strength(
                     "How much the photo's content steers the colours. 1 is normal, 0 ignores it.", 10.0, 0.01

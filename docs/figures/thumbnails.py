@@ -78,7 +78,7 @@ def main() -> int:
     words, _, _ = steering.word_hints(colorizer, gray, text)
     scheme = load_schemes()[SCHEME]
     drawn = {
-        "seada-one-node": halves(photo, plain),
+        "seada-1-start-here": halves(photo, plain),
         "seada-full-graph": halves(photo, plain),
         "seada-folder-of-photos": tiles(photo, plain),
         "seada-hints-in-one-node": hinted("seada-hints-in-one-node", photo, colorizer),

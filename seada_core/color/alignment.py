@@ -1,4 +1,4 @@
-"""Puts a picture that an edit model made in line with its photo: such models shift, crop and stretch by a few pixels."""
+"""Puts what an edit model made in line with its photo: such models shift, crop and stretch by some pixels."""
 
 from __future__ import annotations
 
@@ -61,8 +61,8 @@ def measure(gray: Tensor, photo: Tensor) -> Movement:
         )
     if max(moved) > 1:
         raise AlignmentError(
-            f"the picture has moved by {max(abs(x), abs(y)) / 2:.0%} and is {max(scale_x, scale_y):.0%} as large; at most "
-            f"{MAX_SHIFT:.0%} are put right: ask the model to keep the framing, or turn align off"
+            f"the picture has moved by {max(abs(x), abs(y)) / 2:.0%} and is {max(scale_x, scale_y):.0%} as large; at "
+            f"most {MAX_SHIFT:.0%} are put right: ask the model to keep the framing, or turn align off"
         )
     return Movement(scale_x, scale_y, x, y, likeness)
 

@@ -95,5 +95,5 @@ def test_a_picture_of_something_else_is_refused_with_the_way_out(comfy):
     Image.open(SAMPLE).transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(comfy.base / "input" / "edited.png")
     name = EDITS[0]
     kept = {key: part for key, part in twin(name).items() if part["class_type"].startswith("SeAda")}
-    with pytest.raises(PromptError, match="do not show the same view .* or turn align off"):
+    with pytest.raises(PromptError, match=r"do not show the same view .* or turn align off"):
         comfy.run(kept | {find(name, "VAEDecode"): node("LoadImage", image="edited.png")})

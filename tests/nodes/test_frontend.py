@@ -27,7 +27,7 @@ def test_every_workflow_loads_without_a_red_node_and_a_picture_appears(comfy, dr
     # ComfyUI's own picture, which one workflow has as a reference
     Image.open(comfy.base / "input" / "photo.png").save(comfy.base / "input" / "example.png")
     workflows = sorted(WORKFLOWS.glob("*.json"))
-    report = drive("frontend.cjs", f"http://127.0.0.1:{comfy.port}", WORKFLOWS / "seada-one-node.json", *workflows)
+    report = drive("frontend.cjs", f"http://127.0.0.1:{comfy.port}", WORKFLOWS / "seada-1-start-here.json", *workflows)
     assert report["unknown"].keys() == {path.name for path in workflows}
     for name, red in report["unknown"].items():  # newer pages also mark loaders whose file is missing
         if not name.startswith("seada-edit"):  # whose notes name the nodes that an old ComfyUI lacks

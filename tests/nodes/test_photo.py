@@ -129,5 +129,5 @@ def test_the_packs_photo_is_there_at_once(comfy):
     assert choices[0] == "seada/photo.jpg"
     sample = Path(__file__).parents[2] / "samples" / "photo.jpg"
     assert (comfy.base / "input" / "seada" / "photo.jpg").read_bytes() == sample.read_bytes()
-    twin = json.loads((Path(__file__).parent / "workflows" / "seada-one-node.json").read_text())
+    twin = json.loads((Path(__file__).parent / "workflows" / "seada-1-start-here.json").read_text())
     assert [n["inputs"]["image"] for n in twin.values() if n["class_type"] == "SeAdaLoadPhoto"] == [choices[0]]

@@ -117,11 +117,9 @@ def test_a_workflow_runs(comfy, name):
 
     sizes = [(150, 130)]
     if name == "seada-folder-of-photos":
-        sizes = [(90, 60), (40, 70)]
-        (comfy.base / "input" / "photos").mkdir()
-        for i, size in enumerate(sizes):
-            photo = Image.open(comfy.base / "input" / "photo.png").resize(size)
-            photo.save(comfy.base / "input" / "photos" / f"holiday{i}.png")
+        sizes = [(90, 60), (600, 400)]  # the sample is there
+        photo = Image.open(comfy.base / "input" / "photo.png").resize(sizes[0])
+        photo.save(comfy.base / "input" / "seada" / "holiday.png")
     sizes = [(600, 400)] if "SeAdaLoadPhoto" in {node["class_type"] for node in twin(name).values()} else sizes
     outputs, save = comfy.run(twin(name)), saver(name)
     pictures = [Image.open(comfy.picture(outputs, save, i)) for i in range(len(outputs[save]["images"]))]
@@ -132,7 +130,7 @@ def test_a_workflow_runs(comfy, name):
         assert cb.getextrema() != (128, 128) or cr.getextrema() != (128, 128)
     if name == "seada-folder-of-photos":
         files = [image["filename"] for image in outputs[save]["images"]]
-        assert files == ["holiday0-color.png", "holiday1-color.png"]
+        assert files[0].startswith("holiday-color") and files[1].startswith("photo-color")
 
 
 def test_token_diffusion_changes_the_picture(comfy):

@@ -7,8 +7,8 @@ from seada_core.color.sizes import resize
 
 
 def edited(picture: torch.Tensor, scale=(1.0, 1.0), shift=(0.0, 0.0), size=(336, 512), redraw=True) -> torch.Tensor:
-    """What an edit model makes of a picture (1, 3, H, W): another size, stretched and moved by `shift` px of it, softer,
-    and unless `redraw` is off in other tones, noisy, and with some places redrawn."""
+    """What an edit model makes of a picture (1, 3, H, W): another size, stretched and moved by `shift` px of it,
+    softer, and unless `redraw` is off in other tones, noisy, and with some places redrawn."""
     small = resize(picture, size)
     height, width = size
     v, u = ((torch.arange(n) + 0.5) * 2 / n - 1 for n in size)

@@ -1,4 +1,4 @@
-"""What ComfyUI's registry needs: addresses, classifiers, pictures, an archive without tests, and workflows that name packs."""
+"""What ComfyUI's registry needs: addresses, classifiers, pictures, a small archive, workflows that name packs."""
 
 import json
 import subprocess

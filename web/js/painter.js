@@ -54,11 +54,9 @@ export class Painter {
       className: "seada-photo",
       tabIndex: 0,
       // ComfyUI ignores keys in text fields, including Ctrl+Z: this canvas has its own undo
-      type: "textarea", // up to frontend 1.49
-      contentEditable: "true", // later ones
-      inputMode: "none", // no keyboard on the screen
+      type: "textarea", // by which frontends up to 1.49 know a text field
     });
-    canvas.addEventListener("beforeinput", (event) => event.preventDefault());
+    Object.defineProperty(canvas, "isContentEditable", { value: true }); // by which later ones do
     canvas.dataset.captureWheel = "true"; // ComfyUI's Vue nodes do not handle the wheel over such an element in focus
     canvas.setAttribute("role", "application");
     canvas.setAttribute("aria-label", "Hint painter: arrow keys move, Enter places a colour, Delete removes one");
