@@ -19,7 +19,10 @@ from .streams import Film, FilmError, Frame, _av, _reason, opened
 CONTAINERS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska", ".webm": "webm"}  # by suffix
 CODECS = {".webm": "libvpx-vp9"}  # by suffix; others get H.264
 QUALITY = 14  # of codecs with a constant rate factor: keeps grain
-FLAT = {"libx264": {"bf": "0"}, "libx265": {"x265-params": "bframes=0:log-level=error"}}  # frames in their order
+FLAT = {  # frames in their order, and few of them in memory
+    "libx264": {"bf": "0", "rc-lookahead": "16"},
+    "libx265": {"x265-params": "bframes=0:rc-lookahead=16:log-level=error"},
+}
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -42,6 +43,35 @@ def test_a_film_keeps_luminance_times_and_sound(run, film, short_segments):
     assert max(abs(planes[1].astype(int) - 128).max() for _, planes in after) > 3  # it is in colour
     assert packets(film, "audio") == packets(target, "audio")
     assert sorted(path.name for path in film.parent.iterdir()) == ["film.mp4", "out.mp4"]
+
+
+def test_subtitles_and_chapters_stay(run, film, tmp_path):
+    import av
+
+    source, target = tmp_path / "titled.mkv", tmp_path / "out.mkv"
+    (tmp_path / "titles.srt").write_text("1\n00:00:00,100 --> 00:00:00,300\nHello\n\n")
+    with (
+        av.open(str(film)) as plain,
+        av.open(str(tmp_path / "titles.srt")) as titles,
+        av.open(str(source), "w") as made,
+    ):
+        streams = {id(stream): made.add_stream_from_template(stream) for stream in (*plain.streams, *titles.streams)}
+        if not hasattr(made, "set_chapters"):
+            pytest.skip("this PyAV writes no chapters")
+        chapter = {"id": 1, "start": 0, "end": 500, "time_base": Fraction(1, 1000), "metadata": {"title": "One"}}
+        made.set_chapters([chapter])
+        for container in (titles, plain):
+            for packet in container.demux():
+                if packet.size:
+                    packet.stream = streams[id(packet.stream)]
+                    made.mux(packet)
+    assert run(source, "-o", target, *PROMPT)[0] == 0
+    with av.open(str(target)) as result:
+        assert [stream.type for stream in result.streams] == ["video", "audio", "subtitle"]
+        assert [bytes(p) for p in result.demux(result.streams.subtitles[0]) if p.size] == [b"Hello"]
+        assert [chapter["metadata"]["title"] for chapter in result.chapters()] == ["One"]
+    _, _, err = run(source, "-o", tmp_path / "out.mp4", *PROMPT)
+    assert "subtitle stream 2 was skipped" in err[0]
 
 
 def test_names_of_results(run, film, tmp_path):

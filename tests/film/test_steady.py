@@ -167,6 +167,6 @@ def test_fill_takes_the_colours_of_similar_luminance_nearby():
 
 def test_the_past_is_remembered_but_not_for_ever():
     painter = Flickering(lambda time: RED if time < 100 else BLUE, tint=0)
-    found = chromas([texture(48, 64)] * 250, painter, spacing=3)
+    found = chromas([texture(48, 64)] * 270, painter, spacing=3)
     assert abs(found[100 - 3 * AHEAD - 4] - RED).max() < 0.01
-    assert abs(found[249] - BLUE).max() < 0.12
+    assert abs(found[269] - BLUE).max() < 0.12
