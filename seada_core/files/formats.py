@@ -29,7 +29,7 @@ _JXL = ("JPEG XL", "convert it with djxl to PNG, or back to the JPEG that it was
 _CAMERA_RAW = ("camera raw", _RAW)
 _HEIC = ("HEIC", "pip install pillow-heif reads it; or export it as JPEG")
 _EXR = ("OpenEXR or Radiance HDR", "tone-map it and export it as a 16-bit TIFF")
-_FILM = ("a film", "colour it with python -m seada_core.film, or take its frames out")
+_FILM = ("a film", "take its frames out as pictures, for example with ffmpeg")
 _CAMERA_RAW_SUFFIXES = (
     *(".3fr", ".arw", ".cr2", ".cr3", ".crw", ".dcr", ".dng", ".erf", ".fff", ".iiq", ".kdc", ".mef", ".mos", ".mrw"),
     *(".nef", ".nrw", ".orf", ".pef", ".raf", ".raw", ".rw2", ".rwl", ".sr2", ".srf", ".srw", ".x3f"),
