@@ -114,7 +114,8 @@ class SeAdaVQDecode(io.ComfyNode):
             bridge.check_shape(size_of(z), photo_size)
             size = decode_size(photo_size, max(DECODE_SIZE, 8 * min(z.shape[-2:])))
             context = None if not conditioning else bridge.rows(conditioning[0][0].clone(), len(z), "the texts")
-            seada.load("vq_decoder", *(["token_diffusion"] if token_steps else []))
+            hinted = () if hints is None else ("controlnet_rca", "affinity")
+            seada.load("vq_decoder", *hinted, *(["token_diffusion"] if token_steps else []))
             options = ColorizeOptions(
                 saturation=saturation * seada.preset.sampling.saturation,
                 token_steps=token_steps,

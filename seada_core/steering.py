@@ -29,8 +29,8 @@ ATTENTION_STEPS = 4  # sampling steps whose attention is recorded
 WORD_WEIGHT = 0.95  # the mask of a word's colour where its thing certainly is
 UNKNOWN = 0.5  # share of a prompt's words that the model does not know from which that is said
 FINDERS = {  # ways to find things, and the parts that each uses
-    "recognition": ("captioner",),
-    "attention": ("semantic_encoder", "semantic_adapter", "unet", "controlnet_rca"),
+    "recognition": ("captioner", "controlnet_rca", "affinity"),
+    "attention": ("semantic_encoder", "semantic_adapter", "unet", "controlnet_rca", "affinity"),
 }
 ClipSeg = tuple[nn.Module, object]  # the model and its tokenizer
 

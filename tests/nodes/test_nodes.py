@@ -11,7 +11,7 @@ from graphs import POINT, ccd
 ROOT = Path(__file__).resolve().parents[2]
 NODES = [
     *("SeAdaApplyControlNetRCA", "SeAdaCCD", "SeAdaCaptioner", "SeAdaColorize", "SeAdaEmptyLatent", "SeAdaHints"),
-    *("SeAdaHintsFromImage", "SeAdaHintsFromReference", "SeAdaHintsFromText"),
+    *("SeAdaHintsFromImage", "SeAdaHintsFromMasks", "SeAdaHintsFromReference", "SeAdaHintsFromText"),
     *("SeAdaLoadControlNetRCA", "SeAdaLoadFolder", "SeAdaLoadModel", "SeAdaLoadPhoto", "SeAdaMergeLuminance"),
     *("SeAdaPalette", "SeAdaPaletteBank", "SeAdaPropagateHints", "SeAdaSavePhoto", "SeAdaSemanticAdapter"),
     "SeAdaVQDecode",

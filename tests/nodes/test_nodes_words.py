@@ -212,3 +212,22 @@ def test_hints_for_a_picture_of_another_shape_are_noticed(comfy):
     assert "fits" not in outputs
     (warning,) = outputs["misfits"]["seada_warning"]
     assert "this one has 160 x 40" in warning
+
+
+def test_masks_get_their_colours(comfy):
+    """All of the photo in one colour; an empty mask gives no hints and a warning, too many colours an error."""
+    nodes = {
+        "photo": node("LoadImage", image="photo.png"),
+        "mask": node("SolidMask", value=1.0, width=64, height=64),
+    }
+    settings = {"image": ["photo", 0], "masks": ["mask", 0], "colors": "#c03030", "fit": False, "strength": 1.0}
+    nodes["hints"] = node("SeAdaHintsFromMasks", **settings)
+    code = "result = [float(x) for x in a.soft[0].mean((1, 2))] + [list(b.shape)]"
+    cb, cr, weight, shape = comfy.probe(code, nodes, a=["hints", 0], b=["hints", 1])
+    assert weight == pytest.approx(1) and cr > 0.1 > cb and len(shape) == 4
+    nodes["mask"]["inputs"]["value"] = 0.0
+    assert comfy.probe("result = a.soft is None", nodes, a=["hints", 0])
+    nodes["mask"]["inputs"]["value"] = 1.0
+    nodes["hints"]["inputs"]["colors"] = "teal, red"
+    with pytest.raises(PromptError, match="2 colours for 1 masks"):
+        comfy.probe("result = 1", nodes, a=["hints", 0])
