@@ -76,7 +76,8 @@ class SeAdaLoadPhoto(io.ComfyNode):
 
     @classmethod
     def execute(cls, image: str) -> io.NodeOutput:
-        return io.NodeOutput(*load(found(image)))
+        pixels, mask, photo = load(found(image))
+        return io.NodeOutput(pixels, mask, photo, ui=bridge.warned(photo.picture.notes))
 
 
 class SeAdaSavePhoto(io.ComfyNode):
@@ -137,7 +138,8 @@ class SeAdaSavePhoto(io.ComfyNode):
             else:
                 shown.append(bridge.shown_photo(pixels[None]))
             show(k + 1, len(rgb))
-        return io.NodeOutput("\n".join(written), ui={"images": shown})
+        lost = [] if photo is None else pictures.losses(photo.picture, written[0])
+        return io.NodeOutput("\n".join(written), ui={"images": shown} | (bridge.warned(lost) or {}))
 
 
 def found(image: str) -> Path:

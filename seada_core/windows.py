@@ -16,7 +16,9 @@ from .options import ColorizeOptions
 if TYPE_CHECKING:
     from .pipeline import Colorizer
 
-ELONGATED = 2.5  # long side over short side beyond which a photo is coloured in windows
+# long side over short side beyond which a photo is coloured in windows; up to there it is diffused whole, in its own
+# shape, which is steadier (python -m benchmarks.quality.archives --only crops)
+ELONGATED = 4
 LONGEST = 60  # and beyond which it is squeezed instead: it shows nothing that could be recognised
 OVERLAP = 0.5  # of neighbouring windows, at least
 TOGETHER = 4  # windows that are coloured at once

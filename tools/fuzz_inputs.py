@@ -120,7 +120,49 @@ def pictures() -> list[bytes]:
     file = io.BytesIO()
     tifffile.imwrite(file, np.stack([np.asarray(rgb)] * 3), photometric="rgb")  # three pages
     files.append(file.getvalue())
-    return [*files, b"P3\n3 2\n255\n" + b"9 8 7 " * 6, *_deep_pngs(deep)]
+    return [*files, b"P3\n3 2\n255\n" + b"9 8 7 " * 6, *_deep_pngs(deep), *_archive_files(rgb, deep)]
+
+
+def _archive_files(rgb: Image.Image, deep: np.ndarray) -> list[bytes]:
+    """Files with profiles of other spaces, all kinds of metadata, and layouts of scanners and of Photoshop."""
+    import tifffile
+
+    from seada_core.files import metadata, profiles
+
+    gray, iptc = rgb.convert("L"), b"\x1c\x02\x78\0\x05hello\x1c\x02\x19\0\x03key"
+    wide = profiles.made(1.8, (0.3457, 0.3585, 0.7347, 0.2653, 0.1596, 0.8404, 0.0366, 0.0001))
+    block = metadata.photoshop_block(iptc)
+    extra = b"\xff\xed" + struct.pack(">H", 16 + len(block)) + b"Photoshop 3.0\0" + block
+    cases: list[tuple[Image.Image, str, dict]] = [
+        (rgb, "JPEG", {"extra": extra, "xmp": b"<x/>", "comment": b"hello"}),
+        (gray, "PNG", {"icc_profile": profiles.made(1.8, None)}),
+        (rgb, "TIFF", {"icc_profile": wide, "compression": "tiff_lzw"}),
+    ]
+    files = []
+    for image, kind, options in cases:
+        file = io.BytesIO()
+        image.save(file, kind, **options)
+        files.append(file.getvalue())
+    texts = metadata.Metadata(xmp=b"<x/>", iptc=iptc, texts=(("Title", "hello"),))
+    file = io.BytesIO()
+    gray.save(file, "PNG", pnginfo=metadata.png_chunks(texts))
+    files.append(file.getvalue())
+    tags = [(34675, 7, len(wide or b""), wide, True), (33723, 7, len(iptc), iptc, True)]
+    tags += [(34377, 7, len(block), block, True)]
+    for values, options in (
+        (deep[..., :3], {"photometric": "rgb", "extratags": tags}),
+        (deep[..., 0], {"photometric": "miniswhite", "byteorder": ">"}),
+        (deep[..., 0].astype(np.uint32) * 65537, {"bigtiff": True}),
+        (deep[..., 0] / np.float32(40000), {}),
+    ):
+        file = io.BytesIO()
+        tifffile.imwrite(file, values, **options)
+        files.append(file.getvalue())
+    planes = np.moveaxis(np.asarray(rgb), -1, 0)
+    header = b"8BPS\0\1" + bytes(6) + struct.pack(">HIIHH", 3, *planes.shape[1:], 8, 3)
+    resources = block + b"8BIM" + struct.pack(">HHI", 1057, 0, 6) + b"\0\0\0\1\1\0"
+    parts = bytes(4) + struct.pack(">I", len(resources)) + resources + bytes(4) + b"\0\0"
+    return [*files, header + parts + planes.tobytes()]
 
 
 def _deep_pngs(deep: np.ndarray) -> list[bytes]:

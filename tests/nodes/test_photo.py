@@ -131,3 +131,28 @@ def test_the_packs_photo_is_there_at_once(comfy):
     assert (comfy.base / "input" / "seada" / "photo.jpg").read_bytes() == sample.read_bytes()
     twin = json.loads((Path(__file__).parent / "workflows" / "seada-1-start-here.json").read_text())
     assert [n["inputs"]["image"] for n in twin.values() if n["class_type"] == "SeAdaLoadPhoto"] == [choices[0]]
+
+
+ARCHIVE = [
+    "meta.jpg",
+    "meta16.tif",
+    "mw16.tif",
+    "grey-dotgain20.jpg",
+    "hay-prophoto.png",
+    "bigtiff8.tif",
+    "ifd-exif.tif",
+]
+
+
+def test_files_of_archives_come_back_with_their_tone_and_metadata(comfy, inputs, data_dir):
+    import shutil
+
+    for name in ARCHIVE:
+        shutil.copy(data_dir / "test" / "files" / name, inputs / name)
+        (file,) = written(comfy, {"photo": load(name), "save": save()})
+        before, after = pictures.read(inputs / name), pictures.read(file)
+        assert file.suffix == f".{name.rsplit('.')[-1]}" and after.is_deep == before.is_deep
+        limit = 2e-5 if before.is_deep else 2.5  # of 1, or of 255: JPEG's own loss
+        assert np.abs(after.luminance.astype(float) - before.luminance).mean() < limit, name
+        assert (after.xmp, after.iptc) == (before.xmp, before.iptc), name
+        assert bool(after.exif) == bool(before.exif) and bool(after.icc) == bool(before.icc), name
