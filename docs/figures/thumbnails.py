@@ -1,7 +1,7 @@
 """Draws the workflows' thumbnails that show the sample photo: `python -m docs.figures.thumbnails`.
 
-Grey on the left, the workflow's colours on the right. Those of Stable Diffusion 1.5, which is not in the repository,
-show their nodes and are not drawn here.
+Grey on the left, the workflow's colours on the right. Those of edit models, which are not in the repository, show their
+nodes on the photo; so do those of Stable Diffusion 1.5, which are not drawn here.
 """
 
 from __future__ import annotations
@@ -68,6 +68,35 @@ def striped(colored: Image.Image, colors: list[str]) -> Image.Image:
     return sheet
 
 
+def outlined(name: str, photo: Image.Image) -> Image.Image:
+    """A workflow's groups, nodes and links on the darkened photo."""
+    workflow = json.loads((WORKFLOWS / f"{name}.json").read_text("utf-8"))
+    sheet = photo.resize(SIZE, Image.Resampling.LANCZOS).point(lambda value: value * 0.45).convert("RGBA")
+    drawn = Image.new("RGBA", (SIZE[0] * 2, SIZE[1] * 2))
+    draw = ImageDraw.Draw(drawn)
+    right = max(group["bounding"][0] + group["bounding"][2] for group in workflow["groups"])
+    bottom = max(group["bounding"][1] + group["bounding"][3] for group in workflow["groups"])
+    scale = (drawn.width - 40) / right
+    top = (drawn.height - scale * bottom) / 2
+
+    def at(x: float, y: float) -> tuple[float, float]:
+        return 20 + scale * x, top + scale * y
+
+    for group in workflow["groups"]:
+        x, y, width, height = group["bounding"]
+        draw.rectangle((*at(x, y), *at(x + width, y + height)), fill=f"{group['color'][:7].ljust(7, '0')}a0")
+    nodes = {node["id"]: node for node in workflow["nodes"]}
+    for _, source, slot, target, socket, _ in workflow["links"]:
+        (x0, y0), (width, _), (x1, y1) = nodes[source]["pos"], nodes[source]["size"], nodes[target]["pos"]
+        draw.line((*at(x0 + width, y0 + 15 + 20 * slot), *at(x1, y1 + 15 + 20 * socket)), fill="#e0c060", width=2)
+    for node in workflow["nodes"]:
+        if node["type"] != "Note":
+            (x, y), (width, height) = node["pos"], node["size"]
+            fill = "#2f6f4f" if node["type"].startswith("SeAda") else "#3a3a3e"
+            draw.rounded_rectangle((*at(x, y - 30), *at(x + width, y + height)), 6, fill=fill, outline="#101010")
+    return Image.alpha_composite(sheet, drawn.resize(SIZE, Image.Resampling.LANCZOS)).convert("RGB")
+
+
 def main() -> int:
     photo = Image.open(ROOT / "samples" / "photo.jpg").convert("L")
     gray = to_tensor(photo)[None]
@@ -89,6 +118,7 @@ def main() -> int:
             colorizer(photo, palette=scheme.colors, palette_strength=1.0), list(scheme.colors)
         ),
     }
+    drawn |= {path.stem: outlined(path.stem, photo) for path in WORKFLOWS.glob("seada-edit-*.json")}
     for name, sheet in drawn.items():
         sheet.save(WORKFLOWS / f"{name}.jpg", quality=86)
     return 0

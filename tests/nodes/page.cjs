@@ -15,7 +15,9 @@ exports.open = async (executablePath, url, { vue = false, viewport = { width: 14
     const page = await context.newPage();
     const report = { errors: [] };
     page.on("pageerror", (error) => report.errors.push(`${error} ${error.stack}`));
-    page.on("console", (message) => message.type() === "error" && report.errors.push(message.text()));
+    // old ways of ours that ComfyUI warns about count as errors
+    const isFault = (message) => message.type() === "error" || /checkState\(\) is deprecated/.test(message.text());
+    page.on("console", (message) => isFault(message) && report.errors.push(message.text()));
     await page.goto(url, { timeout: 240000 });
     await page.waitForFunction(() => window.app?.graph && window.app.extensionManager, null, { timeout: 240000 });
     await page.waitForTimeout(3000);
