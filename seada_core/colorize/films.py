@@ -19,7 +19,7 @@ from .. import __version__
 from ..command_line import INTERRUPTED
 from ..errors import CommandError, one_line
 from ..files import pictures
-from ..files.pictures import Picture, PictureError
+from ..files.picture import Picture, PictureError
 from ..film import frame_folder
 from ..film.keys import KeyPainter, Prepare, Steering
 from ..film.motion import opencv

@@ -19,7 +19,7 @@ from ..color.sizes import diffusion_size, resize, size_of
 from ..color.spaces import luminance
 from ..errors import CommandError, one_line
 from ..files import atomic, pictures
-from ..files.pictures import PictureError
+from ..files.picture import PictureError
 from ..film.frame_folder import numbered
 from ..film.keys import KeyPainter
 from ..film.motion import opencv
