@@ -9,6 +9,7 @@ const [browser, url, given] = process.argv.slice(2);
 const settings = JSON.parse(given);
 const [first, second] = Object.keys(settings.photos);
 const WAIT = { timeout: 20000 };
+const RUN = { timeout: 200000 }; // of a model
 
 open(browser, url, { vue: settings.vue }, async (page, report) => {
   const workflow = JSON.parse(fs.readFileSync(settings.workflow, "utf8"));
@@ -32,9 +33,9 @@ open(browser, url, { vue: settings.vue }, async (page, report) => {
     await page.mouse.move(1390, 300); // over the photo it would show its place there
   };
   const size = () => page.locator(".seada-place").textContent();
-  const sized = ([width, height]) =>
+  const sized = ([width, height], patience = WAIT) =>
     page
-      .waitForFunction((text) => document.querySelector(".seada-place")?.textContent === text, `${width} × ${height}`, WAIT)
+      .waitForFunction((text) => document.querySelector(".seada-place")?.textContent === text, `${width} × ${height}`, patience)
       .then(() => true, async () => `${await size()}: ${await page.locator(".seada-empty").textContent()}`);
   const text = () =>
     page.evaluate(() => {
@@ -153,12 +154,12 @@ open(browser, url, { vue: settings.vue }, async (page, report) => {
     await sized(settings.photos[first]);
     await between("SeAdaColorize");
     await page.getByRole("button", { name: "Show the photo" }).click(WAIT);
-    seen.first = await sized(settings.photos[first]);
+    seen.first = await sized(settings.photos[first], RUN);
     await choose(second);
     await page.getByRole("button", { name: "Update the photo" }).waitFor(WAIT);
     seen.stale = [await size(), await shown()];
     await page.getByRole("button", { name: "Update the photo" }).click();
-    seen.second = await sized(settings.photos[second]);
+    seen.second = await sized(settings.photos[second], RUN);
     seen.history = await page.evaluate(async () => Object.keys(await (await fetch("/history")).json()).length);
   });
 
@@ -166,7 +167,7 @@ open(browser, url, { vue: settings.vue }, async (page, report) => {
     await choose(second);
     await between("SeAdaColorize"); // as before: the server has the result and sends none by itself
     await page.getByRole("button", { name: "Show the photo" }).click(WAIT);
-    seen.shown = await sized(settings.photos[second]);
+    seen.shown = await sized(settings.photos[second], RUN);
   });
 
   await scene("bad node before", async (seen) => {

@@ -150,7 +150,7 @@ async function pictureOf(node) {
     const { queue_running, queue_pending } = await (await api.fetchApi("/queue")).json();
     if ([...queue_running, ...queue_pending].some(([, id]) => id === run)) continue;
     const { [run]: entry } = await (await api.fetchApi(`/history/${run}`)).json();
-    post("/history", { delete: [run] }); // the user did not queue it
+    await post("/history", { delete: [run] }).catch(() => {}); // the user did not queue it
     const picture = entry?.outputs["seada-photo"]?.images[0];
     if (picture) return view(picture.filename, picture.subfolder, picture.type);
     const { exception_message: reason } = entry?.status?.messages?.find(([kind]) => kind === "execution_error")?.[1] ?? {};
