@@ -75,6 +75,7 @@ _MAGIC: tuple[tuple[int, bytes, tuple[str, str]], ...] = (
     (4, b"ftypmp4", FOREIGN[".mp4"]),
     (4, b"ftypqt", FOREIGN[".mp4"]),
 )
+MOST_PAGES = 10_000  # of a file; one may declare billions
 SNIFFED = 132  # bytes of a file's start that `unread` looks at
 
 _DNG_VERSION, _SUBFILE, _SUB_IFDS = 50706, 254, 330
@@ -157,7 +158,7 @@ def preview_only(image: Any) -> bool:
 
 def pages(image: Any) -> list[int]:
     """The frames of an opened file that are pictures of their own: not thumbnails or masks of a TIFF, nor layers."""
-    count = 1 if image.format == "PSD" else getattr(image, "n_frames", 1)
+    count = min(1 if image.format == "PSD" else getattr(image, "n_frames", 1), MOST_PAGES)
     if count == 1 or image.format != "TIFF":
         return list(range(count))
     found = []

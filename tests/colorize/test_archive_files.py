@@ -49,9 +49,9 @@ EXPECTED = {
     "iphone.heic": {"suffix": ".png"},
     "flat.psd": {"suffix": ".png"},
     "webp-lossless.webp": {"tone": (0.1, 1.0)},
-    "white-frame.jpg": {},
-    "dark-lid.jpg": {},
-    "album-page.jpg": {},
+    "white-frame.jpg": {"says": "it shows a photo in a frame, which is coloured as if it were alone"},
+    "dark-lid.jpg": {"says": "it shows a photo in a frame"},
+    "album-page.jpg": {"says": "it shows 4 photos on a page"},
 }
 
 
@@ -225,6 +225,19 @@ def test_pages_of_different_sizes_and_thumbnails_that_are_none(run, files, tmp_p
         file.write(colors(10, 16), photometric="rgb", subfiletype=1)
     assert pictures.page_count(tmp_path / "t.tif") == 1
     assert run(tmp_path / "t.tif", "--steps", 1)[2] == []
+
+
+def test_a_declared_number_of_pages_costs_nothing(tmp_path):
+    import zlib
+
+    content = several("PNG")
+    at = content.index(b"acTL")
+    control = b"acTL" + struct.pack(">II", 2**31 - 1, 0)
+    (tmp_path / "a.png").write_bytes(
+        content[:at] + control + struct.pack(">I", zlib.crc32(control)) + content[at + len(control) + 4 :]
+    )
+    assert pictures.page_count(tmp_path / "a.png") == formats.MOST_PAGES
+    assert pictures.read(tmp_path / "a.png").size == (40, 28)
 
 
 # --- files that are not whole -----------------------------------------------------------------------------------------
