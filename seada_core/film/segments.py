@@ -37,10 +37,11 @@ class Segments:
         Raises:
             FilmError: it holds segments of another job.
         """
-        if overwrite:
-            self.discard()
         note = self.folder / "job.json"
-        if note.exists() and json.loads(note.read_text("utf-8")) != json.loads(json.dumps(job)):
+        other = note.exists() and json.loads(note.read_text("utf-8")) != json.loads(json.dumps(job))
+        if other and overwrite:
+            self.discard()
+        elif other:
             raise FilmError(
                 f"{self.folder} has frames of an interrupted run with other options or another film: repeat that "
                 "command to go on, or use --overwrite to discard them"

@@ -59,6 +59,7 @@ def colorize_film(
     colors = in_background(steady(lumas, painter, spacing, painter.steering.times, key), spacing)
     writer: SegmentWriter | None = None
     first = 0 if key is None else key.index + 1
+    last: Key | None = None
     temporary = segments.folder / "unfinished.nut"
     try:
         for frame, result in zip(read(), colors):
@@ -69,11 +70,15 @@ def colorize_film(
                 writer.write(frame, torch.from_numpy(result.chroma).permute(2, 0, 1)[None])
             if progress is not None:
                 progress(result.index + 1, total, frame, result)
-            if result.key is not None and (result.index - first + 1 >= LENGTH or result.index + 1 == total):
+            last = result.key
+            if last is not None and last.index - first + 1 >= LENGTH:
                 with explained(str(target)):
-                    _finish(segments, writer, temporary, first, result.key, frame.pts)
-                paths.append(segments.path(first, result.index))
-                writer, first = None, result.index + 1
+                    paths.append(_finish(segments, writer, temporary, first, last, frame.pts))
+                writer, first = None, last.index + 1
+        if writer is not None and last is not None:  # a film ends with a key
+            with explained(str(target)):
+                paths.append(_finish(segments, writer, temporary, first, last, frame.pts))
+            writer = None
     finally:
         colors.close()
         if writer is not None:
@@ -83,7 +88,9 @@ def colorize_film(
     return notes
 
 
-def _finish(segments: Segments, writer: SegmentWriter, temporary: Path, first: int, key: Key, pts: int) -> None:
+def _finish(segments: Segments, writer: SegmentWriter, temporary: Path, first: int, key: Key, pts: int) -> Path:
+    path = segments.path(first, key.index)
     writer.close(complete=True)
     segments.save(key, pts)
-    atomic.rename(temporary, segments.path(first, key.index))
+    atomic.rename(temporary, path)
+    return path

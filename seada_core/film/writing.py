@@ -116,10 +116,11 @@ class SegmentWriter:
 
     def close(self, complete: bool) -> None:
         """Finish the file, or leave it as it is where writing failed."""
-        try:
-            if complete:
-                self.container.mux(self.stream.encode(None))
-        finally:
+        if complete:
+            self.container.mux(self.stream.encode(None))
+            self.container.close()
+            return
+        with contextlib.suppress(_av().error.FFmpegError, OSError):  # the first error is the one to report
             self.container.close()
 
 

@@ -16,6 +16,7 @@ pytest.importorskip("av")
 
 from seada_core.film import segments, work
 
+KILLS = 10
 PROMPT = ("--prompt", "a dog", "--steps", "1", "--guidance", "1", "--saturation", "3")
 
 
@@ -108,8 +109,10 @@ def test_an_interrupted_film_goes_on_with_the_same_frames(run, film, monkeypatch
     status, _, err = run(film, "-o", target, *PROMPT, "--seed", "5")
     assert status == 1
     assert "other options" in err[0]
-    monkeypatch.setattr(work.SegmentWriter, "write", write)
-    assert run(film, "-o", target, *PROMPT)[0] == 0
+    written = []
+    monkeypatch.setattr(work.SegmentWriter, "write", lambda *a: (written.append(a[1].pts), write(*a)))
+    assert run(film, "-o", target, "--overwrite", *PROMPT)[0] == 0
+    assert len(written) == 15  # not again what was done
     assert target.read_bytes() == whole.read_bytes()
     assert not kept.exists()
 
@@ -223,10 +226,11 @@ def test_without_opencv(film, tiny_model):
 
 
 @pytest.mark.slow
-def test_kills_do_not_change_a_film(film, tiny_model, tmp_path):
-    """The process is killed ten times, each after another segment or in the middle of one."""
+def test_kills_do_not_change_a_film(tiny_model, tmp_path):
+    """The process is killed ten times, each time in the middle of another segment."""
     import time
 
+    film = write_film(tmp_path / "film.mp4", panning(40, seed=1) + panning(40, seed=2))
     code = (
         "import sys; from seada_core.film import work; work.LENGTH = 2; "
         "from seada_core.colorize.__main__ import main; sys.exit(main())"
@@ -239,12 +243,13 @@ def test_kills_do_not_change_a_film(film, tiny_model, tmp_path):
     assert start(tmp_path / "whole.mp4").wait() == 0
     target, folder = tmp_path / "out.mp4", tmp_path / ".out.mp4.segments"
     generator = np.random.default_rng(0)
-    for _ in range(10):
-        process, before = start(target), len(list(folder.glob("*.nut")))
-        while process.poll() is None and len(list(folder.glob("*.nut"))) <= before:
+    for _ in range(KILLS):
+        process, before = start(target), len(list(folder.glob("0*.nut")))
+        while process.poll() is None and len(list(folder.glob("0*.nut"))) <= before:
             time.sleep(0.005)
-        time.sleep(generator.uniform(0, 0.2))
+        time.sleep(generator.uniform(0, 0.05))
         process.kill()
         process.wait()
+        assert not target.exists()
     assert start(target).wait() == 0
     assert target.read_bytes() == (tmp_path / "whole.mp4").read_bytes()
