@@ -18,7 +18,7 @@ SUFFIXES = frozenset(f".{name}" for name in (
     "vob", "nut", "y4m",
 ))  # fmt: skip
 TIME = re.compile(r"(?:(?:(\d+):)?(\d+):)?(\d+(?:\.\d*)?)")  # [[HH:]MM:]SS[.fff]
-ONLY = {"codec": "--codec", "quality": "--quality", "spacing": "--spacing", "start": "--start", "end": "--end"}
+ONLY = {"codec": "--codec", "crf": "--crf", "spacing": "--spacing", "start": "--start", "end": "--end"}
 
 Hints = tuple[float | None, list[Hint | Stroke]]
 
@@ -66,10 +66,10 @@ def add_film_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--codec", metavar="NAME", help="FFmpeg's name of an encoder (default: libx264, or libvpx-vp9 for .webm)")
     add(
-        "--quality",
+        "--crf",
         metavar="N",
         type=number(int, 0, 63),
-        help="constant rate factor of the codec, smaller is better (default: 14)",
+        help="constant rate factor of a film's codec, smaller is better (default: 14)",
     )
     add("--spacing", metavar="N", type=number(int, 1, 64), help="frames between those that are coloured (default: 8)")
     add("--start", metavar="TIME", type=checked(parse_time), help="where to start, such as 00:01:23.5")
@@ -111,7 +111,7 @@ def film_options(args: argparse.Namespace, inputs: Iterable[Path], work: WorkOpt
     return FilmOptions(
         folders=args.film,
         codec=args.codec,
-        quality=args.quality,
+        quality=args.crf,
         spacing=args.spacing,
         start=args.start,
         end=args.end,

@@ -138,7 +138,7 @@ class FilmRun:
         if not paths:
             raise FilmError(f"{source} has no frames between --start and --end, at {frame_folder.RATE} frames a second")
         if options.codec is not None or options.quality is not None:
-            raise CommandError("--codec and --quality are for film files; frames stay what they are", 2)
+            raise CommandError("--codec and --crf are for film files; frames stay what they are", 2)
 
         def exact(seconds: float) -> float:
             number = round(seconds * frame_folder.RATE) - (first or 0)

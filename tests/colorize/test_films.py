@@ -34,7 +34,7 @@ def short_segments(monkeypatch):
 
 def test_a_film_keeps_luminance_times_and_sound(run, film, short_segments):
     target = film.with_name("out.mp4")
-    status, out, err = run(film, "-o", target, "--quality", "0", *PROMPT)
+    status, out, err = run(film, "-o", target, "--crf", "0", *PROMPT)
     assert (status, err) == (0, [])
     assert "24 frames" in out[0]
     before, after = decoded(film), decoded(target)
@@ -119,7 +119,7 @@ def test_an_interrupted_film_goes_on_with_the_same_frames(run, film, monkeypatch
 
 def test_a_part_of_a_film(run, film):
     target = film.with_name("part.mkv")
-    assert run(film, "-o", target, "--start", "0.2", "--end", "0:00.6", "--quality", "0", *PROMPT)[0] == 0
+    assert run(film, "-o", target, "--start", "0.2", "--end", "0:00.6", "--crf", "0", *PROMPT)[0] == 0
     before, after = decoded(film), decoded(target)
     assert len(after) == 11
     assert np.array_equal(before[5][1][0], after[0][1][0])
@@ -146,8 +146,8 @@ def test_a_folder_of_numbered_frames(run, tmp_path):
 def test_a_coloured_still_colours_its_shot(run, film, tmp_path):
     still = tmp_path / "still.png"
     Image.new("RGB", (128, 96), (60, 60, 220)).save(still)  # of the film's shape, at another size
-    assert run(film, "-o", tmp_path / "a.mp4", "--keyframe", f"0.24={still}", "--quality", "0", *PROMPT)[0] == 0
-    assert run(film, "-o", tmp_path / "b.mp4", "--quality", "0", *PROMPT)[0] == 0
+    assert run(film, "-o", tmp_path / "a.mp4", "--keyframe", f"0.24={still}", "--crf", "0", *PROMPT)[0] == 0
+    assert run(film, "-o", tmp_path / "b.mp4", "--crf", "0", *PROMPT)[0] == 0
     blue = [np.mean(planes[1]) for _, planes in decoded(tmp_path / "a.mp4")]
     plain = [np.mean(planes[1]) for _, planes in decoded(tmp_path / "b.mp4")]
     assert min(blue[:12]) > 150
@@ -157,8 +157,8 @@ def test_a_coloured_still_colours_its_shot(run, film, tmp_path):
 def test_hints_of_a_frame(run, film, tmp_path):
     hints = tmp_path / "hints.json"
     hints.write_text('[{"x": 20, "y": 20, "color": "#3040e0", "radius": 8}]')
-    assert run(film, "-o", tmp_path / "a.mp4", "--hints", f"00:00:00.2={hints}", "--quality", "0", *PROMPT)[0] == 0
-    assert run(film, "-o", tmp_path / "b.mp4", "--quality", "0", *PROMPT)[0] == 0
+    assert run(film, "-o", tmp_path / "a.mp4", "--hints", f"00:00:00.2={hints}", "--crf", "0", *PROMPT)[0] == 0
+    assert run(film, "-o", tmp_path / "b.mp4", "--crf", "0", *PROMPT)[0] == 0
     with_hints, plain = (decoded(tmp_path / name) for name in ("a.mp4", "b.mp4"))
     for number in (0, 5, 11):  # the camera moves by a pixel a frame
         x = 20 + 5 - number
