@@ -18,6 +18,7 @@ from .maps import apply_hints, resize_hint_map
 
 MOST_HINTS = 1024  # cells with hints of a picture; more are thinned out
 DECIDED = 0.1, 0.6  # all hints' share of a place, below which nothing of them arrives there, and above which all
+LONGEST = 4
 SEED = 0.9  # of a thing's best score: the cells whose region is the thing's
 REGION = 0.8, 0.95  # these cells' share of a place that is surely not of the region, and surely is
 
@@ -39,8 +40,11 @@ def hint_cells(hint_map: Tensor, most: int = MOST_HINTS) -> tuple[Tensor, Tensor
 
 
 def embedded_size(size: tuple[int, int], side: int) -> tuple[int, int]:
-    """The size (H, W) at which a photo of `size` is embedded: short side about `side`, multiples of 16."""
-    scale = side / min(size)
+    """The size (H, W) at which a photo of `size` is embedded: short side about `side`, multiples of 16.
+
+    The long side is at most `LONGEST` times `side`, so that strips fit in memory.
+    """
+    scale = min(side / min(size), LONGEST * side / max(size))
     height, width = (max(16, 16 * round(n * scale / 16)) for n in size)
     return height, width
 

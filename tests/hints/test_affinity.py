@@ -82,7 +82,8 @@ def test_cells_of_hints_are_thinned_out_evenly():
 
 def test_embedded_sizes():
     assert embedded_size((480, 854), 160) == (160, 288)
-    assert embedded_size((3000, 100), 160) == (4800, 160)
+    assert embedded_size((3000, 100), 160) == (640, 16)
+    assert embedded_size((1, 100_000), 160) == (16, 640)
     assert embedded_size((1, 1), 160) == (160, 160)
 
 
