@@ -5,6 +5,7 @@ from films import panning, texture
 pytest.importorskip("cv2")
 
 from seada_core.film.fill import fill
+from seada_core.film.keys import GIVEN
 from seada_core.film.steady import AHEAD, SPACING, Key, steady
 
 RED, BLUE = np.array([-0.1, 0.3], np.float32), np.array([0.3, -0.1], np.float32)
