@@ -17,7 +17,7 @@ from ..options import ColorizeOptions
 from ..pipeline import Colorizer
 from .motion import Array
 
-GIVEN = 100.0  # weight of a colour that was given, in the model's own
+GIVEN = 1000.0  # weight of a colour that was given, in keys of the model
 CHANGED = 0.02  # change of chroma by a hint from which a pixel's colour counts as given
 SHAPE = 0.02  # share by which a still's aspect ratio may differ from the film's
 
