@@ -10,10 +10,12 @@ _BINS = 16  # of luminance, in each of which a toned print has one colour
 _TONED, _COLOR = 9.0, 18.0  # distance of (Cb, Cr), of 255, from the tone's colour: noise below, another colour above
 _WHOLLY, _PARTLY = 0.08, 0.002  # shares of the picture that have other colours
 _MIDDLE = 0.10  # share of tones between dark and light below which a picture is a document or a drawing
+_BILEVEL = 0.97  # share of black and white from which there is nothing between
 
 COLORED = "it has colours already, which are replaced; --keep-color leaves such photos as they are"
 PARTS = "parts of it have colours already, which are replaced; --keep-color leaves them as they are"
 NEGATIVE = "it looks like a colour negative, and is coloured as it is; invert it first"
+BILEVEL = "it has black and white dots alone, which hold no colour, so it stays nearly grey; scan it in grey"
 DOCUMENT = "it looks like a document or a drawing, and is coloured as if it were a photo"
 
 
@@ -32,6 +34,8 @@ def notices(pixels: np.ndarray, keep: bool = False) -> list[str]:
             found.append(COLORED if share >= _WHOLLY else PARTS)
     if _is_document(sharp):
         found.append(DOCUMENT)
+    elif float(((sharp < 0.06) | (sharp > 0.94)).mean()) > _BILEVEL:
+        found.append(BILEVEL)
     return found
 
 

@@ -69,9 +69,9 @@ def test_documents_and_drawings():
     assert kinds.notices(np.asarray(page, np.float32) / 255) == [kinds.DOCUMENT]
 
 
-def test_a_dithered_photo_is_no_document(data_dir):
+def test_a_dithered_photo_is_told_and_no_document(data_dir):
     image = Image.fromarray(to_bytes(gray(data_dir, "1890Surfer"))).convert("1").convert("L")
-    assert kinds.notices(np.asarray(image)) == []
+    assert kinds.notices(np.asarray(image)) == [kinds.BILEVEL]
 
 
 def test_a_colour_negative(data_dir):

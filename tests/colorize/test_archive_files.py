@@ -44,6 +44,7 @@ EXPECTED = {
     "hay-srgb.png": {"tone": (1.0, 3.0)},
     "bigtiff8.tif": {},
     "f32-over.tif": {},
+    "g4.tif": {"says": "it has black and white dots alone, which hold no colour"},
     "noeoi.jpg": {"says": "its end marker is missing, all lines are there"},
     "heic-renamed.jpg": {},
     "iphone.heic": {"suffix": ".png"},
