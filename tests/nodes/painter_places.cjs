@@ -269,7 +269,7 @@ open(browser, url, { vue: settings.vue }, async (page, report) => {
   });
 
   await scene("app mode", async (seen) => {
-    if (!settings.vue) return;
+    if (!report.vue) return;
     const graph = structuredClone(workflow);
     const id = (type) => graph.nodes.find((node) => node.type === type).id;
     graph.extra = {
