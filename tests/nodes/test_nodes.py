@@ -10,7 +10,14 @@ from graphs import POINT, ccd
 
 ROOT = Path(__file__).resolve().parents[2]
 NODES = [
-    *("SeAdaApplyControlNetRCA", "SeAdaCCD", "SeAdaCaptioner", "SeAdaColorize", "SeAdaColorizeVideo", "SeAdaEmptyLatent"),
+    *(
+        "SeAdaApplyControlNetRCA",
+        "SeAdaCCD",
+        "SeAdaCaptioner",
+        "SeAdaColorize",
+        "SeAdaColorizeVideo",
+        "SeAdaEmptyLatent",
+    ),
     "SeAdaHints",
     *("SeAdaHintsFromImage", "SeAdaHintsFromMasks", "SeAdaHintsFromReference", "SeAdaHintsFromText"),
     *("SeAdaLoadControlNetRCA", "SeAdaLoadFolder", "SeAdaLoadModel", "SeAdaLoadPhoto", "SeAdaMergeLuminance"),
@@ -280,7 +287,10 @@ def test_a_large_folder_is_read_in_parts(comfy, folder):
     [
         ({"folder": "../models"}, "is outside ComfyUI's input folder"),
         ({"folder": "/"}, "is outside ComfyUI's input folder"),
-        ({"folder": "nowhere"}, "no folder 'nowhere' in ComfyUI's input folder.*(create it and put photos there|choose one of)"),
+        (
+            {"folder": "nowhere"},
+            "no folder 'nowhere' in ComfyUI's input folder.*(create it and put photos there|choose one of)",
+        ),
         ({"folder": "folder", "first": 9}, "first is 9, and the folder has 4 photos"),
         ({"folder": "folder", "count": 1}, "none of the files could be read:\n.*a.jpg is not a picture"),
     ],
