@@ -21,8 +21,8 @@ def fit_to_edges(mask: Tensor, gray: Tensor) -> Tensor:
     scale = CELLS / min(size_of(gray))
     if scale >= 1:
         return mask
-    size = [max(1, round(side * scale)) for side in size_of(gray)]
-    coarse = F.adaptive_avg_pool2d(mask, size).expand(-1, 2, -1, -1)
+    height, width = (max(1, round(side * scale)) for side in size_of(gray))
+    coarse = F.adaptive_avg_pool2d(mask, (height, width)).expand(-1, 2, -1, -1)
     return upsample_chroma(coarse, gray)[:, :1].clamp(0, 1)
 
 
