@@ -27,6 +27,9 @@ SIZES = {  # of nodes that show pictures or long texts: width, least height with
     "SeAdaColorize": (380, 420),
     "SeAdaSavePhoto": (440, 500),
     "SaveImage": (440, 500),
+    "LoadVideo": (340, 360),
+    "SaveVideo": (440, 440),
+    "SeAdaColorizeVideo": (400, 480),
     "PreviewImage": (400, 330),
     "PreviewAny": (340, 200),
     "SeAdaSemanticAdapter": (340, 200),
@@ -39,7 +42,7 @@ STAGES = {  # the groups, and the nodes that stand in each
     "Photo and model": [
         *("SeAdaLoadPhoto", "SeAdaLoadFolder", "SeAdaLoadModel", "SeAdaLoadControlNetRCA", "LoadImage", "PreviewAny"),
         *("CheckpointLoaderSimple", "ControlNetLoader", "UNETLoader", "CLIPLoader", "DualCLIPLoader", "VAELoader"),
-        "LoraLoaderModelOnly",
+        *("LoraLoaderModelOnly", "LoadVideo", "GetVideoComponents"),
     ],
     "Text": ["SeAdaCaptioner", "SeAdaSemanticAdapter", "CLIPTextEncode"],
     "Colours": [
@@ -68,7 +71,10 @@ STAGES = {  # the groups, and the nodes that stand in each
             "EmptyImage",
         ),
     ],
-    "Result": ["SeAdaColorize", "SeAdaVQDecode", "VAEDecode", "SeAdaMergeLuminance", "SeAdaSavePhoto", "SaveImage"],
+    "Result": [
+        *("SeAdaColorize", "SeAdaVQDecode", "VAEDecode", "SeAdaMergeLuminance", "SeAdaSavePhoto", "SaveImage"),
+        *("SeAdaColorizeVideo", "SeAdaSteadyColors", "CreateVideo", "SaveVideo"),
+    ],
 }
 COLORS = dict(zip(STAGES, ("#3f789e", "#88A", "#8A8", "#a1309b", "#a1309b", "#b58b2a")))
 
