@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 from collections.abc import Iterable
 from dataclasses import replace
@@ -82,7 +83,8 @@ def film_options(args: argparse.Namespace, inputs: Iterable[Path], work: WorkOpt
     Raises:
         CommandError: pictures and films together, or options that only the other kind has.
     """
-    films = [args.film if path.is_dir() else path.suffix.lower() in SUFFIXES for path in inputs]
+    # not Path.is_dir, which fails for names that no file can have
+    films = [args.film if os.path.isdir(path) else path.suffix.lower() in SUFFIXES for path in inputs]
     timed = [(time, tuple(hints)) for time, hints in args.hints if time is not None]
     if not any(films):
         given = [name for field, name in ONLY.items() if getattr(args, field) is not None]
