@@ -47,7 +47,7 @@ def test_limits_are_checked_and_named(field, good, bad, range):
     [
         ({"hint_methods": ["magic"]}, "unknown hint method 'magic'; choose among modulation, guidance, propagation"),
         ({"scheduler": "euler"}, "unknown scheduler 'euler'; choose among ddim"),
-        ({"palette": ["#aabbcc", "red"]}, "bad colour 'red'"),
+        ({"palette": ["#aabbcc", "reddish"]}, "bad colour 'reddish'"),
     ],
 )
 def test_names_and_colours_are_checked(options, message):
