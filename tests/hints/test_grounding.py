@@ -48,7 +48,7 @@ def test_attention_matches_an_explicit_softmax(tiny_preset):
     x, context, columns = torch.randn(2, 4, 8, 6), torch.randn(2, 16, 32), [[2], [4, 5], []]
     seen = []
     blocks = [m.attn2 for m in unet.modules() if getattr(m, "attn2", None) is not None]
-    keep = [b.register_forward_pre_hook(lambda m, a, k: seen.append((m, a[0], k)), with_kwargs=True) for b in blocks]
+    keep = [b.register_forward_pre_hook(lambda m, a: seen.append((m, *a))) for b in blocks]
     with torch.no_grad(), grounding.AttentionRegions(unet, columns) as regions:
         denoise(unet, x, torch.tensor(10), context)
     assert len(regions.maps) == len(seen) == len(blocks) > 0
@@ -59,8 +59,8 @@ def test_attention_matches_an_explicit_softmax(tiny_preset):
     assert len(regions.maps) == len(seen)  # the hooks are removed
 
     expected = torch.zeros(2, 3, 8, 6)
-    for block, hidden, options in seen:
-        q, k = block.to_q(hidden), block.to_k(options["encoder_hidden_states"])
+    for block, hidden, text in seen:
+        q, k = block.to_q(hidden), block.to_k(text)
         width = q.shape[-1] // block.heads
         cells = torch.zeros(2, 3, q.shape[1])
         for b in range(2):

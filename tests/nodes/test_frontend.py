@@ -9,6 +9,7 @@ from pathlib import Path
 
 import page
 import pytest
+from films import panning, write_film
 
 TESTS = Path(__file__).resolve().parent
 WORKFLOWS = TESTS.parents[1] / "workflows"
@@ -24,8 +25,9 @@ def drive():
 def test_every_workflow_loads_without_a_red_node_and_a_picture_appears(comfy, drive):
     from PIL import Image
 
-    # ComfyUI's own picture, which one workflow has as a reference
+    # ComfyUI's own picture, which one workflow has as a reference; and a film, which two load
     Image.open(comfy.base / "input" / "photo.png").save(comfy.base / "input" / "example.png")
+    write_film(comfy.base / "input" / "film.mp4", panning(4))
     workflows = sorted(WORKFLOWS.glob("*.json"))
     report = drive("frontend.cjs", f"http://127.0.0.1:{comfy.port}", WORKFLOWS / "seada-1-start-here.json", *workflows)
     assert report["unknown"].keys() == {path.name for path in workflows}
@@ -80,7 +82,8 @@ def test_the_page_reads_hints_as_python_does():
         None,
     ]
     values += [[hint | change] for change in ({"x": "1"}, {"y": None}, {"x": True}, {"radius": -1}, {"radius": None})]
-    values += [[hint | {"color": color}] for color in ("#abc", "#12345g", "red", 5, "#123456\n", "#１２３４５６")]
+    # Python also takes other colours of CSS, which the painter turns into these before they are stored
+    values += [[hint | {"color": color}] for color in ("#12345g", "reddish", 5, "#123456\n", "#１２３４５６")]
     values += [
         [stroke | {"points": points}] for points in ([], [[1]], [1, 2], [[1, 2, 3]], [[1, "2"]], [[1e6 + 1, 2]], {})
     ]

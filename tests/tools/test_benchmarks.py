@@ -219,11 +219,11 @@ def test_guidance_by_single_terms(pictures):
 def test_hint_protocol_command(tiny_model, pictures, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(benchmarks, "RESULTS", tmp_path)
     arguments = ["--data", str(pictures), "--model", str(tiny_model), "--pictures", "2", "--counts", "0", "20"]
-    assert hint_protocol.main([*arguments, "--methods", "propagation alone"]) == 0
+    assert hint_protocol.main([*arguments, "--methods", "propagation without a model"]) == 0
     table = json.loads((tmp_path / "hint_protocol.json").read_text())
-    none, twenty = table["rows"]["propagation alone"]
+    none, twenty = table["rows"]["propagation without a model"]
     assert table["columns"] == ["0", "20"] and twenty > none + 1
-    assert f"| propagation alone | {none:.3g} | {twenty:.3g} |" in capsys.readouterr().out
+    assert f"| propagation without a model | {none:.3g} | {twenty:.3g} |" in capsys.readouterr().out
 
 
 def test_all_benchmarks_are_listed(capsys):

@@ -24,6 +24,7 @@ ROOT = Path(__file__).resolve().parents[2]
 DISTRIBUTIONS = {
     "PIL": "Pillow",
     "open_clip": "open_clip_torch",
+    "skimage": "scikit-image",
     "sklearn": "scikit-learn",
 }  # where a package's name is not its module's
 COMFYUI = {"aiohttp", "comfy", "comfy_api", "comfy_execution", "folder_paths", "server"}

@@ -46,7 +46,7 @@ def inputs(colorizer: Colorizer) -> Inputs:
         "gray": gray,
         "hints": hints,
         "z": torch.randn(1, 4, CELLS, CELLS, generator=generator),
-        "context": torch.randn(1, text.max_position_embeddings, text.hidden_size, generator=generator),
+        "context": torch.randn(1, text.length, text.width, generator=generator),
         "tokens": torch.randint(0, codes, (1, CELLS * CELLS), generator=generator),
     }
 
