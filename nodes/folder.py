@@ -103,7 +103,7 @@ def _files(folder: str, first: int, count: int) -> tuple[list[Path], int]:
     path = inside(root, folder, "input folder")
     if not os.path.isdir(path):
         there = sorted(entry.name for entry in os.scandir(root) if entry.is_dir())[:SHOWN_FOLDERS]
-        advice = f"choose one of {reprlib.repr(', '.join(there))}" if there else "create it and put photos there"
+        advice = f"choose one of {', '.join(map(reprlib.repr, there))}" if there else "create it and put photos there"
         raise ValueError(f"there is no folder {shown} in ComfyUI's input folder, {root}; {advice}")
     found = folders.find([path])
     if first >= len(found):

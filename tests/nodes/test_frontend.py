@@ -9,7 +9,7 @@ from pathlib import Path
 
 import page
 import pytest
-from films import panning, write_film
+from films import film_in
 
 TESTS = Path(__file__).resolve().parent
 WORKFLOWS = TESTS.parents[1] / "workflows"
@@ -27,7 +27,7 @@ def test_every_workflow_loads_without_a_red_node_and_a_picture_appears(comfy, dr
 
     # ComfyUI's own picture, which one workflow has as a reference; and a film, which two load
     Image.open(comfy.base / "input" / "photo.png").save(comfy.base / "input" / "example.png")
-    write_film(comfy.base / "input" / "film.mp4", panning(4))
+    film_in(comfy.base / "input")
     workflows = sorted(WORKFLOWS.glob("*.json"))
     report = drive("frontend.cjs", f"http://127.0.0.1:{comfy.port}", WORKFLOWS / "seada-1-start-here.json", *workflows)
     assert report["unknown"].keys() == {path.name for path in workflows}

@@ -9,7 +9,7 @@ import comfy_server
 import numpy as np
 import pytest
 from comfy_server import PromptError, node
-from films import decoded, packets, panning, write_film
+from films import decoded, film_in, packets, panning, write_film
 
 pytest.importorskip("av")
 
@@ -23,10 +23,7 @@ def _needs_opencv():
 
 @pytest.fixture
 def film(comfy) -> Path:
-    path = comfy.base / "input" / "film.mp4"
-    if not path.exists():
-        write_film(path, panning(12, seed=1) + panning(9, seed=2), sound=True)
-    return path
+    return film_in(comfy.base / "input")
 
 
 def video(name: str = "film.mp4", **inputs) -> dict:

@@ -99,3 +99,11 @@ def decoded(path: Path) -> list[tuple[float, list[np.ndarray]]]:
             planes = [np.frombuffer(p, kind).reshape(p.height, -1)[:, : p.width] for p in frame.planes]
             frames.append((frame.time, planes))
     return frames
+
+
+def film_in(folder: Path) -> Path:
+    """The film that workflows load: shots of 12 and 9 frames, with sound; written once."""
+    path = folder / "film.mp4"
+    if not path.exists():
+        write_film(path, panning(12, seed=1) + panning(9, seed=2), sound=True)
+    return path
