@@ -68,7 +68,7 @@ class SeAdaColorize(io.ComfyNode):
                     max=30.0,
                     step=0.1,
                     tooltip="How closely the colours follow the prompt; higher is closer. 0 is auto: the model's own; "
-                    "1 is no guidance.",
+                    "1 turns guidance off.",
                 ),
                 inputs.size(
                     "Short side, in pixels, at which colours are computed. 0 is auto: the model's own. The result "

@@ -64,7 +64,9 @@ def word_hints(
         masks = (2.2 * masks - 0.4).clamp(0, 1)  # likely pixels count fully, doubtful ones less
     else:
         here = resize(gray, decode_size(size_of(gray), DECODE_SIZE)).to(colorizer.device)
-        masks = torch.cat([affinities.region(here, score).cpu() for score in scores[:, known].split(1, dim=1)], dim=1)
+        embedded = affinities.embed(here)
+        regions = [affinities.region(here, score, embedded) for score in scores[:, known].split(1, dim=1)]
+        masks = torch.cat(regions, dim=1).cpu()
     # where things overlap, the likelier one gets the larger share of the pixel
     masks = masks * (masks / masks.sum(1, keepdim=True).clamp_min(1)) * WORD_WEIGHT
     result = None

@@ -93,12 +93,13 @@ class Affinities(NamedTuple):
         return upsample_chroma(torch.einsum("bnc,bnhw->bchw", differences, shares), gray)
 
     @torch.no_grad()
-    def region(self, gray: Tensor, score: Tensor) -> Tensor:
+    def region(self, gray: Tensor, score: Tensor, embedded: Embedded) -> Tensor:
         """The region (B, 1, H, W) in [0, 1] of a thing: what belongs together with the best cells of its scores.
 
         Args:
             gray: photos (B, 1, H, W) in [0, 1].
             score: (B, 1, any h, any w) in [0, 1]; where it is 0 everywhere, so is the region.
+            embedded: of the photos, the same for all things.
         """
 
         def best(size: tuple[int, int]) -> Tensor:
@@ -106,7 +107,7 @@ class Affinities(NamedTuple):
             seeds = (here >= SEED * here.amax((2, 3), keepdim=True)) & (here > 0)
             return torch.cat([torch.zeros_like(here), torch.zeros_like(here), seeds.to(here)], dim=1)
 
-        total = self.shares(self.embed(gray), best)[0].sum(1, keepdim=True)
+        total = self.shares(embedded, best)[0].sum(1, keepdim=True)
         found = smoothstep(total, *REGION) * (score.amax((2, 3), keepdim=True) > 0)
         return upsample_chroma(found.expand(-1, 2, -1, -1), gray)[:, :1].clamp(0, 1)
 

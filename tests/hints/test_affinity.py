@@ -91,7 +91,7 @@ def test_embedded_sizes():
 def test_a_thing_without_a_score_has_no_region(affinities):
     gray, score = grays(2), torch.zeros(2, 1, 6, 8)
     score[1, 0, 3, 3] = 0.9
-    region = affinities.region(gray, score)
+    region = affinities.region(gray, score, affinities.embed(gray))
     assert region.shape == gray.shape and region[0].max() == 0
     assert region[1].min() >= 0 and region[1].max() <= 1
 

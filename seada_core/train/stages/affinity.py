@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ...color.sizes import size_of
 from ...color.spaces import luminance, rgb_to_lab, rgb_to_ycbcr
-from ...models.affinity import CELL, DEVIATIONS, LEVELS
+from ...models.affinity import CELL
 from ..batches import Batch
 from ..draws import Draws
 from ..sources import DataError
@@ -60,9 +60,7 @@ class AffinityStage(Stage):
             own, truth = (F.avg_pool2d(chroma, CELL) for chroma in (own, rgb_to_ycbcr(batch.rgb)[:, 1:]))
             target = truth + self.recoloring(batch.rgb, size_of(truth), draws)
             places, valid = self.places(size_of(truth), draws)
-            maps = self.classifier.levels(F.interpolate(gray.expand_as(batch.rgb), scale_factor=2, mode="bilinear"))
-        embedded = self.affinity(gray, [maps[level] / scale for level, scale in zip(LEVELS, DEVIATIONS)])
-        shares = self.affinity.shares(embedded, places, valid)
+        shares = self.affinity.shares(self.affinity.embed(gray, self.classifier), places, valid)
         index = (places[..., 0] * truth.shape[-1] + places[..., 1])[:, None].expand(-1, 2, -1)
         missing = (target - own).flatten(2).gather(2, index) * valid[:, None]
         found = own + torch.einsum("bcn,bnhw->bchw", missing, shares)
