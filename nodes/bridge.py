@@ -159,12 +159,16 @@ def compute_dtype() -> torch.dtype:
 
 
 class ComfyParts(PartStore):
-    """Parts that ComfyUI loads and frees: each has a ModelPatcher, and is kept on ComfyUI's offload device."""
+    """Parts that ComfyUI loads and frees: each has a ModelPatcher, and is kept on ComfyUI's offload device.
 
-    def __init__(self, folder: Path):
+    detached: called whenever a part has left the device.
+    """
+
+    def __init__(self, folder: Path, detached: Callable[[], None]):
         device, home = comfy.model_management.get_torch_device(), comfy.model_management.unet_offload_device()
         super().__init__(Parts(folder), device, compute_dtype(), home)
         self.patchers: dict[str, ModelPatcher] = {}
+        self.detached = detached
 
     def get(self, part: str) -> nn.Module:
         with torch.inference_mode(False):  # gradients cannot pass through tensors made in inference mode
@@ -173,19 +177,21 @@ class ComfyParts(PartStore):
     def place(self, part: str, module: nn.Module) -> nn.Module:
         module = super().place(part, module)
         self.patchers[part] = patcher(module)
+        # ComfyUI also detaches, without moving anything, what it is about to load again
+        self.patchers[part].add_callback(CallbacksMP.ON_DETACH, lambda _, moved: self.detached() if moved else None)
         return module
 
 
 class Bundle(Colorizer):
     """SEADA: a Colorizer whose parts ComfyUI loads and frees. `load` them before use.
 
-    It has no CUDA graphs: ComfyUI may take weights off the device at any time.
+    graphs: replay CUDA graphs. They go when ComfyUI takes a part off the device, and come back with it.
     """
 
     parts: ComfyParts
 
-    def __init__(self, folder: Path):
-        super().__init__(ComfyParts(folder), graphs=False)
+    def __init__(self, folder: Path, graphs: bool = False):
+        super().__init__(ComfyParts(folder, detached=lambda: self.graphs.drop()), graphs=graphs)
 
     def patcher(self, part: str) -> ModelPatcher:
         """The ModelPatcher of a part."""
@@ -204,13 +210,13 @@ def load(patchers: list[ModelPatcher]) -> None:
 
 
 @lru_cache(maxsize=1)
-def _bundle(folder: Path, stamp: str) -> Bundle:
-    return Bundle(folder)
+def _bundle(folder: Path, stamp: str, graphs: bool) -> Bundle:
+    return Bundle(folder, graphs)
 
 
-def bundle(name: str = model_folders.EMBEDDED) -> Bundle:
+def bundle(name: str = model_folders.EMBEDDED, graphs: bool = False) -> Bundle:
     """The SEADA for an entry of `models`; the last one is cached."""
-    return _bundle(model_folders.model_folder(name), model_folders.fingerprint(name))
+    return _bundle(model_folders.model_folder(name), model_folders.fingerprint(name), graphs)
 
 
 def normal_weights(module: nn.Module) -> None:

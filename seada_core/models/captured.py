@@ -162,25 +162,28 @@ class Graphs:
     def __call__(self, function: Callable[..., Any], *modules: nn.Module | None) -> Callable[..., Any]:
         """The compiled or captured function, or the function itself.
 
-        modules: those whose weights it uses. If any of these is no longer where it was, its graphs are dropped.
+        modules: those whose weights it uses. If any of these is no longer where it was, its graphs are dropped; while
+            some are on another device than graphs need, the function itself runs.
         """
         if function in self.compiled:
             return self.compiled[function]
         if not self.on:
             return function
-        used = [module for module in modules if module is not None]
-        key, where = (function, *map(id, used)), _addresses(used)
+        weights = list(_weights(module for module in modules if module is not None))
+        if any(weight.device.type != self.kind.device for weight in weights):
+            return function
+        key, where = (function, *map(id, modules)), [weight.data_ptr() for weight in weights]
         if key not in self.captured or self.captured[key][0] != where:
             self.captured[key] = where, self.kind(function)
         return self.captured[key][1]
 
+    def drop(self) -> None:
+        """Forget all graphs, and with them the memory that they work in."""
+        self.captured.clear()
 
-def _addresses(modules: Iterable[nn.Module]) -> list[int]:
-    return [
-        tensor.data_ptr()
-        for module in modules
-        for layer in module.modules()
-        for tensors in (layer._parameters, layer._buffers)
-        for tensor in tensors.values()
-        if tensor is not None
-    ]
+
+def _weights(modules: Iterable[nn.Module]) -> Iterator[Tensor]:
+    for module in modules:
+        for layer in module.modules():
+            for tensors in (layer._parameters, layer._buffers):
+                yield from (tensor for tensor in tensors.values() if tensor is not None)

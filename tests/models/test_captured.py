@@ -126,6 +126,21 @@ def test_a_failed_recording_warns_once_and_runs_as_usual():
     assert str(caught[0].message).startswith("no CUDA graph of busy, so it runs slower: ")
 
 
+def test_weights_elsewhere_are_not_recorded_and_those_that_come_back_are():
+    layer = nn.Linear(2, 2)
+    graphs = Graphs(True, Rehearsed)
+
+    def apply(module, x):
+        return module(x)
+
+    assert graphs(apply, layer.to("meta")) is apply
+    assert not graphs.captured
+    layer = layer.to_empty(device="cpu")
+    assert isinstance(graphs(apply, layer), Captured)
+    graphs.drop()
+    assert not graphs.captured
+
+
 def test_hooks_run_in_plain_sampling(colorizer):
     """Attention is recorded by hooks, which a replay would skip."""
     from seada_core.steering import find_regions

@@ -5,6 +5,8 @@ some tests make it compute in half on the CPU, and one uses "meta" as a GPU: its
 mixed with those of the CPU.
 """
 
+from pathlib import Path
+
 import pytest
 import torch
 from comfy_server import colorize, full_graph, node
@@ -175,3 +177,45 @@ def test_partly_loaded_models_run_on_another_device_than_the_offloaded_weights(c
     assert left == []
     assert stay > 100
     assert devices == ["meta"]
+
+
+GRAPHS = """
+import sys
+from importlib import import_module
+import comfy.model_management, torch
+sys.path.insert(0, ROOT)
+from benchmarks.speed.launches import Rehearsed
+bridge = import_module(type(a).__module__)
+captured = import_module(type(a).__module__.rsplit(".nodes.", 1)[0] + ".seada_core.models.captured")
+recorded = bridge.Bundle(a.folder, graphs=True)
+recorded.graphs = captured.Graphs(True, Rehearsed)
+result = {"choice": recorded.graphs is not a.graphs and not a.graphs.on, "differences": [], "kept": []}
+
+def color(photo):
+    pictures = []
+    for bundle in (a, recorded):
+        bundle.load("unet", "semantic_encoder", "semantic_adapter", "controlnet_rca", "vq_decoder")
+        with torch.inference_mode(False):
+            pictures.append(bundle(photo.clone(), prompt="a dog", seed=1))
+    result["differences"].append(float((pictures[0] - pictures[1]).abs().max()))
+
+for photo in torch.rand(3, 1, 1, 64, 64):
+    color(photo)
+result["replayed"] = all(c.graphs for _, c in recorded.graphs.captured.values())
+result["kept"].append(len(recorded.graphs.captured))
+comfy.model_management.unload_all_models()
+result["kept"].append(len(recorded.graphs.captured))
+color(torch.rand(1, 1, 64, 64))
+result["kept"].append(len(recorded.graphs.captured))
+"""
+
+
+def test_graphs_go_with_the_weights_and_come_back_with_them(comfy):
+    """Rehearsed on the CPU, see `benchmarks.speed.launches`; on a GPU they are CUDA's."""
+    root = str(Path(__file__).resolve().parents[2])
+    nodes = {"load": node("SeAdaLoadModel", model_name="tiny", graphs=True)}
+    found = comfy.probe(GRAPHS.replace("ROOT", repr(root)), nodes, a=["load", 1])
+    assert found["choice"] and found["replayed"]
+    assert max(found["differences"]) < 1e-3
+    first, unloaded, again = found["kept"]
+    assert first >= 4 and unloaded == 0 and again == first
