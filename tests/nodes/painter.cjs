@@ -245,7 +245,7 @@ const [width, height] = settings.photo;
   await transfer("paste", null, '[{"points": [[1, 2], [3, 4]], "color": "#445566", "radius": 2}]');
   await note("pasted");
   await transfer("paste", null, "<b>no hints</b>");
-  for (let tries = 0; tries < 40 && !(await message()).includes("no hints"); tries++) await page.waitForTimeout(50);
+  for (let tries = 0; tries < 400 && !(await message()).includes("JSON"); tries++) await page.waitForTimeout(50);
   report.badPaste = await message();
   await note("bad paste");
   report.clipboard = await transfer("copy", null, "");
