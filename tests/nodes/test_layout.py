@@ -75,3 +75,14 @@ def test_nothing_overlaps_as_the_page_measures_it(comfy, vue, names):
     for name, seen in report["workflows"].items():
         assert seen["nodes"]
         check(name, seen["nodes"], seen["groups"])
+    new, chosen, sent = report["automatic"], report["chosen"], report["sent"]
+    colorize = new["SeAdaColorize"]
+    assert [colorize[name] for name in ("steps", "guidance", "size", "seed")] == ["auto", "auto", "auto", "0"]
+    assert colorize["prompt"] == "auto: the model writes its own caption"
+    assert new["SeAdaLoadFolder"] | {"count": "all", "first": "0"} == new["SeAdaLoadFolder"]
+    assert new["SeAdaPaletteBank"]["caption"] == "auto"
+    values = {node["class_type"]: node["inputs"] for node in sent.values()}
+    assert [values["SeAdaColorize"][name] for name in ("steps", "guidance", "size", "prompt")] == [0, 0, 0, ""]
+    assert values["SeAdaLoadFolder"]["count"] == 0 and values["SeAdaPaletteBank"]["caption"] == ""
+    assert (chosen["SeAdaColorize"]["steps"], chosen["SeAdaColorize"]["prompt"]) == ("3", "a boat")
+    assert not report["errors"]
