@@ -39,7 +39,6 @@ if TYPE_CHECKING:
     from aiohttp.typedefs import Handler
     from comfy.model_patcher import ModelPatcher
     from comfy.sd import CLIP
-    from execution import PromptQueue
 
 Seada = io.Custom("SEADA")
 SeadaHints = io.Custom("SEADA_HINTS")
@@ -356,7 +355,7 @@ def run_again(announce: Callable[[str], None], wanted: bool) -> None:
         asyncio.run_coroutine_threadsafe(_repeat(queue, item), PromptServer.instance.loop)
 
 
-async def _repeat(queue: PromptQueue, item: tuple) -> None:
+async def _repeat(queue: Any, item: tuple) -> None:
     number, prompt_id, *rest = item
     while any(running[1] == prompt_id for running in queue.get_current_queue_volatile()[0]):
         await asyncio.sleep(POLL_SECONDS)

@@ -160,10 +160,10 @@ def _next_photo(folder: str, first: int, count: int) -> io.NodeOutput:
         none, report = ExecutionBlocker(None), "\n".join(_skipped(this.faults))
         return io.NodeOutput(none, none, report, none, ui=warnings)
     image, _, photo = loaded
-    position = f"photo {this.at} of {len(this.files)}: {this.last.name}"
+    position = f"photo {this.at} of {len(this.files)}: {photo.name}{photo.suffix}"
     bridge.show_text(position)
     report = "\n".join([position, *_skipped(this.faults)])
-    return io.NodeOutput([image], [this.last.stem], report, [photo], ui=warnings)
+    return io.NodeOutput([image], [photo.name], report, [photo], ui=warnings)
 
 
 def _skipped(faults: list[str]) -> list[str]:
