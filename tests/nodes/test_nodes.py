@@ -76,6 +76,8 @@ def test_the_server_gives_the_help_pages_and_translations_to_its_page(comfy):
     for name in NODES:
         page = (ROOT / "web" / "docs" / f"{name}.md").read_text()
         assert comfy.read(f"/extensions/ComfyUI-SeAda/docs/{name}.md") == page
+        chinese = ROOT / "web" / "docs" / name / "zh.md"
+        assert comfy.read(f"/extensions/ComfyUI-SeAda/docs/{name}/zh.md") == chinese.read_text("utf-8")
         for key, options in shown_inputs(comfy.object_info[name]).items():
             assert f"- **{key}** (" in page and options["tooltip"] in page, f"{name}.{key}"
     assert set(comfy.get("/i18n")["zh"]["nodeDefs"]) >= set(NODES)
