@@ -1,9 +1,9 @@
 """Lays the workflows out: `python -m tools.lay_out MEASURED...`, with what tests/nodes/layout.cjs prints.
 
 Nodes stand in named groups from left to right, and in a group in columns by what they depend on, so that links run from
-left to right. In workflows that are not large, columns stand below the links that pass them: a link behind a node looks as
-if it ended there. A node is as large as the largest of the page's measurements, in both renderers, and of the workflow's
-own; `python -m tools.lay_out` without files therefore keeps sizes.
+left to right. In workflows that are not large, columns stand below the links that pass them: a link behind a node looks
+as if it ended there. A node is as large as the largest of the page's measurements, in both renderers, and of the
+workflow's own; `python -m tools.lay_out` without files therefore keeps sizes.
 """
 
 from __future__ import annotations

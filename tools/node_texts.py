@@ -1,6 +1,6 @@
 """Generates the nodes' texts from their schemas: `python tools/node_texts.py` writes `locales/en/nodeDefs.json` and the
-lists of inputs and outputs in the help pages, `web/docs/<node id>.md` and, in Chinese, `web/docs/<node id>/zh.md`, whose texts
-are those of `locales/zh`; `--check` only reports which of these files are out of date.
+lists of inputs and outputs in the help pages, `web/docs/<node id>.md` and, with the texts of `locales/zh`,
+`web/docs/<node id>/zh.md`; `--check` only reports which of these files are out of date.
 
 The schemas are read without a ComfyUI: its modules are replaced by stubs that record the texts.
 """
