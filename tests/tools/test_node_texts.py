@@ -53,7 +53,7 @@ def test_chinese_has_every_text_of_the_nodes_and_no_other():
 
 
 def parts(text: str) -> list[str]:
-    """What the blocks of a help page are, one after another: headings, items, code, texts; without the generated lists."""
+    """What a help page's blocks are: headings, items, code, texts; without the generated lists."""
     text = re.sub(r"<!-- (\w+): generated.*?<!-- end of \1 -->", "", text, flags=re.DOTALL)
     code = re.compile(r"```.*?```", re.DOTALL)
     blocks = re.split(r"\n\n+|\n(?=- )", code.sub("CODE", text).strip())
