@@ -25,7 +25,6 @@ class _Round:
     """The photos of a folder that are loaded in one run each."""
 
     files: list[Path]
-    total: int  # files in the folder
     at: int = 0  # files that were read or skipped
     last: Path | None = None  # the file that was read last
     faults: list[str] = field(default_factory=list)
@@ -142,7 +141,7 @@ def _next_photo(folder: str, first: int, count: int) -> io.NodeOutput:
     prompt, node, index = bridge.execution()
     this = _rounds.pop((prompt, node, index), None)
     begins = this is None
-    this = this or _Round(*_files(folder, first, count))
+    this = this or _Round(_files(folder, first, count)[0])
     # beside a longer folder, a folder that is done repeats its last photo, as lists do
     before, loaded = len(this.faults), load(this.last) if this.last and this.at == len(this.files) else None
     while loaded is None and this.at < len(this.files):
