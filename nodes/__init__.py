@@ -19,6 +19,7 @@ from . import (
     photo,
     reference,
     semantic_adapter,
+    templates,
     video,
     vq_decoder,
     words,
@@ -59,4 +60,5 @@ class SeAdaExtension(ComfyExtension):
 async def comfy_entrypoint() -> SeAdaExtension:
     model_folders.register_model_folder()
     painter.register()
+    templates.register()
     return SeAdaExtension()

@@ -44,6 +44,7 @@ class SeAdaColorize(io.ComfyNode):
                     "prompt",
                     default="",
                     multiline=True,
+                    placeholder="auto: the model writes its own caption",
                     tooltip='What the photo shows, and in which colours: try "a church under a blue sky". Empty: the '
                     "model writes its own caption.",
                 ),
@@ -51,24 +52,28 @@ class SeAdaColorize(io.ComfyNode):
                     "Change it for a different colouring. The embedded model takes one step, in which seeds hardly "
                     "differ; set steps to 3 or more to see a difference."
                 ),
-                io.Int.Input(
-                    "steps",
-                    display_name="steps (0: auto)",
-                    default=0,
-                    min=0,
-                    max=1000,
-                    tooltip="Denoising steps; more take longer. 0 is auto: the model's own. Try 3 or more to compare "
-                    "seeds.",
+                inputs.with_word(
+                    io.Int.Input(
+                        "steps",
+                        default=0,
+                        min=0,
+                        max=1000,
+                        tooltip="Denoising steps; more take longer. 0 is auto: the model's own. Try 3 or more to "
+                        "compare seeds.",
+                    ),
+                    zero="auto",
                 ),
-                io.Float.Input(
-                    "guidance",
-                    display_name="guidance (0: auto)",
-                    default=0.0,
-                    min=0.0,
-                    max=30.0,
-                    step=0.1,
-                    tooltip="How closely the colours follow the prompt; higher is closer. 0 is auto: the model's own; "
-                    "1 turns guidance off.",
+                inputs.with_word(
+                    io.Float.Input(
+                        "guidance",
+                        default=0.0,
+                        min=0.0,
+                        max=30.0,
+                        step=0.1,
+                        tooltip="How closely the colours follow the prompt; higher is closer. 0 is auto: the model's "
+                        "own; 1 turns guidance off.",
+                    ),
+                    zero="auto",
                 ),
                 inputs.size(
                     "Short side, in pixels, at which colours are computed. 0 is auto: the model's own. The result "

@@ -12,6 +12,12 @@ from . import bridge
 ADVANCED = {"advanced": True} if "advanced" in signature(io.Int.Input).parameters else {}
 
 
+def with_word(field: io.Int.Input | io.Float.Input, zero: str) -> io.Int.Input | io.Float.Input:
+    """An input of which 0 is special; the page shows a word in its place (web/js/automatic.js)."""
+    field.extra_dict = {"seada_zero": zero}  # its constructor takes it only in newer versions of ComfyUI
+    return field
+
+
 def seed(tooltip: str) -> io.Int.Input:
     """A seed, which the page can change after each run."""
     return io.Int.Input("seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, control_after_generate=True, tooltip=tooltip)
@@ -19,9 +25,8 @@ def seed(tooltip: str) -> io.Int.Input:
 
 def size(tooltip: str) -> io.Int.Input:
     """Short side of the diffused picture, px; 0 is automatic, the model's own."""
-    return io.Int.Input(
-        "size", display_name="size (0: auto)", default=0, min=0, max=2048, step=8, tooltip=tooltip, **ADVANCED
-    )
+    field = io.Int.Input("size", default=0, min=0, max=2048, step=8, tooltip=tooltip, **ADVANCED)
+    return with_word(field, zero="auto")
 
 
 def saturation() -> io.Float.Input:

@@ -53,6 +53,7 @@ class SeAdaPaletteBank(io.ComfyNode):
                     "caption",
                     default="",
                     optional=True,
+                    placeholder="auto",
                     tooltip="What the photo shows, in a few plain English words, for automatic. Empty: the scheme is "
                     "found from the photo itself.",
                 ),

@@ -50,10 +50,11 @@ class SeAdaColorizeVideo(io.ComfyNode):
                     "prompt",
                     default="",
                     multiline=True,
+                    placeholder="auto: the model captions each shot",
                     tooltip="What the film shows, and in which colours. Empty: the model captions each shot.",
                 ),
                 inputs.seed("Change it for a different colouring. One seed serves the whole film."),
-                inputs.size("Short side, in pixels, at which colours are computed. 0: automatic."),
+                inputs.size("Short side, in pixels, at which colours are computed. 0 is auto: the model's own."),
                 inputs.saturation(),
                 io.Int.Input(
                     "spacing",

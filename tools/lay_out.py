@@ -1,8 +1,9 @@
 """Lays the workflows out: `python -m tools.lay_out MEASURED...`, with what tests/nodes/layout.cjs prints.
 
 Nodes stand in named groups from left to right, and in a group in columns by what they depend on, so that links run from
-left to right. A node is as large as the largest of the page's measurements, in both renderers. Without files the nodes
-get the sizes that the page is then to measure.
+left to right. In workflows that are not large, columns stand below the links that pass them: a link behind a node looks
+as if it ended there. A node is as large as the largest of the page's measurements, in both renderers, and of the
+workflow's own; `python -m tools.lay_out` without files therefore keeps sizes.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ PACK = "comfyui-seada"  # in the registry
 CORE = "0.3.64"  # the oldest ComfyUI that is supported
 COLUMN, ROW, MARGIN, TITLE = 60, 30, 24, 30  # between columns, between nodes, around a group's nodes; a node's title
 HEADING = 44  # of a group
+SLOT, CLEAR = 20, 16  # the height of a socket; between a link and the node below it
+LOWEST = 1000  # how far a column is lowered at most
 NOTES = ("Note", "MarkdownNote")
 WIDTH = 340
 SIZES = {  # of nodes that show pictures or long texts: width, least height without the title
@@ -25,6 +28,7 @@ SIZES = {  # of nodes that show pictures or long texts: width, least height with
     "LoadImage": (320, 370),
     "SeAdaHints": (520, 620),
     "SeAdaColorize": (380, 420),
+    "SeAdaLoadFolder": (340, 250),
     "SeAdaSavePhoto": (440, 500),
     "SaveImage": (440, 500),
     "LoadVideo": (340, 360),
@@ -82,7 +86,7 @@ COLORS = dict(zip(STAGES, ("#3f789e", "#88A", "#8A8", "#a1309b", "#a1309b", "#b5
 def size_of(node: dict, measured: list[dict]) -> tuple[int, int]:
     """A node's width, and its height with the title."""
     width, height = SIZES.get(node["type"], (WIDTH, 30))
-    boxes = [one[str(node["id"])] for one in measured]
+    boxes = [[0, 0, node["size"][0], node["size"][1] + TITLE], *(one[str(node["id"])] for one in measured)]
     return max([width, *(box[2] for box in boxes)]), max([height + TITLE, *(box[3] for box in boxes)])
 
 
@@ -115,35 +119,70 @@ def depths(nodes: list[int], links: list[list]) -> dict[int, int]:
     return depth
 
 
+def sockets(node: dict, side: str) -> list[int]:
+    """How far below a node's position its sockets are; those of widgets are lower down."""
+    heights, row = [], 0
+    for socket in node[side]:
+        heights.append(node["size"][1] if socket.get("widget") else round((row + 0.7) * SLOT))
+        row += not socket.get("widget")
+    return heights
+
+
+def drops(columns: list[list[int]], nodes: dict[int, dict], links: list[list]) -> list[int]:
+    """How far each column is to stand lower, to be clear of the links that pass it; not at all in large workflows.
+
+    Two links that pass each other's ends can never both be cleared: then only those from the first column are, and all
+    that pass a column of nodes that end there, such as previews.
+    """
+    column_of = {i: k for k, column in enumerate(columns) for i in column}
+    sources = {link[1] for link in links}
+    ends = [sources.isdisjoint(column) for column in columns]
+    for everything in (True, False):
+        lowered = [0] * len(columns)
+        for _ in range(2 * len(columns)):
+            before = list(lowered)
+            for _, source, out, target, into, _ in links:
+                first, last = column_of[source], column_of[target]
+                start = nodes[source]["pos"][1] + sockets(nodes[source], "outputs")[out] + lowered[first]
+                end = nodes[target]["pos"][1] + sockets(nodes[target], "inputs")[into] + lowered[last]
+                for k in range(first + 1, last):
+                    if everything or first == 0 or ends[k]:
+                        lowered[k] = max(lowered[k], max(start, end) + CLEAR - HEADING)
+            if lowered == before and max(lowered) <= LOWEST:
+                return lowered
+    return [0] * len(columns)
+
+
 def lay_out(workflow: dict, measured: list[dict]) -> None:
     """Set positions, sizes and groups."""
     nodes = {node["id"]: node for node in workflow["nodes"]}
     stages, left, workflow["groups"] = stages_of(workflow), 0, []
+    members: dict[str, list[list[int]]] = {}
     for stage in STAGES:
-        members = [i for i in nodes if stages.get(i) == stage]
-        if not members:
-            continue
-        depth = depths(members, workflow["links"])
-        x, bottom = left + MARGIN, 0
-        for column in range(max(depth.values()) + 1):
+        ours = [i for i in nodes if stages.get(i) == stage]
+        if ours:
+            depth = depths(ours, workflow["links"])
+            members[stage] = [[i for i in ours if depth[i] == k] for k in range(max(depth.values()) + 1)]
+    for stage, columns in members.items():
+        x = left + MARGIN
+        for column in columns:
             y, width = HEADING + TITLE, 0
-            for i in (i for i in members if depth[i] == column):
+            for i in column:
                 w, h = size_of(nodes[i], measured)
                 nodes[i]["pos"], nodes[i]["size"] = [x, y], [w, h - TITLE]
                 y, width = y + h + ROW, max(width, w)
-            x, bottom = x + width + COLUMN, max(bottom, y - TITLE - ROW)
+            x += width + COLUMN
         right = x - COLUMN + MARGIN
-        workflow["groups"].append(
-            {
-                "id": len(workflow["groups"]) + 1,
-                "title": stage,
-                "bounding": [left, 0, right - left, bottom + MARGIN],
-                "color": COLORS[stage],
-                "font_size": 24,
-                "flags": {},
-            }
-        )
+        box = {"id": len(workflow["groups"]) + 1, "title": stage, "bounding": [left, 0, right - left, 0]}
+        workflow["groups"].append(box | {"color": COLORS[stage], "font_size": 24, "flags": {}})
         left = right + COLUMN
+    everything = [column for columns in members.values() for column in columns]
+    for column, drop in zip(everything, drops(everything, nodes, workflow["links"]), strict=True):
+        for i in column:
+            nodes[i]["pos"][1] += drop
+    for group in workflow["groups"]:
+        ours = [nodes[i] for column in members[group["title"]] for i in column]
+        group["bounding"][3] = max(node["pos"][1] + node["size"][1] for node in ours) + MARGIN
     top = 0
     for note in reversed([node for node in nodes.values() if node["type"] in NOTES]):
         w, h = size_of(note, measured)

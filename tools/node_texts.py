@@ -1,5 +1,6 @@
 """Generates the nodes' texts from their schemas: `python tools/node_texts.py` writes `locales/en/nodeDefs.json` and the
-lists of inputs and outputs in `web/docs/<node id>.md`; `--check` only reports which of these files are out of date.
+lists of inputs and outputs in the help pages, `web/docs/<node id>.md` and, with the texts of `locales/zh`,
+`web/docs/<node id>/zh.md`; `--check` only reports which of these files are out of date.
 
 The schemas are read without a ComfyUI: its modules are replaced by stubs that record the texts.
 """
@@ -19,7 +20,7 @@ from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
 PACK = "seada_pack"  # the repository's name as a package while its nodes are read
@@ -130,45 +131,65 @@ def english(nodes: list[SimpleNamespace]) -> dict:
     }
 
 
-def describe(field: SimpleNamespace) -> str:
-    """An input as a list item: `**steps** (INT, default 0, 0 to 1000): tooltip`."""
-    facts = ["choice" if field.kind == "COMBO" else field.kind]
+class Language(NamedTuple):
+    """The words and marks of a help page's lists."""
+
+    choice: str = "choice"
+    optional: str = "optional"
+    default: str = "default"
+    to: str = "to"
+    several: str = ", a list"
+    opening: str = " ("
+    comma: str = ", "
+    closing: str = ")"
+    colon: str = ": "
+
+
+ENGLISH = Language()
+CHINESE = Language("选项", "可选", "默认", "至", "，列表", "（", "，", "）", "：")
+
+
+def describe(field: SimpleNamespace, says: Language = ENGLISH, texts: dict[str, str] | None = None) -> str:
+    """An input as a list item: `**steps** (INT, default 0, 0 to 1000): tooltip`; `texts` is its translation."""
+    facts = [says.choice if field.kind == "COMBO" else field.kind]
+    if texts:
+        facts.insert(0, f"`{field.id}`")
     if field.optional:
-        facts.append("optional")
+        facts.append(says.optional)
     default = getattr(field, "default", "")
     if isinstance(default, bool):
-        facts.append(f"default {str(default).lower()}")
+        facts.append(f"{says.default} {str(default).lower()}")
     elif isinstance(default, (int, float)):
-        facts.append(f"default {default:g}")
+        facts.append(f"{says.default} {default:g}")
     elif default and field.kind == "COMBO":
-        facts.append(f"default {default}")
+        facts.append(f"{says.default} {default}")
     elif default:
-        facts.append(f"default `{default}`")
+        facts.append(f"{says.default} `{default}`")
     if hasattr(field, "max") and field.max < 2**32:  # a seed's range is not helpful
-        facts.append(f"{field.min:.10g} to {field.max:.10g}")
-    return f"- **{field.id}** ({', '.join(facts)}): {field.tooltip}"
+        facts.append(f"{field.min:.10g} {says.to} {field.max:.10g}")
+    name, tooltip = (texts["name"], texts["tooltip"]) if texts else (field.id, field.tooltip)
+    return f"- **{name}**{says.opening}{says.comma.join(facts)}{says.closing}{says.colon}{tooltip}"
 
 
-def lists(node: SimpleNamespace) -> dict[str, str]:
-    """The generated parts of a help page, by the names of their markers."""
-    outputs = [
-        f"- **{field.display_name}**"
-        + (f" ({field.kind})" if field.kind != field.display_name else "")
-        # a list runs what follows once per item
-        + (", a list" if getattr(field, "is_output_list", False) else "")
-        + f": {field.tooltip}"
-        for field in node.outputs
-    ]
-    return {"inputs": "\n".join(map(describe, node.inputs)), "outputs": "\n".join(outputs)}
+def lists(node: SimpleNamespace, says: Language = ENGLISH, texts: dict | None = None) -> dict[str, str]:
+    """The generated parts of a help page, by the names of their markers; `texts` is the node's translation."""
+    inputs = [describe(field, says, texts and texts["inputs"][field.id]) for field in node.inputs]
+    outputs = []
+    for i, field in enumerate(node.outputs):
+        text = texts["outputs"][str(i)] if texts else {"name": field.display_name, "tooltip": field.tooltip}
+        kind = "" if field.kind == text["name"] else f"{says.opening}{field.kind}{says.closing}"
+        several = says.several if getattr(field, "is_output_list", False) else ""  # what follows runs once per item
+        outputs.append(f"- **{text['name']}**{kind}{several}{says.colon}{text['tooltip']}")
+    return {"inputs": "\n".join(inputs), "outputs": "\n".join(outputs)}
 
 
-def help_page(text: str, node: SimpleNamespace) -> str:
+def help_page(text: str, parts: dict[str, str], page: str) -> str:
     """A help page with its generated parts updated. Raises ValueError if a marker is missing."""
-    for name, content in lists(node).items():
+    for name, content in parts.items():
         start, end = (marker.format(name) for marker in MARKERS)
         pattern = re.compile(f"{re.escape(start)}\n.*?{re.escape(end)}", re.DOTALL)
         if len(pattern.findall(text)) != 1:
-            raise ValueError(f"web/docs/{node.node_id}.md: expected {start} and, below it, {end}, once each")
+            raise ValueError(f"web/docs/{page}: expected {start} and, below it, {end}, once each")
         text = pattern.sub(lambda _, new=f"{start}\n\n{content}\n\n{end}": new, text)
     return text
 
@@ -177,9 +198,16 @@ def generated() -> dict[Path, str]:
     """All generated files with their contents."""
     nodes = schemas()
     files = {ROOT / "locales" / "en" / "nodeDefs.json": json.dumps(english(nodes), indent=2, ensure_ascii=False) + "\n"}
+    chinese = json.loads((ROOT / "locales" / "zh" / "nodeDefs.json").read_text(encoding="utf-8"))
     for node in nodes:
-        page = ROOT / "web" / "docs" / f"{node.node_id}.md"
-        files[page] = help_page(page.read_text(encoding="utf-8"), node)
+        try:
+            translated = lists(node, CHINESE, chinese[node.node_id])
+        except KeyError as error:
+            raise ValueError(f"locales/zh/nodeDefs.json: {node.node_id} lacks {error}") from None
+        parts = {f"{node.node_id}.md": lists(node), f"{node.node_id}/zh.md": translated}
+        for page, content in parts.items():
+            path = ROOT / "web" / "docs" / page
+            files[path] = help_page(path.read_text(encoding="utf-8"), content, page)
     return files
 
 

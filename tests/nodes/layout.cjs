@@ -1,6 +1,7 @@
 // Measures workflows in ComfyUI's page. Usage: node layout.cjs BROWSER URL SETTINGS, where SETTINGS is JSON: {vue: Nodes 2.0
 // or not, folder: for screenshots or null, workflows: [file, ...]}. Prints JSON: {workflows: {name: {nodes: {id: [x, y,
-// width, height]}, groups: [[title, x, y, width, height], ...]}}}, with titles of nodes, as the page shows them.
+// width, height]}, groups: [[title, x, y, width, height], ...]}}}, with titles of nodes, as the page shows them; and what it shows
+// in new nodes: `automatic`, `sent` (the values) and `chosen` (after steps and prompt have values).
 const fs = require("fs");
 const path = require("path");
 const { open } = require("./page.cjs");
@@ -43,4 +44,49 @@ open(browser, url, { vue: settings.vue, viewport: { width: 2600, height: 1700 } 
     });
     if (settings.folder) await page.screenshot({ path: path.join(settings.folder, `${name}-${settings.vue ? "vue" : "classic"}.png`) });
   }
+  await page.evaluate(() => {
+    const { app, LiteGraph } = window;
+    app.graph.clear();
+    ["SeAdaColorize", "SeAdaLoadFolder", "SeAdaPaletteBank"].forEach((type, k) => {
+      const node = LiteGraph.createNode(type);
+      node.pos = [500 * k, 0];
+      app.graph.add(node);
+    });
+    app.canvas.ds.offset = [150, 150];
+  });
+  await page.waitForTimeout(1500);
+  const shown = () =>
+    page.evaluate(() =>
+      Object.fromEntries(
+        window.app.graph.nodes.map((node) => [
+          node.type,
+          Object.fromEntries(
+            node.widgets.map((widget) => {
+              if (widget.element) {
+                const text = document.querySelector(`[node-type="${node.type}"] textarea`) ?? widget.element;
+                return [widget.name, text.value || text.placeholder];
+              }
+              const field = document.querySelector(`[node-type="${node.type}"] [aria-label="${widget.name}"]`);
+              const input = field?.querySelector("input") ?? field;
+              if (!input?.matches("input")) return [widget.name, String(widget._displayValue)]; // what the canvas draws
+              const cover = getComputedStyle(input.parentNode, "::after").content.replaceAll('"', "");
+              return [widget.name, (cover === "none" ? "" : cover) || input.value || input.placeholder];
+            }),
+          ),
+        ]),
+      ),
+    );
+  report.automatic = await shown();
+  report.sent = (await page.evaluate(() => window.app.graphToPrompt())).output;
+  await page.evaluate(() => {
+    const { widgets } = window.app.graph.nodes[0];
+    for (const [name, value] of [["steps", 3], ["prompt", "a boat"]]) {
+      const widget = widgets.find((one) => one.name === name);
+      widget.value = value;
+      widget.callback?.(value);
+    }
+    window.app.canvas.setDirty(true, true);
+  });
+  await page.waitForTimeout(500);
+  report.chosen = await shown();
 });

@@ -1,6 +1,7 @@
 """The workflows as the page shows them: named groups from left to right, and nothing overlaps, in both renderers."""
 
 import json
+import math
 import os
 from itertools import combinations
 
@@ -9,6 +10,10 @@ from page import WORKFLOWS, browser, drive
 
 NAMES = sorted(path.stem for path in WORKFLOWS.glob("*.json"))
 QUICK = "seada-hints-and-palette"
+SMALL = [  # where no link passes behind a node
+    *("seada-1-start-here", "seada-folder-of-photos", "seada-hints-in-one-node", "seada-words-and-reference"),
+    *("seada-palette-bank", "seada-video", "seada-steady-colors"),
+]
 TITLE = 30  # height of a node's title, which is above its position
 
 
@@ -51,6 +56,29 @@ def test_nodes_stand_in_named_groups_and_links_run_from_left_to_right(name):
         assert boxes[source][0] + boxes[source][2] < boxes[target][0], f"{name}: the link {source} → {target} runs back"
 
 
+@pytest.mark.parametrize("name", SMALL)
+def test_no_link_passes_behind_a_node_where_it_would_seem_to_end(name):
+    data = workflow(name)
+    nodes = {node["id"]: node for node in data["nodes"]}
+    for _, source, out, target, into, _ in data["links"]:
+        (x, y), (width, _) = nodes[source]["pos"], nodes[source]["size"]
+        right, down = nodes[target]["pos"]
+        ends = [[x + width, y + 14 + 20 * out], [right, down + 14 + 20 * into]]
+        bend = 0.25 * math.dist(*ends)  # ComfyUI's splines
+        corners = [ends[0], [ends[0][0] + bend, ends[0][1]], [ends[1][0] - bend, ends[1][1]], ends[1]]
+        for step in range(1, 40):
+            t = step / 40
+            share = [(1 - t) ** 3, 3 * t * (1 - t) ** 2, 3 * t**2 * (1 - t), t**3]
+            at = [sum(part * corner[k] for part, corner in zip(share, corners, strict=True)) for k in (0, 1)]
+            for node in data["nodes"]:
+                box = [*node["pos"], *node["size"]]
+                box[1], box[3] = box[1] - TITLE, box[3] + TITLE
+                behind = all(box[k] < at[k] < box[k] + box[k + 2] for k in (0, 1))
+                assert not behind or node["id"] in (source, target), (
+                    f"{name}: {source} → {target} behind {node['type']}"
+                )
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_notes_have_titles_and_so_have_nodes_of_which_there_are_two(name):
     nodes = workflow(name)["nodes"]
@@ -75,3 +103,14 @@ def test_nothing_overlaps_as_the_page_measures_it(comfy, vue, names):
     for name, seen in report["workflows"].items():
         assert seen["nodes"]
         check(name, seen["nodes"], seen["groups"])
+    new, chosen, sent = report["automatic"], report["chosen"], report["sent"]
+    colorize = new["SeAdaColorize"]
+    assert [colorize[name] for name in ("steps", "guidance", "size", "seed")] == ["auto", "auto", "auto", "0"]
+    assert colorize["prompt"] == "auto: the model writes its own caption"
+    assert new["SeAdaLoadFolder"] | {"count": "all", "first": "0"} == new["SeAdaLoadFolder"]
+    assert new["SeAdaPaletteBank"]["caption"] == "auto"
+    values = {node["class_type"]: node["inputs"] for node in sent.values()}
+    assert [values["SeAdaColorize"][name] for name in ("steps", "guidance", "size", "prompt")] == [0, 0, 0, ""]
+    assert values["SeAdaLoadFolder"]["count"] == 0 and values["SeAdaPaletteBank"]["caption"] == ""
+    assert (chosen["SeAdaColorize"]["steps"], chosen["SeAdaColorize"]["prompt"]) == ("3", "a boat")
+    assert not report["errors"]

@@ -76,6 +76,8 @@ def test_the_server_gives_the_help_pages_and_translations_to_its_page(comfy):
     for name in NODES:
         page = (ROOT / "web" / "docs" / f"{name}.md").read_text()
         assert comfy.read(f"/extensions/ComfyUI-SeAda/docs/{name}.md") == page
+        chinese = ROOT / "web" / "docs" / name / "zh.md"
+        assert comfy.read(f"/extensions/ComfyUI-SeAda/docs/{name}/zh.md") == chinese.read_text("utf-8")
         for key, options in shown_inputs(comfy.object_info[name]).items():
             assert f"- **{key}** (" in page and options["tooltip"] in page, f"{name}.{key}"
     assert set(comfy.get("/i18n")["zh"]["nodeDefs"]) >= set(NODES)
@@ -217,80 +219,6 @@ result = [list(a.shape), float((y(a) - y(b)).abs().max()), float((a - b).abs().m
     assert shape == [1, 80, 120, 3]
     assert luminance < 1e-3
     assert difference < 0.02
-
-
-# --- a folder of photos -----------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def folder(comfy):
-    """Three photos, one with 16 bits, and a file that is not a picture, in ComfyUI's input folder."""
-    import shutil
-
-    import numpy as np
-    from PIL import Image
-
-    path = comfy.base / "input" / "folder"
-    path.mkdir()
-    for name, source in (("b", "odd"), ("d", "tall")):
-        shutil.copy(comfy.base / "input" / f"{source}.png", path / f"{name}.png")
-    Image.fromarray(np.arange(0, 60000, 1000, dtype=np.uint16).reshape(6, 10)).save(path / "c.png")
-    (path / "a.jpg").write_bytes(b"no picture")
-    yield path
-    shutil.rmtree(path)
-
-
-def _folder(**inputs) -> dict:
-    return {"folder": node("SeAdaLoadFolder", **{"folder": "folder", "first": 0, "count": 0} | inputs)}
-
-
-def test_photos_of_a_folder_keep_their_sizes_and_other_files_are_reported(comfy, folder):
-    nodes = _folder()
-    nodes["names"] = node("PreviewAny", source=["folder", 1])
-    nodes["sizes"] = node("GetImageSize", image=["folder", 0])
-    nodes["width"] = node("PreviewAny", source=["sizes", 0])
-    nodes["report"] = node("PreviewAny", source=["folder", 2])
-    outputs = comfy.run(nodes)
-    assert outputs["names"]["text"] == ["b", "c", "d"]
-    assert outputs["width"]["text"] == ["67", "10", "30"]
-    (report,) = outputs["report"]["text"]
-    assert report.startswith("3 of the folder's 4 photos read\nskipped: ")
-    assert "a.jpg is not a picture that can be read" in report
-
-
-def test_a_photo_of_a_folder_is_what_load_image_reads(comfy, folder):
-    nodes = _folder(first=1, count=1) | {"odd": node("LoadImage", image="odd.png")}
-    assert comfy.probe("result = float((a - b).abs().max())", nodes, a=["folder", 0], b=["odd", 0]) == 0
-    (folder / "b.png").unlink()  # the same settings, another first photo: it is 16 bits deep
-    shape, top = comfy.probe("result = [list(a.shape), float(a.max())]", _folder(first=1, count=1), a=["folder", 0])
-    assert shape == [1, 6, 10, 3]
-    assert top == pytest.approx(59000 / 65535)
-
-
-def test_a_large_folder_is_read_in_parts(comfy, folder):
-    nodes = _folder(first=1, count=2)
-    nodes |= {name: node("PreviewAny", source=["folder", i]) for name, i in (("names", 1), ("report", 2))}
-    outputs = comfy.run(nodes)
-    assert outputs["names"]["text"] == ["b", "c"]
-    assert outputs["report"]["text"] == ["2 of the folder's 4 photos read\nto load the next ones, set first to 3"]
-
-
-@pytest.mark.parametrize(
-    ("inputs", "message"),
-    [
-        ({"folder": "../models"}, "is outside ComfyUI's input folder"),
-        ({"folder": "/"}, "is outside ComfyUI's input folder"),
-        (
-            {"folder": "nowhere"},
-            "no folder 'nowhere' in ComfyUI's input folder.*(create it|choose one of)",
-        ),
-        ({"folder": "folder", "first": 9}, "first is 9, and the folder has 4 photos"),
-        ({"folder": "folder", "count": 1}, "none of the files could be read:\n.*a.jpg is not a picture"),
-    ],
-)
-def test_folders_without_photos_get_a_plain_message(comfy, folder, inputs, message):
-    with pytest.raises(PromptError, match=message):
-        comfy.run(_folder(**inputs) | {"show": node("PreviewImage", images=["folder", 0])})
 
 
 # --- bad input --------------------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ NAMES = sorted(path.stem for path in WORKFLOWS.glob("*.json"))
 EDITS = [name for name in NAMES if name.startswith("seada-edit-")]  # their tests: test_edit_workflows.py
 SD15_FILE, RECOLOR_FILE = "v1-5-pruned-emaonly.safetensors", "ioclab_sd15_recolor.safetensors"
 FILMS = {"seada-video", "seada-steady-colors"}  # run in test_video.py
+FOLDER = "seada-folder-of-photos"  # in test_folder.py
 SD15 = {"seada-sd15-full": {"ckpt_name"}, "seada-sd15-stock-controlnet": {"ckpt_name", "control_net_name"}}
 
 
@@ -92,6 +93,23 @@ def test_the_server_offers_a_workflow_and_its_thumbnail(comfy, name):
     assert comfy.read_bytes(f"{address}.jpg") == (WORKFLOWS / f"{name}.jpg").read_bytes()
 
 
+def test_the_server_lists_the_workflows_in_an_order_of_ours_with_the_simplest_first(comfy):
+    listed = comfy.get("/api/workflow_templates")
+    assert listed == comfy.get("/workflow_templates")
+    names = listed["ComfyUI-SeAda"]
+    assert sorted(names) == NAMES
+    steps = ["seada-1-start-here", "seada-folder-of-photos", "seada-edit-qwen-image", "seada-full-graph"]
+    assert (
+        [name for name in names if name in steps] == steps and names[0] == steps[0] and names[-1] == "seada-sd15-full"
+    )
+    code = "from pathlib import Path; import json, sys\n" + (
+        "pack = next(m for n, m in sys.modules.items() if n.endswith('ComfyUI-SeAda.nodes.templates'))\n"
+        "result = [pack.ORDER, json.loads(pack.in_order(json.dumps({'other': ['b', 'a']})))]"
+    )
+    order, others = comfy.probe(code)
+    assert sorted(order) == NAMES and others == {"other": ["b", "a"]}  # each has its place, and other packs keep theirs
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_a_thumbnail_is_small_and_of_one_shape(name):
     from PIL import Image
@@ -111,15 +129,11 @@ def example(request):
         Image.open(folder / "photo.png").resize((150, 130)).save(folder / "example.png")
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name not in {*SD15, *FILMS, *EDITS}])
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in {*SD15, *FILMS, *EDITS, FOLDER}])
 def test_a_workflow_runs(comfy, name):
     from PIL import Image
 
     sizes = [(150, 130)]
-    if name == "seada-folder-of-photos":
-        sizes = [(90, 60), (600, 400)]  # the sample is there
-        photo = Image.open(comfy.base / "input" / "photo.png").resize(sizes[0])
-        photo.save(comfy.base / "input" / "seada" / "holiday.png")
     sizes = [(600, 400)] if "SeAdaLoadPhoto" in {node["class_type"] for node in twin(name).values()} else sizes
     outputs, save = comfy.run(twin(name)), saver(name)
     pictures = [Image.open(comfy.picture(outputs, save, i)) for i in range(len(outputs[save]["images"]))]
@@ -128,9 +142,6 @@ def test_a_workflow_runs(comfy, name):
         assert picture.mode == "RGB"
         cb, cr = picture.convert("YCbCr").split()[1:]
         assert cb.getextrema() != (128, 128) or cr.getextrema() != (128, 128)
-    if name == "seada-folder-of-photos":
-        files = [image["filename"] for image in outputs[save]["images"]]
-        assert files[0].startswith("holiday-color") and files[1].startswith("photo-color")
 
 
 def test_token_diffusion_changes_the_picture(comfy):

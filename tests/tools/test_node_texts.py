@@ -52,6 +52,28 @@ def test_chinese_has_every_text_of_the_nodes_and_no_other():
     assert all(text.strip() for text in leaves(chinese))
 
 
+def parts(text: str) -> list[str]:
+    """What a help page's blocks are: headings, items, code, texts; without the generated lists."""
+    text = re.sub(r"<!-- (\w+): generated.*?<!-- end of \1 -->", "", text, flags=re.DOTALL)
+    code = re.compile(r"```.*?```", re.DOTALL)
+    blocks = re.split(r"\n\n+|\n(?=- )", code.sub("CODE", text).strip())
+    return ["code" if block == "CODE" else re.match(r"#* ?|- ", block).group().strip() or "text" for block in blocks]
+
+
+def test_every_help_page_is_there_in_chinese_whole(nodes):
+    chinese = read("zh")
+    for node in nodes:
+        english, translated = (
+            (ROOT / "web" / "docs" / page).read_text(encoding="utf-8")
+            for page in (f"{node.node_id}.md", f"{node.node_id}/zh.md")
+        )
+        assert parts(translated) == parts(english), node.node_id
+        assert translated.splitlines()[0] == f"# {chinese[node.node_id]['display_name']}"
+        prose = re.sub(r"```.*?```|<!--.*?-->", "", translated, flags=re.DOTALL).split("\n\n")[1:]
+        plain = [block for block in prose if block.strip() and not re.search(r"[\u4e00-\u9fff]", block)]
+        assert not plain, f"{node.node_id}: not translated: {plain}"
+
+
 def test_no_text_has_characters_that_comfyuis_translations_interpret():
     assert [text for text in leaves(read("en")) + leaves(read("zh")) if re.search(r"[{}|@]", text)] == []
 
@@ -66,12 +88,12 @@ def test_a_help_page_follows_its_schema(nodes):
     node = next(node for node in nodes if node.node_id == "SeAdaColorize")
     page = (ROOT / "web" / "docs" / "SeAdaColorize.md").read_text(encoding="utf-8")
     changed = page.replace("Denoising steps", "Other").replace("\n- **seed**", "\n- **gone** (INT): Gone.\n- **seed**")
-    assert changed != page == node_texts.help_page(changed, node)
+    assert changed != page == node_texts.help_page(changed, node_texts.lists(node), "SeAdaColorize.md")
 
 
 def test_a_help_page_without_markers_is_an_error(nodes):
     with pytest.raises(ValueError, match=r"SeAdaColorize\.md: expected <!-- inputs"):
-        node_texts.help_page("# SeAda Colorize\n", nodes[0])
+        node_texts.help_page("# SeAda Colorize\n", node_texts.lists(nodes[0]), "SeAdaColorize.md")
 
 
 def test_an_input_is_described_by_type_default_and_range(nodes):
@@ -82,4 +104,8 @@ def test_an_input_is_described_by_type_default_and_range(nodes):
     assert described["mask_color"].startswith("- **mask_color** (STRING, default `#d0a070`): ")
     assert described["tiled"].startswith("- **tiled** (BOOLEAN, default false): ")
     assert described["seed"].startswith("- **seed** (INT, default 0): ")
+    chinese = {"name": "步数", "tooltip": "多少步。"}
+    (steps,) = (field for field in nodes[0].inputs if field.id == "steps")
+    translated = node_texts.describe(steps, node_texts.CHINESE, chinese)
+    assert translated == "- **步数**（`steps`，INT，默认 0，0 至 1000）：多少步。"
     assert described["mask"].startswith("- **mask** (MASK, optional): ")
