@@ -44,6 +44,7 @@ def test_pictures_are_made_small_by_their_short_side():
     assert small(torch.rand(1, 3, 50, 40)).shape == (1, 3, 140, SIDE)
 
 
+@pytest.mark.slow
 def test_the_distance_orders_colourings(networks):
     truths = photos()
     features = {

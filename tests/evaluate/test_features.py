@@ -142,7 +142,7 @@ def test_the_fields_fid_is_their_arithmetic(truth, weights, name, low):
     torch.testing.assert_close(features.features(truth[:2], name), pooled[0], rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize("net", ["vgg", "alex"])
+@pytest.mark.parametrize("net", [pytest.param("vgg", marks=pytest.mark.slow), "alex"])
 def test_lpips_is_the_lpips_packages(truth, weights, net):
     theirs = pytest.importorskip("lpips")
     with pytest.warns(UserWarning):  # of torchvision's old arguments

@@ -57,6 +57,7 @@ def test_the_mask_is_higher_for_similar_pictures(classifier, picture):
     assert other < 0.5 * alike
 
 
+@pytest.mark.slow
 def test_a_batch_equals_single_photos(classifier, picture):
     gray, pictures = torch.cat([luminance(picture), luminance(unlike())]), torch.cat([picture.flip(3), unlike()])
     one, each = (exemplar.reference_hints(classifier, gray, x) for x in (pictures[:1], pictures))

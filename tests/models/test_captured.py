@@ -14,8 +14,11 @@ from seada_core.pipeline import Colorizer
 
 SIZES = ((64, 64), (64, 96), (64, 64), (64, 64), (64, 96), (64, 96), (64, 64))
 OPTIONS = [
-    {"prompt": "a dog", "guidance": 2.0, "hints": [Hint(10, 10, "#c04040", 3)], "strength": 0.5},
-    pytest.param({"prompt": "a dog"}, marks=pytest.mark.slow),
+    pytest.param(
+        {"prompt": "a dog", "guidance": 2.0, "hints": [Hint(10, 10, "#c04040", 3)], "strength": 0.5},
+        marks=pytest.mark.slow,
+    ),
+    {"prompt": "a dog"},
     pytest.param(
         {"prompt": "a dog", "guidance": 3.0, "scheduler": "unipc", "shared_control": True}, marks=pytest.mark.slow
     ),
@@ -152,6 +155,7 @@ def test_hooks_run_in_plain_sampling(colorizer):
         assert torch.equal(find_regions(colorizer, gray, "a dog", ["dog"], "attention", 0), expected)
 
 
+@pytest.mark.slow
 def test_captions_are_the_same():
     colorizer = Colorizer.from_pretrained("mini", device="cpu")
     gray = photos()[0]

@@ -16,6 +16,7 @@ def _proc():
         pytest.skip("memory is read from /proc")
 
 
+@pytest.mark.slow
 def test_mixed_prompts_give_the_same_results_as_alone(comfy):
     found = load.run(comfy, 16, seed=3, seeds=1, sizes=2)
     assert found.faults == []

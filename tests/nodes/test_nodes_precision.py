@@ -78,7 +78,7 @@ assert next(out.part("unet").parameters()).dtype == torch.DTYPE
 HALF_MODEL = "import torch; out = a.clone(); out.set_model_compute_dtype(torch.DTYPE)"
 
 
-@pytest.mark.parametrize(("dtype", "limit"), [("bfloat16", 2.0), ("float16", 0.5)])
+@pytest.mark.parametrize(("dtype", "limit"), [pytest.param("bfloat16", 2.0, marks=pytest.mark.slow), ("float16", 0.5)])
 def test_computing_in_half_precision_gives_the_same_pictures(comfy, in_fp32, dtype, limit):
     nodes = graphs()
     for ours in nodes.values():
@@ -129,6 +129,7 @@ result = [patcher.model.model_lowvram for patcher in (a, *parts)]
 """
 
 
+@pytest.mark.slow
 def test_models_that_are_loaded_in_part_give_the_same_pictures(comfy, in_fp32):
     forget(comfy)
     comfy.probe(PARTLY)

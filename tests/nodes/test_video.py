@@ -108,6 +108,7 @@ def test_as_many_coloured_frames_as_frames(comfy):
         comfy.run(prompt)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["seada-video", "seada-steady-colors"])
 def test_a_workflow_runs(comfy, film, name):
     prompt = json.loads((Path(__file__).resolve().parent / "workflows" / f"{name}.json").read_text())

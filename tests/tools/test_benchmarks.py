@@ -99,6 +99,7 @@ def pictures(tmp_path):
     return folder
 
 
+@pytest.mark.slow
 def test_an_ablation_trains_each_row_once(pictures, tiny_model, tmp_path, monkeypatch, capsys):
     rows = ablations._tables()["seada-stages"]
     monkeypatch.setattr(ablations, "_tables", lambda: {"seada-stages": [rows[0], rows[-1]]})
@@ -202,6 +203,7 @@ def test_captions_of_the_table(tiny_model, pictures):
     torch.testing.assert_close(captioned(gray), plain)
 
 
+@pytest.mark.slow
 def test_guidance_by_single_terms(pictures):
     """Constancy reduces the differences of the channels' means; the luminance term, already met, changes nothing."""
     options = argparse.Namespace(model="mini", device="cpu")

@@ -27,7 +27,9 @@ def test_views_and_allocations_are_not_counted_and_waits_are():
     assert launches.count(lambda: x.tolist()) == (0, 1)
 
 
-@pytest.mark.parametrize("scheduler", SCHEDULERS)
+@pytest.mark.parametrize(
+    "scheduler", ["dpm++", *(pytest.param(name, marks=pytest.mark.slow) for name in SCHEDULERS if name != "dpm++")]
+)
 def test_a_step_has_fewer_operations_than_diffusers_and_no_waits(small, scheduler):
     colorizer, plain = small
     theirs, _ = launches.per_step(launches.diffusers_sampling(colorizer, plain, scheduler))
@@ -49,7 +51,9 @@ def test_a_step_with_a_graph_is_a_handful_of_launches(small):
     assert waits == 0
 
 
-@pytest.mark.parametrize(("name", "limit"), [("its own caption", 0.9), ("no caption", 0.75)])
+@pytest.mark.parametrize(
+    ("name", "limit"), [pytest.param("its own caption", 0.9, marks=pytest.mark.slow), ("no caption", 0.75)]
+)
 def test_a_photo_has_fewer_launches_than_before(name, limit):
     """A caption's words are chosen one after another, so its launches are as many as it is long."""
     model = Colorizer.from_pretrained("mini", "cpu")

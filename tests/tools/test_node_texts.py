@@ -26,6 +26,7 @@ def leaves(tree: dict | str) -> list[str]:
     return [tree] if isinstance(tree, str) else [leaf for branch in tree.values() for leaf in leaves(branch)]
 
 
+@pytest.mark.slow
 def test_the_generated_texts_are_up_to_date():
     command = [sys.executable, "tools/node_texts.py", "--check"]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)

@@ -141,6 +141,7 @@ def test_without_learning_the_classifier_stays_and_takes_no_gradient():
     assert all(x.requires_grad for x in recognize(classifier, gray))
 
 
+@pytest.mark.slow
 def test_the_loss_falls_and_a_run_resumes(tiny_preset, cache, tmp_path):
     stage, _ = build(tiny_preset, cache)
     recipe = replace(stage.config, steps=24, checkpoint_every=12)

@@ -304,6 +304,7 @@ def test_from_shards_to_weights_by_the_clock(encoder_file, tmp_path, monkeypatch
     assert Colorizer.from_pretrained(str(out / "parts"))(Image.new("L", (70, 50)), steps=1).size == (70, 50)
 
 
+@pytest.mark.slow
 def test_stages_of_one_resolution_read_the_photos_once_and_get_a_frozen_classifiers_maps(
     pictures, encoder_file, tmp_path, monkeypatch
 ):

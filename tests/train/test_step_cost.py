@@ -88,6 +88,7 @@ def stage(name: str) -> list[str]:
     return forward_and_backward(run)
 
 
+@pytest.mark.slow
 def test_a_step_of_stage_two_takes_few_more_operations_than_a_plain_controlnet():
     """Twelve sites of attention take 4 projections, 2 norms and the attention each; nothing else is added, and nothing
     frozen has a backward pass of its own: 1.2 times the operations."""

@@ -45,6 +45,7 @@ def start(*arguments) -> subprocess.Popen:
     return subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
 
 
+@pytest.mark.slow
 def test_a_run_killed_with_sigkill_and_resumed_equals_one_that_was_not(pictures, encoder_file, tmp_path):
     straight, broken = tmp_path / "straight", tmp_path / "broken"
     killed = start(*command("base", pictures, encoder_file, broken, "--steps=100000"))

@@ -59,6 +59,7 @@ def losses(folder: Path) -> dict[int, dict]:
     return {entry["step"]: entry for entry in map(json.loads, (folder / "losses.jsonl").read_text().splitlines())}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("other", ["two", "one-two", "two-one"])
 @pytest.mark.parametrize("stage", STAGES)
 def test_the_losses_do_not_depend_on_the_number_of_processes(runs, stage, other):
