@@ -142,7 +142,10 @@ def layout(file: Any) -> str | None:
         if tags.get(262) in (_CFA, _LINEAR_RAW) or _DNG_VERSION in tags:
             return f"is {_CAMERA_RAW[0]}, which is not read: {_RAW}"
         bits, kind = tags.get(258, (1,)), {1: "unsigned", 2: "signed", 3: "floating-point"}.get(tags.get(339, (1,))[0])
-        what = f"{tags.get(277, 1)} x {bits[0]} bits, {kind or 'complex'}, photometric {tags.get(262)}"
+        samples, photometric = tags.get(277, 1), tags.get(262, "not given")
+        if not isinstance(samples, int) or not isinstance(bits[0], int) or not isinstance(photometric, int | str):
+            return None  # a damaged file has pages of bytes there
+        what = f"{samples} x {bits[0]} bits, {kind or 'complex'}, photometric {str(photometric)[:20]}"
         return f"is a TIFF of {what}, which is not read: save it with 8 or 16 bits a channel, grey or RGB"
     except Exception:  # of a damaged file: nearly anything
         return None

@@ -46,6 +46,39 @@ def test_grain_is_removed(photos):
         assert np.corrcoef(restored.flatten(), clean.flatten())[0, 1] > 0.8  # and the photo is still there
 
 
+def halftone(photo: np.ndarray, period: float, degrees: float) -> np.ndarray:
+    """Black dots, `period` px apart, on rows turned by `degrees`."""
+    y, x = np.mgrid[: photo.shape[0], : photo.shape[1]]
+    cos, sin = np.cos(np.deg2rad(degrees)), np.sin(np.deg2rad(degrees))
+    along, across = x * cos + y * sin, y * cos - x * sin
+    screen = (np.cos(2 * np.pi * along / period) + np.cos(2 * np.pi * across / period)) / 2
+    return np.where(photo / 127.5 - 1 > screen, 245, 15).astype(np.uint8)
+
+
+@pytest.mark.parametrize(("period", "degrees"), [(7, 45), (9, 0), (12, 30), (18, 15)])
+def test_a_screen_is_found_and_removed(photos, period, degrees):
+    for photo in photos[1:24:8]:
+        small = seen(halftone(photo, period, degrees))
+        (y, x), (v, u) = prints.screen(small)
+        frequency = photo.shape[0] / small.shape[-2] / period
+        assert [np.hypot(y, x), np.hypot(v, u)] == pytest.approx([frequency] * 2, rel=0.06)
+        assert abs(y * v + x * u) < 0.1 * frequency**2
+        turned = np.rad2deg(np.arctan2(y, x)) - degrees
+        assert abs((turned + 45) % 90 - 45) < 6
+        restored = prints.restored(small)
+        clean = seen(photo).flatten()
+        before, after = (np.corrcoef(x.flatten(), clean)[0, 1] for x in (small, restored))
+        assert after > max(0.8, before + 0.1)
+
+
+def test_photos_and_grain_have_no_screen(photos):
+    for k, photo in enumerate(photos[::5]):
+        noisy = photo + np.random.default_rng(k).normal(0, 25, photo.shape)
+        for values in (photo, np.clip(noisy, 0, 255).astype(np.uint8)):
+            assert prints.screen(seen(values)) is None
+    assert prints.screen(torch.full((1, 1, 64, 64), 0.5)) is None
+
+
 def test_faded_tones_are_stretched(photos):
     for photo in photos[:24:4]:
         restored = prints.restored(seen((110 + photo * 0.35).astype(np.uint8)))

@@ -1,6 +1,7 @@
 """Which value is black and which is white, of files with more than 8 bits."""
 
 import io
+import struct
 
 import numpy as np
 import pytest
@@ -79,6 +80,17 @@ def test_layouts_that_are_not_read_are_named():
         read_bytes(tiff_bytes(values, photometric="rgb"), "deep")
     with pytest.raises(PictureError, match=r"deep is a TIFF of 1 x 64 bits, floating-point"):
         read_bytes(tiff_bytes(np.zeros((8, 8)), photometric="minisblack"), "deep")
+
+
+@pytest.mark.parametrize("tag", [258, 262, 277])
+def test_a_damaged_layout_does_not_fill_the_message(tag):
+    """A tag whose type says that it is text, and whose count that all of the file is."""
+    content = bytearray(tiff_bytes(np.zeros((8, 8)), photometric="minisblack"))
+    at = content.index(struct.pack("<HH", tag, 3))
+    content[at : at + 12] = struct.pack("<HHII", tag, 7, len(content) - 8, 8)
+    with pytest.raises(PictureError) as error:
+        read_bytes(bytes(content), "damaged")
+    assert len(str(error.value)) < 300
 
 
 def test_a_turned_one_keeps_its_scale():

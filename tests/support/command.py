@@ -3,6 +3,8 @@
 import errno
 import io
 import os
+import re
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -38,3 +40,34 @@ def luma_share(source: Image.Image, result: Image.Image) -> float:
     """The share of pixels whose luminance is within 1/255 of the input's."""
     a, b = (np.asarray(image.convert("L")).astype(int) for image in (source, result))
     return float((abs(a - b) <= 1).mean())
+
+
+def encoded(width: int = 40, height: int = 28, kind: str = "PNG") -> bytes:
+    """A picture in a file's bytes."""
+    buffer = io.BytesIO()
+    scene(width, height).save(buffer, kind)
+    return buffer.getvalue()
+
+
+def album(folder: Path, count: int, bad: int | None = None) -> Path:
+    """A folder of small photos of two sizes; the one numbered `bad` is none."""
+    folder.mkdir()
+    for k in range(count):
+        scene(40 - 12 * (k % 2), 28 + k).save(folder / f"{k:02}.png")
+    if bad is not None:
+        (folder / f"{bad:02}.png").write_bytes(b"no picture")
+    return folder
+
+
+def one_step(model: Path, capfd) -> Callable[..., tuple[int, list[str], list[str]]]:
+    """The command with a model and one step; it gives (status, stdout lines, stderr lines)."""
+    from seada_core.colorize.__main__ import main
+
+    def run(*argv):
+        capfd.readouterr()
+        status = main([*map(str, argv), "--model", str(model), "--device", "cpu", "--steps", "1", "--prompt", "x"])
+        out, err = capfd.readouterr()
+        lines = [line for line in err.splitlines() if not re.search("colours already|English texts", line)]
+        return status, out.splitlines(), lines
+
+    return run
