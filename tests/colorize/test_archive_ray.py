@@ -35,6 +35,7 @@ def ray():
     ray.shutdown()
 
 
+@pytest.mark.slow
 def test_two_ray_workers_do_what_one_process_does(run, tmp_path, ray):
     """Files and a shard, a corrupt picture among them, the model's own failure for one more."""
     folder = album(tmp_path / "in", 12, bad=5)
