@@ -88,7 +88,8 @@ class SeAdaCCD(io.ComfyNode):
     ) -> io.NodeOutput:
         unet.check_latent_space(model, "SeAda CCD")
         gray = bridge.gray(image)
-        hint_map = hints.map if hints is not None and hints.map is not None and hints.map.any() else None
+        hint_map = None if hints is None or hints.map is None else hints.map[:, :3]
+        hint_map = hint_map if hint_map is not None and hint_map.any() else None
         if modulation and hint_map is not None and seada.has("hint_encoder"):
             unet.check_unet(model, seada.preset.unet, "this model's hint encoder")
             model = modulate(model, gray, hint_map, seada, modulation, start, end)

@@ -19,13 +19,15 @@ from . import bridge, inputs
 if TYPE_CHECKING:
     from torch import Tensor
 
+STRIPE, STRIPED = 4, 0.5  # width in px and weight of the stripes that mark kept places in a preview
 SWATCH = 64  # side of a palette's preview tiles, px
 SAME_SHAPE = 0.03  # logarithm of two aspect ratios' quotient up to which pictures count as of one shape
 
 
 @dataclass(frozen=True)
 class Hints:
-    """SEADA_HINTS. Hint maps are (B or 1, 3, H, W): Cb, Cr, mask, of the whole picture at any size."""
+    """SEADA_HINTS. Hint maps are (B or 1, 3, H, W): Cb, Cr, mask, of the whole picture at any size; `map` may have more
+    channels, see `seada_core.hints.maps`."""
 
     map: Tensor | None = None  # colours at places, as given
     spread: Tensor | None = None  # `map` propagated over the picture; SeAda CCD propagates again at its own size
@@ -69,13 +71,14 @@ class Hints:
                 f"cannot join hints for a picture of {sizes[0]} with hints for one of {sizes[1]}; use the same picture"
             )
         old, new = (bridge.rows(m, batch, "the hints") for m in (old, hint_map))
-        return replace(self, map=torch.where(new[:, 2:] > 0, new, old), spread=None)
+        return replace(self, map=hint_maps.joined(new, old), spread=None)
 
     def shown(self) -> Tensor | None:
         """All hints as one map: the spread hints, or else the hints as given, composited over the soft ones."""
         upper = self.spread if self.spread is not None else self.map
         if upper is None or self.soft is None:
             return self.soft if upper is None else upper
+        upper = upper[:, :3]
         batch, size = max(len(upper), len(self.soft)), size_of(upper)
         soft = hint_maps.resize_hint_map(self.soft, size, dense=True)
         return hint_maps.over(*(bridge.rows(m, batch, "the hints") for m in (upper, soft)))
@@ -90,8 +93,13 @@ class Hints:
 
 
 def preview(gray: Tensor, hint_map: Tensor) -> Tensor:
-    """IMAGE of hints on the grey picture."""
-    return bridge.image(merge_chroma(hint_map[:, :2] * hint_map[:, 2:], gray))
+    """IMAGE of hints on the grey picture; places that keep the model's colour are striped."""
+    shown = merge_chroma(hint_map[:, :2] * hint_map[:, 2:3], gray)
+    if hint_map.shape[1] > 3:
+        rows, columns = (torch.arange(side) for side in size_of(gray))
+        stripes = (rows[:, None] + columns) // STRIPE % 2
+        shown = torch.lerp(shown, stripes.to(shown).expand_as(shown), STRIPED * hint_map[:, 4:])
+    return bridge.image(shown)
 
 
 def preview_all(gray: Tensor, hints: Hints) -> Tensor:
@@ -158,7 +166,9 @@ class SeAdaHints(io.ComfyNode):
             if shown.shape[-2:] != size:
                 shown = hint_maps.resize_hint_map(shown, size)
             picture = preview(gray, shown.expand(len(gray), -1, -1, -1))
-            return io.NodeOutput(result, picture, ui={"seada_photo": [bridge.shown_photo(gray)]})
+            dark = hint_maps.hidden_hints(parsed, gray[:1], size)
+            shown_photo = {"seada_photo": [bridge.shown_photo(gray)]}
+            return io.NodeOutput(result, picture, ui=shown_photo | (bridge.warned([dark] if dark else []) or {}))
 
 
 class SeAdaHintsFromImage(io.ComfyNode):
@@ -281,5 +291,7 @@ class SeAdaPropagateHints(io.ComfyNode):
             small = resize(gray, decode_size(size_of(gray), DECODE_SIZE))
             hint_map, size = hints.at(len(small)), size_of(small)
             if hint_map is not None:
-                hints = replace(hints, spread=hint_maps.spread_hints(small, hint_maps.resize_hint_map(hint_map, size)))
+                hints = replace(
+                    hints, spread=hint_maps.spread_hints(small, hint_maps.resize_hint_map(hint_map[:, :3], size))
+                )
             return io.NodeOutput(hints, preview_all(gray, hints))

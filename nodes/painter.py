@@ -1,4 +1,5 @@
-"""The hint painter's server side: POST /seada/propagate colours the small grey picture that the page sends.
+"""The hint painter's server side: POST /seada/propagate colours the small grey picture that the page sends, or says
+which region of it one more hint would take.
 
 It touches no file and no network: everything comes in the request and leaves in the response.
 """
@@ -19,12 +20,12 @@ from aiohttp import web
 from PIL import Image
 from torch import Tensor, nn
 
-from ..seada_core.color.merging import merge_chroma, to_gamut
+from ..seada_core.color.merging import merge_chroma
 from ..seada_core.color.sizes import size_of
 from ..seada_core.color.spaces import luminance
 from ..seada_core.files.hint_format import Hint, Stroke, parse_hints
-from ..seada_core.hints.affinity import Affinities, affinities_of
-from ..seada_core.hints.maps import apply_hints, hint_map
+from ..seada_core.hints.affinity import Affinities, affinities_of, follow_hints, with_kept
+from ..seada_core.hints.maps import hint_map
 from ..seada_core.models.affinity import Embedded
 from ..seada_core.weights import part_files
 from . import bridge
@@ -42,10 +43,12 @@ class Request(NamedTuple):
     gray: Tensor  # (1, 1, h, w) in [0, 1]
     hints: list[Hint | Stroke]
     size: tuple[int, int]  # (H, W) of the photo
+    next: Hint | Stroke | None  # the hint whose region is wanted
 
 
 def parse(body: bytes) -> Request:
-    """{"painter": name, "picture": base64 of a PNG, JPEG or WebP, "size": [W, H], "hints": [...]} as a Request.
+    """{"painter": name, "picture": base64 of a PNG, JPEG or WebP, "size": [W, H], "hints": [...]} as a Request; with
+    "next", one more hint, where its region is wanted.
 
     Raises ValueError for anything else.
     """
@@ -53,7 +56,7 @@ def parse(body: bytes) -> Request:
         data = json.loads(body)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"the request is not JSON: {error}") from None
-    if not isinstance(data, dict) or data.keys() != {"painter", "picture", "size", "hints"}:
+    if not isinstance(data, dict) or data.keys() - {"next"} != {"painter", "picture", "size", "hints"}:
         raise ValueError("expected a JSON object of painter, picture, size and hints")
     painter, size = data["painter"], data["size"]
     if not isinstance(painter, str) or len(painter) > MAX_NAME:
@@ -65,7 +68,8 @@ def parse(body: bytes) -> Request:
     ):
         raise ValueError("size: expected the photo's [width, height] in pixels")
     hints = parse_hints(data["hints"])
-    return Request(painter, _picture(data["picture"]), hints, (size[1], size[0]))
+    (following,) = parse_hints([data["next"]], "next") if "next" in data else (None,)
+    return Request(painter, _picture(data["picture"]), hints, (size[1], size[0]), following)
 
 
 def _picture(text: object) -> Tensor:
@@ -103,10 +107,14 @@ def embedded_affinities() -> Affinities:
 
 
 @lru_cache(maxsize=4)
-def embedded(pixels: bytes, size: tuple[int, int]) -> Embedded:
-    """The embeddings of a small picture (float32, h x w), which stay the same while hints are painted on it."""
+def _embeddings(pixels: bytes, size: tuple[int, int]) -> Embedded:
     with torch.inference_mode(False):
         return embedded_affinities().embed(torch.frombuffer(bytearray(pixels), dtype=torch.float32).view(1, 1, *size))
+
+
+def embeddings(gray: Tensor) -> Embedded:
+    """Of a small picture (1, 1, h, w): they stay the same while hints are painted on it."""
+    return _embeddings(gray.numpy().tobytes(), size_of(gray))
 
 
 def colored(request: Request) -> bytes:
@@ -115,15 +123,34 @@ def colored(request: Request) -> bytes:
     hints = hint_map(request.hints, size_of(gray), request.size)
     chroma = torch.zeros_like(gray).repeat(1, 2, 1, 1)
     if request.hints:
-        affinities = embedded_affinities()
         with torch.inference_mode(False):
-            moved = affinities.correction(chroma, gray, hints, embedded(gray.numpy().tobytes(), size_of(gray)))
-            chroma = apply_hints(to_gamut(gray, moved), gray, hints)
-    rgb = merge_chroma(chroma, gray)[0]
-    pixels = (rgb * 255).round().byte().movedim(0, -1).contiguous()
+            chroma = follow_hints(chroma, gray, hints, None, embedded_affinities(), embeddings(gray))
+    return png(merge_chroma(chroma, gray))
+
+
+def region(request: Request) -> bytes:
+    """A grey PNG of where one more hint would arrive: the brighter, the more of its colour.
+
+    Raises ValueError for hints outside the photo.
+    """
+    gray, following = request.gray, request.next
+    assert following is not None
+    own = hint_map([following], size_of(gray), request.size)
+    own = own[:, 2:3] + own[:, 4:].sum(1, keepdim=True)
+    hints = hint_map([*request.hints, following], size_of(gray), request.size)
+    grey = torch.zeros_like(gray).repeat(1, 2, 1, 1)
+    with torch.inference_mode(False):
+        marked = with_kept(hints, grey)
+        marked = torch.cat([own, grey[:, :1], marked[:, 2:]], dim=1)  # what this hint changes alone
+        share = embedded_affinities().correction(grey, gray, marked, embeddings(gray))[:, :1]
+    return png(torch.maximum(share, own).clamp(0, 1))
+
+
+def png(picture: Tensor) -> bytes:
+    """A picture (1, 3 or 1, H, W) in [0, 1] as a file."""
+    pixels = (picture[0] * 255).round().byte().movedim(0, -1).squeeze(-1).numpy()
     file = io.BytesIO()
-    image = Image.frombytes("RGB", (pixels.shape[1], pixels.shape[0]), pixels.numpy().tobytes())
-    image.save(file, "PNG", compress_level=1)
+    Image.fromarray(pixels).save(file, "PNG", compress_level=1)
     return file.getvalue()
 
 
@@ -145,7 +172,8 @@ class Propagation:
                 async with self._busy:
                     if self._newest.get(request.painter, number) > number:
                         return web.json_response({"error": "replaced by a newer request"}, status=409)
-                    return web.Response(body=await asyncio.to_thread(colored, request), content_type="image/png")
+                    answer = colored if request.next is None else region
+                    return web.Response(body=await asyncio.to_thread(answer, request), content_type="image/png")
             finally:
                 if self._newest.get(request.painter) == number:
                     del self._newest[request.painter]

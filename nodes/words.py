@@ -90,7 +90,7 @@ class SeAdaHintsFromText(io.ComfyNode):
                 found[:, 2] *= strength
                 hints = hints.softly(found)
                 if missing:
-                    warnings.append(f"{_names(missing)} could not be found in every photo: try a more common word")
+                    warnings.append(f"{_names(missing)} could not be found in every photo: {_instead(photos, seada)}")
             elif strength:
                 warnings.append('the text names no coloured thing; say which thing has which colour: "a red car"')
             return io.NodeOutput(hints, preview_all(photos, hints), text, ui=bridge.warned(warnings))
@@ -121,13 +121,20 @@ def find(
         missing += [phrase for phrase in unseen if phrase not in missing]
         if found is None:
             raise ValueError(
-                f"could not find {_names(missing)} in the photo: use a more common word, such as car for roadster; or "
-                "put a CLIPSeg folder into models/seada_segmenters and choose it as source; or paint the colours with "
-                "SeAda Hints"
+                f"could not find {_names(missing)} in the photo: {_instead(photo, bundle)}; or put a CLIPSeg folder "
+                "into models/seada_segmenters and choose it as source; or paint the colours with SeAda Hints"
             )
         maps.append(found)
         show(i, len(photos))
     return torch.cat(maps), phrases, missing
+
+
+def _instead(photos: Tensor, bundle: bridge.Bundle | None) -> str:
+    """What to try in place of words for things that the model does not find."""
+    bundle = bundle or bridge.bundle()
+    bundle.load(*steering.FINDERS["recognition"])
+    names = steering.seen(bundle, photos[:1])
+    return f"use another word, such as {', '.join(names)}, which it sees there" if names else "use a more common word"
 
 
 def _names(phrases: list[ColorPhrase]) -> str:

@@ -225,7 +225,7 @@ class Colorizer:
             decoded = resize(gray, decode_size(photo_size, max(DECODE_SIZE, options.size))).to(self.device)
             if len(options.hints):
                 hints = any_hint_map(options.hints, decoded, photo_size)
-                here = resize_hint_map(hints, size_of(small))
+                here = resize_hint_map(hints[:, :3], size_of(small))
                 if "modulation" in methods and self.has("hint_encoder"):
                     encoder = self.part("hint_encoder")
                     features = encoder.encode(small.to(self.dtype), here.to(self.dtype))

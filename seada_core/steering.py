@@ -118,6 +118,19 @@ def finder(colorizer: Colorizer, source: str = "auto") -> str:
     return source
 
 
+def unseen(colorizer: Colorizer, gray: Tensor, things: Sequence[str]) -> str:
+    """What is said of things that were not found in a photo (1, 1, H, W), with what they could be."""
+    text, names = f"the model sees no {' or '.join(things)} in it", seen(colorizer, gray)
+    return f"{text}; it sees {', '.join(names)}" if names else text
+
+
+def seen(colorizer: Colorizer, gray: Tensor) -> list[str]:
+    """Names of what the model most likely sees in a photo (1, 1, H, W); none where its captioner has no classifier."""
+    if not colorizer.has("captioner") or classifier_of(colorizer.part("captioner")) is None:
+        return []
+    return grounding.likely_names(cast("CoCaCaptioner", colorizer.part("captioner")), gray.to(colorizer.device))
+
+
 def find_regions(
     colorizer: Colorizer, gray: Tensor, prompt: str, things: Sequence[str], source: str | Path | ClipSeg, seed: int
 ) -> Tensor:

@@ -51,7 +51,7 @@ STAGES = {  # the groups, and the nodes that stand in each
     "Text": ["SeAdaCaptioner", "SeAdaSemanticAdapter", "CLIPTextEncode"],
     "Colours": [
         *("SeAdaHints", "SeAdaHintsFromText", "SeAdaHintsFromReference", "SeAdaPalette", "SeAdaPaletteBank"),
-        *("SeAdaPropagateHints", "PreviewImage"),
+        *("SeAdaPropagateHints", "SeAdaHintsFromMasks", "ImageToMask", "ThresholdMask", "InvertMask", "PreviewImage"),
     ],
     "Recolour a small copy": [
         *(

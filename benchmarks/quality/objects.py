@@ -7,6 +7,7 @@ click. Inside: its mean over the object; outside: its mean over what is at least
 the object and the places whose change is at least half. A click's error is the distance in (a*, b*) from its colour,
 brought to the place's luminance and into the gamut, in the middle of the click. Calibration: a change that is exactly
 the object's mask has 1, 0 and 1, and one of the whole picture 1, 1 and the object's share of the picture.
+A lock is a hint that keeps the model's colour, at a random place that is at least `MARGIN` px from the object.
 
 Words: IoU of the object and the region that is found for its noun, and how often nouns of other pictures are refused.
 """
@@ -30,7 +31,7 @@ from torch import Tensor
 from benchmarks import Table
 from seada_core.color.merging import merge_chroma
 from seada_core.color.spaces import luminance, rgb_to_lab, rgb_to_ycbcr
-from seada_core.files.hint_format import Hint, parse_color
+from seada_core.files.hint_format import KEEP, Hint, parse_color
 from seada_core.pipeline import Colorizer
 from seada_core.steering import word_hints
 
@@ -66,6 +67,11 @@ def places(mask: np.ndarray, count: int, generator: np.random.Generator) -> list
     return [(int(x), int(y)), *((int(columns[i]), int(rows[i])) for i in chosen)]
 
 
+def far_from(mask: np.ndarray) -> np.ndarray:
+    """What is at least `MARGIN` px from a mask (H, W), bool."""
+    return ndimage.distance_transform_edt(~mask) >= MARGIN
+
+
 def ab(rgb: Tensor) -> Tensor:
     """(a*, b*) of a picture (1, 3, H, W), (2, H, W)."""
     return rgb_to_lab(rgb)[0, 1:]
@@ -89,7 +95,7 @@ def score(plain: Tensor, hinted: Tensor, picture: Picture, hint: Hint) -> Scores
     x, y = int(hint.x), int(hint.y)
     change = (hinted - plain).norm(dim=0)
     share = (change / change[y, x].clamp_min(1)).clamp(0, 1).numpy()
-    far = ndimage.distance_transform_edt(~picture.mask) >= MARGIN
+    far = far_from(picture.mask)
     region = share >= 0.5
     iou = (region & picture.mask).sum() / (region | picture.mask).sum()
     wanted = allowed(hint.color, picture.gray[..., y : y + 1, x : x + 1])
@@ -98,18 +104,23 @@ def score(plain: Tensor, hinted: Tensor, picture: Picture, hint: Hint) -> Scores
 
 
 def click(colorizer: Colorizer, pictures: list[Picture], table: Table) -> None:
-    """One click at a time, and three of one colour."""
-    generator = np.random.default_rng(0)
-    single, several = [], []
+    """One click at a time, three of one colour, and these with a lock elsewhere."""
+    generator, elsewhere = np.random.default_rng(0), np.random.default_rng(1)
+    single, several, locked = [], [], []
     for index, picture in enumerate(pictures):
         plain = ab(colorizer(picture.gray))
         color = COLORS[index % len(COLORS)]
         where = places(picture.mask, PLACES, generator)
-        hints = [Hint(x, y, color, radius=max(1.0, RADIUS * max(picture.mask.shape))) for x, y in where]
+        radius = max(1.0, RADIUS * max(picture.mask.shape))
+        hints = [Hint(x, y, color, radius=radius) for x, y in where]
         single += [score(plain, ab(colorizer(picture.gray, hints=[hint])), picture, hint) for hint in hints]
         several.append(score(plain, ab(colorizer(picture.gray, hints=hints)), picture, hints[0]))
-        print(f"{picture.name}: {several[-1].iou:.2f}", file=sys.stderr)
-    for name, scores in (("one click", single), (f"{PLACES} clicks", several)):
+        y, x = elsewhere.choice(np.argwhere(far_from(picture.mask)))
+        lock = Hint(int(x), int(y), KEEP, radius=radius)
+        locked.append(score(plain, ab(colorizer(picture.gray, hints=[*hints, lock])), picture, hints[0]))
+        print(f"{picture.name}: {several[-1].iou:.2f}, with a lock {locked[-1].iou:.2f}", file=sys.stderr)
+    rows = {"one click": single, f"{PLACES} clicks": several, f"{PLACES} clicks, one lock outside": locked}
+    for name, scores in rows.items():
         inside, outside, iou, errors = zip(*scores)
         means = (statistics.fmean(values) for values in (inside, outside, iou))
         table.add(name, *(round(mean, 3) for mean in means), round(statistics.median(errors), 2), round(max(errors), 2))

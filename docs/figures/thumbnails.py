@@ -9,11 +9,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import torch
 from PIL import Image, ImageDraw
+from torch import Tensor
 from torchvision.transforms.functional import to_tensor
 
 from seada_core import steering
 from seada_core.files.hint_format import parse_hints
+from seada_core.hints.masks import mask_hints
 from seada_core.hints.palettes import load_schemes
 from seada_core.pipeline import Colorizer
 
@@ -24,10 +27,10 @@ STRIP, EDGE = 54, 4  # px: height of a palette, gap between tiles
 SCHEME = "Dutch interior"
 
 
-def widgets(name: str, kind: str) -> list:
+def widgets(name: str, kind: str, number: int = 0) -> list:
     """The widget values of a workflow's node of a kind."""
     workflow = json.loads((WORKFLOWS / f"{name}.json").read_text("utf-8"))
-    return next(node["widgets_values"] for node in workflow["nodes"] if node["type"] == kind)
+    return [node["widgets_values"] for node in workflow["nodes"] if node["type"] == kind][number]
 
 
 def halves(photo: Image.Image, colored: Image.Image) -> Image.Image:
@@ -47,6 +50,15 @@ def hinted(name: str, photo: Image.Image, colorizer: Colorizer, **options) -> Im
         x, y = (place * SIZE[0] / photo.width for place in (hint.x, hint.y))
         draw.ellipse((x - 11, y - 11, x + 11, y + 11), fill=hint.color, outline="white", width=3)
     return sheet
+
+
+def masked(name: str, gray: Tensor) -> Tensor:
+    """The soft hints of a workflow that gives what is light one colour and the rest another."""
+    light = (gray[0] > widgets(name, "ThresholdMask")[0]).float()
+    colors = [widgets(name, "SeAdaHintsFromMasks", k)[0] for k in (0, 1)]
+    soft = mask_hints(gray, torch.cat([light, 1 - light]), colors)
+    soft[:, 2] *= widgets(name, "SeAdaHintsFromMasks")[2]
+    return soft
 
 
 def tiles(photo: Image.Image, colored: Image.Image) -> Image.Image:
@@ -114,6 +126,7 @@ def main() -> int:
         "seada-hints-and-palette": hinted("seada-hints-and-palette", photo, colorizer, palette=palette),
         "seada-edn-tokens": hinted("seada-edn-tokens", photo, colorizer, token_steps=8),
         "seada-words-and-reference": colorizer(photo, soft_hints=words).resize(SIZE, Image.Resampling.LANCZOS),
+        "seada-masks": colorizer(photo, soft_hints=masked("seada-masks", gray)).resize(SIZE, Image.Resampling.LANCZOS),
         "seada-palette-bank": striped(
             colorizer(photo, palette=scheme.colors, palette_strength=1.0), list(scheme.colors)
         ),

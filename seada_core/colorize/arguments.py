@@ -109,12 +109,13 @@ def build_parser() -> argparse.ArgumentParser:
     add("--negative-prompt", metavar="TEXT", help="what to keep away from")
     add(
         "--hint",
-        metavar="X,Y,COLOUR[,RADIUS]",
+        metavar="X,Y,COLOUR[,RADIUS[,SPREAD]]",
         dest="hint",
         action="append",
         default=[],
         type=checked(parse_hint),
-        help="a colour, as CSS writes it, at a pixel of the photo or in a disc around it; may be repeated",
+        help="a colour, as CSS writes it, or keep (what the model gives the place), at a pixel of the photo or in a "
+        "disc around it; spread: how far it reaches beyond, -1 (little) to 1 (far); may be repeated",
     )
     add(
         "--hints",

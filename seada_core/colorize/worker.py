@@ -24,11 +24,11 @@ from ..files import pictures
 from ..files.picture import Picture
 from ..files.weight_headers import CheckpointError
 from ..hints.color_phrases import without_colors
-from ..hints.maps import over, resize_hint_map
+from ..hints.maps import hidden_hints, over, resize_hint_map
 from ..hints.palettes import Scheme, retrieve
 from ..options import ColorizeOptions
 from ..pipeline import Colorizer
-from ..steering import prompt_notices, reference_hints, word_hints
+from ..steering import prompt_notices, reference_hints, unseen, word_hints
 from ..windows import is_elongated
 from .contact_sheet import contact_sheet, thumbnail
 from .options import ModelOptions, WorkOptions
@@ -145,10 +145,14 @@ class Worker:
             report.scheme = None if scheme is None else scheme.name
             options = replace(options, palette=None if scheme is None else scheme.colors)
         regions, prompt, unknown = soft_hints(self.colorizer, picture, self.options)
-        notes = [*picture.notes, *([f"the model sees no {unknown} in it"] if unknown else [])]
+        notes = [*picture.notes, *unknown]
         if self.options.prompt and not self.told:  # the same for every picture
             notes += prompt_notices(self.colorizer, self.options.prompt)
             self.told = True
+        if (hints := options.hints) and not isinstance(hints, Tensor):
+            height, width = picture.luminance.shape[:2]
+            hidden = hidden_hints(hints, _small(picture.luminance), (height, width))
+            notes += [hidden] if hidden else []
         notes += notices(picture.pixels, self.options.keep_color)
         if boxes := pages.photos(picture.luminance):
             many = (
@@ -273,21 +277,23 @@ def choose(colorizer: Colorizer, picture: Picture, schemes: Mapping[str, Scheme]
     return found[0][0] if found else None
 
 
-def soft_hints(colorizer: Colorizer, picture: Picture, options: WorkOptions) -> tuple[Tensor | None, str | None, str]:
+def soft_hints(
+    colorizer: Colorizer, picture: Picture, options: WorkOptions
+) -> tuple[Tensor | None, str | None, list[str]]:
     """Soft hints from the reference and the prompt's coloured things, the prompt without the colours that are hints,
-    and the things that the model does not find in the photo, in words.
+    and what to say of things that the model does not find in the photo.
 
     Raises ValueError where the model has no part that finds them.
     """
     prompt = options.prompt
     if options.reference is None and not (prompt and options.words):
-        return None, prompt, ""
-    gray, result, unknown = _small(picture.luminance), None, ""
+        return None, prompt, []
+    gray, result, unknown = _small(picture.luminance), None, []
     if options.reference is not None:
         result = reference_hints(colorizer, gray, options.reference)
     if prompt and options.words:
         found, phrases, missing = word_hints(colorizer, gray, prompt, options.regions, options.colorize.seed)
-        unknown = " or ".join(phrase.thing for phrase in missing)
+        unknown = [unseen(colorizer, gray, [phrase.thing for phrase in missing])] if missing else []
         if found is not None and result is not None:
             found = over(found, resize_hint_map(result, size_of(found), dense=True))
         result = result if found is None else found

@@ -19,6 +19,8 @@ MAX_STROKE_POINTS = 10_000  # of one stroke
 MAX_POINTS = 100_000  # of all entries of one list
 MAX_COORDINATE = 1_000_000  # of a stroke's points, px: their squares stay exact
 MAX_COLOR = 60  # characters of a colour
+KEEP = "keep"  # in place of a hint's colour: the place keeps what the model gives it
+MOST_SPREAD = 1.0  # of a hint; the least is its negative
 COLOR = r"#[0-9a-f]{3}|#[0-9a-f]{6}|[a-z]+|(?:rgb|hsl)\([\d\s.,%]+\)"
 _COMMA = re.compile(r",(?![^()]*\))")  # one that is not part of a colour such as rgb(1, 2, 3)
 
@@ -54,20 +56,22 @@ def _bytes_of(text: Any) -> tuple[int, int, int]:
 class Hint:
     """A colour at pixel (x, y) of the input photo, or in a disc of `radius` pixels around that pixel's centre.
 
-    Coordinates count from the top left pixel, (0, 0). Raises ValueError where `parse_color` does, for a coordinate
-    that is not a finite number, and for a radius that is negative or not finite.
+    Coordinates count from the top left pixel, (0, 0). The colour `KEEP` is the one that the model gives the place.
+    `spread` says how far the hint reaches beyond the disc: 0 as far as the thing there, from -1 (little) to 1 (far).
+    Raises ValueError where `parse_color` does, for a coordinate that is not a finite number, for
+    a radius that is negative or not finite, and for another spread.
     """
 
     x: float
     y: float
     color: str
     radius: float = 0
+    spread: float = 0
 
     def __post_init__(self) -> None:
         for name in ("x", "y"):
             _check_pixels(getattr(self, name), f"hint {name}")
-        _check_radius(self.radius)
-        parse_color(self.color)
+        _check_look(self.color, self.radius, self.spread)
 
 
 @dataclass(frozen=True)
@@ -82,6 +86,7 @@ class Stroke:
     points: tuple[tuple[float, float], ...]
     color: str
     radius: float = 0
+    spread: float = 0
 
     def __post_init__(self) -> None:
         points: Any = self.points  # of any type, until it is checked
@@ -94,8 +99,7 @@ class Stroke:
                 raise ValueError(f"stroke point {number} is {reprlib.repr(point)}: expected [x, y]")
             for name, value in zip("xy", point):
                 _check_pixels(value, f"stroke point {number}'s {name}", MAX_COORDINATE)
-        _check_radius(self.radius)
-        parse_color(self.color)
+        _check_look(self.color, self.radius, self.spread)
         object.__setattr__(self, "points", tuple((x, y) for x, y in self.points))
 
 
@@ -107,24 +111,29 @@ def _check_pixels(value: Any, name: str, limit: float = sys.float_info.max) -> N
         raise ValueError(f"{name} is {value}: expected at most {limit} pixels")
 
 
-def _check_radius(value: Any) -> None:
-    _check_pixels(value, "hint radius")
-    if value < 0:
-        raise ValueError(f"hint radius is {value}: expected 0 or more pixels")
+def _check_look(color: Any, radius: Any, spread: Any) -> None:
+    _check_pixels(radius, "hint radius")
+    if radius < 0:
+        raise ValueError(f"hint radius is {radius}: expected 0 or more pixels")
+    if isinstance(spread, bool) or not isinstance(spread, Real) or not abs(float(spread)) <= MOST_SPREAD:
+        raise ValueError(f"hint spread is {reprlib.repr(spread)}: expected -1 (little) to 1 (far), usually 0")
+    if color != KEEP:
+        parse_color(color)
 
 
 def parse_hint(text: str) -> Hint:
-    """ "X,Y,COLOUR" or "X,Y,COLOUR,RADIUS" as a Hint, see `parse_color`. Raises ValueError naming the text."""
+    """ "X,Y,COLOUR", "X,Y,COLOUR,RADIUS" or "X,Y,COLOUR,RADIUS,SPREAD" as a Hint, see `parse_color`; `KEEP` counts as
+    a colour. Raises ValueError naming the text."""
     parts = [part.strip() for part in _COMMA.split(text)]
-    if len(parts) not in (3, 4):
-        raise ValueError(f"bad hint {reprlib.repr(text)}: expected X,Y,COLOUR or X,Y,COLOUR,RADIUS")
+    if not 3 <= len(parts) <= 5:
+        raise ValueError(f"bad hint {reprlib.repr(text)}: expected X,Y,COLOUR and, optionally, RADIUS and SPREAD")
     try:
-        x, y, *radius = (float(part) for part in (*parts[:2], *parts[3:]))
+        x, y, *more = (float(part) for part in (*parts[:2], *parts[3:]))
     except ValueError:
-        problem = "X, Y and RADIUS must be numbers, as in 120,80,#d0a070,12"
+        problem = "X, Y, RADIUS and SPREAD must be numbers, as in 120,80,#d0a070,12"
         raise ValueError(f"bad hint {reprlib.repr(text)}: {problem}") from None
     try:
-        return Hint(x, y, parts[2], *radius)
+        return Hint(x, y, parts[2], *more)
     except ValueError as error:
         raise ValueError(f"bad hint {reprlib.repr(text)}: {error}") from None
 
@@ -159,8 +168,9 @@ def parse_hints(data: object, source: str = "hints") -> list[Hint | Stroke]:
     """Hints and strokes of parsed JSON: a list of entries, or {"hints": that list}.
 
     An entry is {"x": 12, "y": 30, "color": "#d0a070", "radius": 4} or {"points": [[12, 30], [40, 35]], "color": ...,
-    "radius": ...}; `radius` is optional. Raises ValueError naming `source` and the entry (counted from 1) that is
-    wrong, and for more than MAX_HINTS entries or MAX_POINTS points of all of them.
+    "radius": ...}; `radius` and `spread` are optional, and the colour may be `KEEP`. Raises ValueError naming `source`
+    and the entry (counted from 1) that is wrong, and for more than MAX_HINTS entries or MAX_POINTS points of all of
+    them.
     """
     entries = data.get("hints") if isinstance(data, dict) else data
     if not isinstance(entries, list):
@@ -174,10 +184,12 @@ def parse_hints(data: object, source: str = "hints") -> list[Hint | Stroke]:
             raise ValueError(f'{where}: expected {{"x": .., "y": .., "color": "#d0a070"}}, got {reprlib.repr(entry)}')
         kind, place = (Stroke, ["points"]) if "points" in entry else (Hint, ["x", "y"])
         missing = {*place, "color"} - entry.keys()
-        unknown = entry.keys() - {*place, "color", "radius"}
+        unknown = entry.keys() - {*place, "color", "radius", "spread"}
         if missing or unknown:
             problem = f"has no {min(missing)}" if missing else f"has an unknown field {reprlib.repr(min(unknown))}"
-            raise ValueError(f"{where} {problem}; fields are {', '.join(place)}, color and, optionally, radius")
+            raise ValueError(
+                f"{where} {problem}; fields are {', '.join(place)}, color and, optionally, radius and spread"
+            )
         try:
             hint = kind(**entry)
         except ValueError as error:

@@ -123,8 +123,9 @@ def _scaled(hint: Hint | Stroke, scale: tuple[float, float]) -> Hint | Stroke:
 
     radius = hint.radius * min(scale)
     if isinstance(hint, Stroke):
-        return Stroke(tuple(at(x, y) for x, y in hint.points), hint.color, radius)
-    return Hint(*at(hint.x, hint.y), hint.color, radius)
+        return replace(hint, points=tuple(at(x, y) for x, y in hint.points), radius=radius)
+    x, y = at(hint.x, hint.y)
+    return replace(hint, x=x, y=y, radius=radius)
 
 
 def _tensor(luma: Array) -> Tensor:

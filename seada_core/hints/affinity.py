@@ -19,12 +19,13 @@ from .maps import apply_hints, resize_hint_map
 MOST_HINTS = 1024  # cells with hints of a picture; more are thinned out
 DECIDED = 0.1, 0.6  # all hints' share of a place, below which nothing of them arrives there, and above which all
 LONGEST = 4
+SPREAD = 4.0  # logits that a hint of the spread 1 gains over no hint
 SEED = 0.9  # of a thing's best score: the cells whose region is the thing's
 REGION = 0.8, 0.95  # these cells' share of a place that is surely not of the region, and surely is
 
 
 def hint_cells(hint_map: Tensor, most: int = MOST_HINTS) -> tuple[Tensor, Tensor, Tensor]:
-    """The cells of a hint map (B, 3, h, w) that have hints: places (B, N, 2), chroma (B, N, 2) and valid (B, N).
+    """The cells of a hint map (B, C, h, w) that have hints: places (B, N, 2), values (B, N, C) and valid (B, N).
 
     The cells of a picture that has more than `most` are thinned out evenly.
     """
@@ -32,11 +33,12 @@ def hint_cells(hint_map: Tensor, most: int = MOST_HINTS) -> tuple[Tensor, Tensor
     found = [cells[:: -(-len(cells) // most)] if len(cells) > most else cells for cells in found]
     count = max(1, *map(len, found))
     places = hint_map.new_zeros(len(found), count, 2, dtype=torch.long)
-    chroma, valid = hint_map.new_zeros(len(found), count, 2), hint_map.new_zeros(len(found), count, dtype=torch.bool)
+    values = hint_map.new_zeros(len(found), count, hint_map.shape[1])
+    valid = hint_map.new_zeros(len(found), count, dtype=torch.bool)
     for i, cells in enumerate(found):
         places[i, : len(cells)], valid[i, : len(cells)] = cells, True
-        chroma[i, : len(cells)] = hint_map[i, :2, cells[:, 0], cells[:, 1]].mT
-    return places, chroma, valid
+        values[i, : len(cells)] = hint_map[i][:, cells[:, 0], cells[:, 1]].mT
+    return places, values, valid
 
 
 def embedded_size(size: tuple[int, int], side: int) -> tuple[int, int]:
@@ -47,6 +49,21 @@ def embedded_size(size: tuple[int, int], side: int) -> tuple[int, int]:
     scale = min(side / min(size), LONGEST * side / max(size))
     height, width = (max(16, 16 * round(n * scale / 16)) for n in size)
     return height, width
+
+
+def with_kept(hint_map: Tensor, chroma: Tensor) -> Tensor:
+    """A hint map (B, 3 or 5, H, W) in which places that keep their chroma (B, 2, H, W) are hints of that chroma."""
+    if hint_map.shape[1] == 3:
+        return hint_map
+    kept = hint_map[:, 4:] > hint_map[:, 2:3]
+    own = torch.cat([chroma, torch.ones_like(chroma[:, :1])], dim=1)
+    rest = hint_map[:, 3:] * torch.tensor([1.0, 0.0]).to(hint_map).view(1, 2, 1, 1)
+    return torch.cat([torch.where(kept, own, hint_map[:, :3]), rest], dim=1)
+
+
+def reach(values: Tensor) -> Tensor | None:
+    """The bias (B, N) of hints whose cells have the values (B, N, 3 or 5), see `Affinity.shares`."""
+    return None if values.shape[2] == 3 else values[..., 3] * SPREAD
 
 
 def smoothstep(x: Tensor, low: float, high: float) -> Tensor:
@@ -71,21 +88,21 @@ class Affinities(NamedTuple):
         """How much of each hint arrives at each cell (B, N, h, w), and the hints' chroma (B, N, 2).
 
         Args:
-            cells: gives the hint map (B, 3, h, w) for the grid (h, w) of the embeddings.
+            cells: gives the hint map (B, 3 or 5, h, w) for the grid (h, w) of the embeddings.
         """
-        places, chroma, valid = hint_cells(cells(size_of(embedded[0])))
-        return self.affinity.shares(embedded, places, valid).to(chroma), chroma
+        places, values, valid = hint_cells(cells(size_of(embedded[0])))
+        return self.affinity.shares(embedded, places, valid, reach(values)).to(values), values[..., :2]
 
     @torch.no_grad()
     def correction(self, chroma: Tensor, gray: Tensor, hint_map: Tensor, embedded: Embedded | None = None) -> Tensor:
-        """What hints (B, 3, H, W) change in a photo's chroma (B, 2, H, W); gray (B, 1, H, W) in [0, 1].
+        """What hints (B, 3 or 5, H, W) change in a photo's chroma (B, 2, H, W); gray (B, 1, H, W) in [0, 1].
 
         The difference between a hint and the chroma there arrives at each place in the hint's share, brought to full
         size with the luminance as guide. What is doubtful is decided, see `DECIDED`. `embedded`: of the photos, if it
-        is there already. Returns (B, 2, H, W).
+        is there already. Returns (B, 2, H, W). Places that keep their colour are hints of that colour, see `with_kept`.
         """
-        mask = hint_map[:, 2:]
-        missing = torch.cat([torch.where(mask > 0, hint_map[:, :2] - chroma, 0), mask], dim=1)
+        missing = torch.where(hint_map[:, 2:3] > 0, hint_map[:, :2] - chroma, 0)
+        missing = torch.cat([missing, hint_map[:, 2:]], dim=1)
         embedded = self.embed(gray) if embedded is None else embedded
         shares, differences = self.shares(embedded, lambda size: resize_hint_map(missing, size))
         total = shares.sum(1, keepdim=True)
@@ -121,18 +138,25 @@ def affinities_of(has: Callable[[str], bool], part: Callable[[str], nn.Module]) 
 
 
 def follow_hints(
-    chroma: Tensor, gray: Tensor, hints: Tensor | None, soft_hints: Tensor | None, affinities: Affinities | None
+    chroma: Tensor,
+    gray: Tensor,
+    hints: Tensor | None,
+    soft_hints: Tensor | None,
+    affinities: Affinities | None,
+    embedded: Embedded | None = None,
 ) -> Tensor:
     """A photo's chroma (B, 2, H, W) in the colours of hint maps (B, 3, H, W); gray (B, 1, H, W).
 
-    Soft hints are blended in by their mask. Hints are then carried over the things that they are on, where there are
-    affinities, and over similar pixels, see `apply_hints`, which is exact at the hints themselves.
+    Soft hints are blended in by their mask. Hints (which may have 5 channels) are then carried over the things that
+    they are on, where there are affinities, and over similar pixels, see `apply_hints`, which is exact at the hints
+    themselves. `embedded`: see `Affinities.correction`.
     """
-    chroma = rgb_to_ycbcr(merge_chroma(chroma, gray))[:, 1:]
+    chroma = own = rgb_to_ycbcr(merge_chroma(chroma, gray))[:, 1:]
     if soft_hints is not None:
         chroma = torch.lerp(chroma, soft_hints[:, :2], soft_hints[:, 2:])
     if hints is None:
         return chroma
+    hints = with_kept(hints, own)
     if affinities is not None:
-        chroma = to_gamut(gray, chroma + affinities.correction(chroma, gray, hints))
-    return apply_hints(chroma, gray, hints)
+        chroma = to_gamut(gray, chroma + affinities.correction(chroma, gray, hints, embedded))
+    return apply_hints(chroma, gray, hints[:, :3])

@@ -1,6 +1,8 @@
 """Hint maps from points, discs, strokes, masks and pictures, and samplers of training hints.
 
-A hint map is a float tensor (B, 3, H, W): (Cb, Cr, mask). The mask is in [0, 1]; chroma is 0 where the mask is 0.
+A hint map is a float tensor (B, 3, H, W): (Cb, Cr, mask). The mask is in [0, 1]; chroma is 0 where the mask is 0. With
+places that keep the model's colour, or hints that spread more or less than usual, it has two more channels, spread and
+keep; where `keep` is 1, the mask is 0.
 """
 
 from __future__ import annotations
@@ -14,9 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..color.merging import to_gamut
 from ..color.sizes import size_of
 from ..color.spaces import rgb_to_ycbcr
-from ..files.hint_format import Hint, Stroke, parse_color
+from ..files.hint_format import KEEP, Hint, Stroke, parse_color
 from .propagation import propagate
 from .superpixels import quantize, slic
 
@@ -24,6 +27,7 @@ PATCH = 2  # side of a sampled point hint, px
 SUPERPIXELS = 100  # per training picture
 QUANTIZED_COLORS = 32
 CORRECTION_PRIOR = 2.0  # see `propagate`
+COLORED, SHOWN = 0.06, 0.03  # (Cb, Cr) of a colour that is not grey, and the least of it that can be seen
 
 
 def _chroma(color: str) -> Tensor:
@@ -43,7 +47,7 @@ def scheme_colors(palette: Iterable[str]) -> Tensor:
 
 
 def hint_map(hints: Iterable[Hint | Stroke], size: tuple[int, int], photo_size: tuple[int, int]) -> Tensor:
-    """Hints given on a photo of `photo_size` (H0, W0), drawn on a map of `size` (H, W): (1, 3, H, W).
+    """Hints given on a photo of `photo_size` (H0, W0), drawn on a map of `size` (H, W): (1, 3 or 5, H, W).
 
     A disc covers the map pixels whose centres lie in it, and every hint covers at least the pixel that contains it. A
     stroke is the union of the capsules around its segments, and at least the pixels on its line, clipped to the photo.
@@ -53,8 +57,8 @@ def hint_map(hints: Iterable[Hint | Stroke], size: tuple[int, int], photo_size: 
     scale = width / photo_width, height / photo_height
     # centres of the map's pixels, in pixels of the photo
     x, y = (np.arange(width) + 0.5) / scale[0], (np.arange(height)[:, None] + 0.5) / scale[1]
-    colors: dict[str, int] = {}
-    drawn = np.full((height, width), -1, dtype=np.int32)  # index into colors
+    looks: dict[tuple[str, float], int] = {}
+    drawn = np.full((height, width), -1, dtype=np.int32)  # index into looks
     for hint in hints:
         points = hint.points if isinstance(hint, Stroke) else ((hint.x, hint.y),)
         # a coordinate names a pixel of the photo; the hint is at its centre
@@ -70,7 +74,7 @@ def hint_map(hints: Iterable[Hint | Stroke], size: tuple[int, int], photo_size: 
                 f"{what} ({points[0][0]:g}, {points[0][1]:g}) lies outside the photo, which is {photo_width} wide and "
                 f"{photo_height} high"
             )
-        color = colors.setdefault(hint.color, len(colors))
+        color = looks.setdefault((hint.color, float(hint.spread)), len(looks))
         if hint.radius:
             for a, b in zip(line, line[1:] or line):
                 _draw_capsule(drawn, x, y, a, b, float(hint.radius), color)
@@ -79,10 +83,42 @@ def hint_map(hints: Iterable[Hint | Stroke], size: tuple[int, int], photo_size: 
             drawn[min(row, height - 1), min(column, width - 1)] = color
         else:
             _draw_line(drawn, segments * scale, color)
-    rgb = torch.tensor([*map(parse_color, colors), (0, 0, 0)], dtype=torch.float32)
-    chroma = rgb_to_ycbcr(rgb.T[..., None])[1:, :, 0]  # (2, colours + 1): index -1, no colour, is the last
+    kept = torch.tensor([color == KEEP for color, _ in looks] + [False])
+    colors = [(0.0, 0.0, 0.0) if color == KEEP else parse_color(color) for color, _ in looks]
+    rgb = torch.tensor([*colors, (0, 0, 0)], dtype=torch.float32)
+    chroma = rgb_to_ycbcr(rgb.T[..., None])[1:, :, 0]  # (2, looks + 1): index -1, no hint, is the last
     index = torch.from_numpy(drawn).long()
-    return torch.cat([chroma[:, index], (index >= 0)[None].float()])[None]
+    result = [chroma[:, index], ((index >= 0) & ~kept[index])[None].float()]
+    spread = torch.tensor([*(spread for _, spread in looks), 0.0])
+    if kept.any() or spread.any():
+        result += [spread[index][None], kept[index][None].float()]
+    return torch.cat(result)[None]
+
+
+def hidden_hints(hints: Iterable[Hint | Stroke], gray: Tensor, photo_size: tuple[int, int]) -> str:
+    """What to say of hints whose places are so dark or so light that no colour can show there; empty if there are none.
+
+    gray: the photo (1, 1, any h, any w) in [0, 1]; photo_size: the size (H, W) that the hints are for.
+    """
+    (height, width), found = size_of(gray), []
+    for hint in hints:
+        wanted = torch.zeros(2) if hint.color == KEEP else _chroma(hint.color)
+        if wanted.norm() < COLORED:
+            continue
+        points = torch.tensor(hint.points if isinstance(hint, Stroke) else ((hint.x, hint.y),), dtype=torch.float32)
+        reach = hint.radius * torch.tensor([[0.0, 0.0], [0.7, 0.7], [-0.7, 0.7], [0.7, -0.7], [-0.7, -0.7]])
+        x, y = ((points.floor() + 0.5)[:, None] + reach).flatten(0, 1).T
+        rows = (y * height / photo_size[0]).long().clamp(0, height - 1)
+        columns = (x * width / photo_size[1]).long().clamp(0, width - 1)
+        here = gray[0, :, rows, columns].cpu()[..., None]
+        if to_gamut(here, wanted.view(2, 1, 1).expand(-1, *here.shape[1:])).norm(dim=0).max() < SHOWN:
+            found.append(points[0].tolist())
+    if not found:
+        return ""
+    x, y = found[0]
+    many = "a hint lies" if len(found) == 1 else f"{len(found)} hints lie"
+    where = "at" if len(found) == 1 else "the first at"
+    return f"{many} on black or white, where no colour can show, {where} ({x:g}, {y:g})"
 
 
 def _clip(ends: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -164,11 +200,17 @@ def hint_map_from_picture(picture: Tensor, mask: Tensor) -> Tensor:
 
 
 def resize_hint_map(hint_map: Tensor, size: tuple[int, int], dense: bool = False) -> Tensor:
-    """A hint map (B, 3, h, w) at `size` (H, W).
+    """A hint map (B, 3 or 5, h, w) at `size` (H, W).
 
     Chroma is the mask-weighted mean over a pixel, so that a small hint keeps its colour; the mask is the maximum, so
     that it keeps its weight, or the mean for a `dense` map, such as that of `spread_hints`.
     """
+    if hint_map.shape[1] > 3:
+        colors, spread, kept = hint_map.split([3, 1, 1], dim=1)
+        present = torch.maximum(colors[:, 2:], kept)
+        reach = resize_hint_map(torch.cat([spread, kept, present], dim=1), size, dense)
+        kept = F.adaptive_max_pool2d(kept, size)
+        return torch.cat([resize_hint_map(colors, size, dense), reach[:, :1], kept], dim=1)
     chroma, mask = hint_map[:, :2], hint_map[:, 2:]
     larger = all(new >= old for new, old in zip(size, hint_map.shape[-2:]))
     smooth = partial(F.interpolate, size=size, mode="bilinear")
@@ -181,10 +223,10 @@ def resize_hint_map(hint_map: Tensor, size: tuple[int, int], dense: bool = False
 def any_hint_map(
     hints: Iterable[Hint | Stroke] | Tensor, gray: Tensor, photo_size: tuple[int, int], dense: bool = False
 ) -> Tensor:
-    """The hint map (B, 3, h, w), on their device, of hints for grey photos (B, 1, h, w).
+    """The hint map (B, 3 or 5, h, w), on their device, of hints for grey photos (B, 1, h, w).
 
     Args:
-        hints: points and strokes in pixels of the photo of `photo_size` (H, W), or a map (1 or B, 3, any, any).
+        hints: points and strokes in pixels of the photo of `photo_size` (H, W), or a map (1 or B, 3 or 5, any, any).
         dense: see `resize_hint_map`.
     Raises:
         ValueError: the map has another shape, or values that are not finite.
@@ -192,7 +234,7 @@ def any_hint_map(
     size = size_of(gray)
     if not isinstance(hints, Tensor):
         drawn = hint_map(hints, size, photo_size)
-    elif hints.ndim == 4 and hints.shape[0] in (1, len(gray)) and hints.shape[1] == 3:
+    elif hints.ndim == 4 and hints.shape[0] in (1, len(gray)) and hints.shape[1] in (3, 5):
         if not torch.isfinite(hints).all():
             raise ValueError("the hint map has values that are not finite")
         drawn = resize_hint_map(hints.float(), size, dense)
@@ -257,6 +299,13 @@ def sample_point_hints(rgb: Tensor, generator: torch.Generator, max_points: int 
             for dx in range(pw):
                 target[:, y + dy, x + dx] = patch
     return result
+
+
+def joined(upper: Tensor, lower: Tensor) -> Tensor:
+    """Two hint maps (B, 3 or 5, H, W) as one: `upper` wins where it has hints or keeps the model's colour."""
+    channels = max(upper.shape[1], lower.shape[1])
+    upper, lower = (torch.cat([m, m.new_zeros(len(m), channels - m.shape[1], *m.shape[2:])], 1) for m in (upper, lower))
+    return torch.where((upper[:, 2:3] > 0) | (upper[:, 4:].sum(1, keepdim=True) > 0), upper, lower)
 
 
 def over(hint_map: Tensor, below: Tensor) -> Tensor:

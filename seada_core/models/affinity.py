@@ -84,15 +84,22 @@ class Affinity(nn.Module):
         embeddings, none, mixed = self.out(F.silu(x)).float().split([heads * dims, heads, heads], dim=1)
         return embeddings.unflatten(1, (heads, dims)), none, mixed
 
-    def shares(self, embedded: Embedded, places: Tensor, valid: Tensor) -> Tensor:
+    def shares(self, embedded: Embedded, places: Tensor, valid: Tensor, bias: Tensor | None = None) -> Tensor:
         """How much of each hint arrives at each cell, (B, N, h, w) in [0, 1]; over all hints at most 1.
 
         Args:
             embedded: what `embed` returns.
             places: (B, N, 2) rows and columns of the hints' cells.
             valid: (B, N), False for what only fills up the batch.
+            bias: (B, N), added to the hints' logits: hints of a higher one reach further.
         """
-        embeddings, none, mixed = embedded
+        _, none, mixed = embedded
+        logits = self.logits(embedded[0], places, valid, bias)
+        attention = torch.cat([logits, none.flatten(2)[:, :, None]], dim=2).softmax(2)[:, :, :-1]
+        return (attention * mixed.flatten(2).softmax(1)[:, :, None]).sum(1).unflatten(2, size_of(none))
+
+    def logits(self, embeddings: Tensor, places: Tensor, valid: Tensor, bias: Tensor | None = None) -> Tensor:
+        """Of hints at cells, (B, heads, N, h w); embeddings: the first that `embed` returns; see `shares`."""
         height, width = size_of(embeddings)
         cells = embeddings.flatten(3)  # (B, heads, dims, cells)
         index = (places[..., 0] * width + places[..., 1])[:, None, None]
@@ -103,6 +110,6 @@ class Affinity(nn.Module):
         down, across = places[..., 0, None, None] - rows[:, None], places[..., 1, None, None] - columns
         distance = (down.square() + across.square()).flatten(2).add(1e-6).sqrt() / min(height, width)
         logits = -apart - self.log_distance_weight.exp()[:, None, None] * distance[:, None]
-        logits = logits.masked_fill(~valid[:, None, :, None], -FARTHEST)
-        attention = torch.cat([logits, none.flatten(2)[:, :, None]], dim=2).softmax(2)[:, :, :-1]
-        return (attention * mixed.flatten(2).softmax(1)[:, :, None]).sum(1).unflatten(2, (height, width))
+        if bias is not None:
+            logits = logits + bias[:, None, :, None]
+        return logits.masked_fill(~valid[:, None, :, None], -FARTHEST)

@@ -6,6 +6,7 @@ import math
 import pytest
 
 from seada_core.files.hint_format import (
+    KEEP,
     Hint,
     Stroke,
     hex_color,
@@ -33,6 +34,10 @@ from seada_core.files.hint_format import (
         ((True, 2, "#123456"), "hint x is True"),
         (("1", 2, "#123456"), "hint x is '1'"),
         ((1, 2, "#123456", -1), "hint radius is -1"),
+        ((1, 2, "#123456", 0, 1.5), "hint spread is 1.5: expected -1"),
+        ((1, 2, "#123456", 0, math.nan), "hint spread is nan"),
+        ((1, 2, "#123456", 0, "0"), "hint spread is '0'"),
+        ((1, 2, "keeps"), "bad colour 'keeps'"),
     ],
 )
 def test_a_malformed_hint_is_refused(arguments, message):
@@ -43,10 +48,13 @@ def test_a_malformed_hint_is_refused(arguments, message):
 def test_parse_hint():
     assert parse_hint("12, 30.5,#A0b1C2") == Hint(12, 30.5, "#A0b1C2", 0)
     assert parse_hint("12,30,#a0b1c2,7.5") == Hint(12, 30, "#a0b1c2", 7.5)
+    assert parse_hint("12,30,rgb(1, 2, 3),7.5,-0.4") == Hint(12, 30, "rgb(1, 2, 3)", 7.5, -0.4)
+    assert parse_hint("12,30,keep,3") == Hint(12, 30, KEEP, 3)
 
 
 @pytest.mark.parametrize(
-    "text", ["", "1,2", "1,2,#aabbcc,3,4", "a,2,#aabbcc", "1,2,aabbcc", "1,2,#aabbcc,-3", "nan,2,#aabbcc"]
+    "text",
+    ["", "1,2", "1,2,#aabbcc,3,4", "1,2,#aabbcc,3,0,5", "a,2,#aabbcc", "1,2,aabbcc", "1,2,#aabbcc,-3", "nan,2,#aabbcc"],
 )
 def test_a_malformed_hint_text_is_named(text):
     with pytest.raises(ValueError) as error:
@@ -56,6 +64,8 @@ def test_a_malformed_hint_text_is_named(text):
 
 def test_load_hints(tmp_path):
     entries = [{"x": 1, "y": 2.5, "color": "#aabbcc"}, {"x": 3, "y": 4, "color": "#010203", "radius": 5}]
+    kept = parse_hints([{"points": [[1, 2]], "color": "keep", "spread": -0.5}])
+    assert kept == [Stroke(((1, 2),), KEEP, 0, -0.5)]
     for data in (entries, {"hints": entries}):
         (tmp_path / "hints.json").write_text(json.dumps(data))
         assert load_hints(tmp_path / "hints.json") == [Hint(1, 2.5, "#aabbcc"), Hint(3, 4, "#010203", 5)]

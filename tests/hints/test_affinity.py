@@ -8,8 +8,10 @@ import torch
 from PIL import Image
 
 from seada_core.color.spaces import luminance
+from seada_core.files.hint_format import KEEP, Hint
 from seada_core.hints import affinity as by_affinity
 from seada_core.hints.affinity import Affinities, embedded_size, follow_hints, hint_cells
+from seada_core.hints.maps import hint_map
 from seada_core.models.affinity import Affinity
 from seada_core.models.efficientnet import EfficientNetLite0
 from seada_core.pipeline import Colorizer
@@ -73,9 +75,9 @@ def test_cells_of_hints_are_thinned_out_evenly():
     hints = torch.zeros(2, 3, 40, 40)
     hints[0, 2] = 1
     hints[1, :, 3, 4] = torch.tensor([0.1, 0.2, 1])
-    places, chroma, valid = hint_cells(hints, 100)
+    places, values, valid = hint_cells(hints, 100)
     assert valid.sum(1).tolist() == [100, 1] and places[1, 0].tolist() == [3, 4]
-    assert chroma[1, 0].tolist() == pytest.approx([0.1, 0.2])
+    assert values[1, 0].tolist() == pytest.approx([0.1, 0.2, 1])
     assert np.bincount(places[0, :, 0]).min() >= 1  # from every row
     assert hint_cells(torch.zeros(1, 3, 4, 4))[2].sum() == 0
 
@@ -125,3 +127,60 @@ def test_hints_are_exact_where_they_are(affinities):
     hints[0, :, 20:24, 30:34] = torch.tensor([0.1, -0.12, 1])[:, None, None]
     found = follow_hints(torch.zeros(1, 2, 48, 64), gray, hints, None, affinities)
     assert (found[0, :, 21:23, 31:33] - hints[0, :2, 21:23, 31:33]).abs().max() < 0.005
+
+
+# --- how far hints spread, and places that keep their colour ---------------------------------------------------------
+
+
+def drawn(*hints: Hint) -> torch.Tensor:
+    return hint_map(hints, (48, 64), (48, 64))
+
+
+@torch.no_grad()
+def test_a_hint_spreads_as_asked_and_is_exact_at_its_place(affinities):
+    gray, grey = 0.4 + 0.2 * grays(1), torch.zeros(1, 2, 48, 64)
+    changes = {}
+    for spread in (-1, 0, 1):
+        hints = drawn(Hint(20, 20, "#a04040", 3, spread))
+        found = follow_hints(grey, gray, hints, None, affinities)
+        assert (found[0, :, 20, 20] - hints[0, :2, 20, 20]).abs().max() < 0.01
+        changes[spread] = affinities.correction(grey, gray, hints).abs().sum()
+    assert changes[-1] < 0.9 * changes[0] < 0.8 * changes[1]
+    plain = torch.cat([drawn(Hint(20, 20, "#a04040", 3)), torch.zeros(1, 2, 48, 64)], 1)
+    assert torch.equal(
+        follow_hints(grey, gray, plain, None, affinities), follow_hints(grey, gray, plain[:, :3], None, affinities)
+    )
+
+
+@torch.no_grad()
+def test_a_lock_keeps_the_models_colour_and_takes_its_surroundings_from_other_hints(affinities):
+    gray, model = 0.4 + 0.2 * grays(1), torch.full((1, 2, 48, 64), 0.05)
+    model[:, 1] = -0.08
+    hint, lock = Hint(20, 20, "#a04040", 3), Hint(40, 24, KEEP, 3)
+    plain = follow_hints(model, gray, drawn(hint), None, affinities)
+    locked = follow_hints(model, gray, drawn(hint, lock), None, affinities)
+    area = np.s_[:, :, 22:27, 38:43]
+    assert (locked - model)[area].abs().max() < 0.004 < (plain - model)[area].abs().max()
+    assert (locked - model)[:, :, 14:34, 30:50].abs().mean() < 0.7 * (plain - model)[:, :, 14:34, 30:50].abs().mean()
+    assert (locked[0, :, 20, 20] - drawn(hint)[0, :2, 20, 20]).abs().max() < 0.01
+    soft = torch.cat([torch.full((1, 2, 48, 64), 0.1), torch.ones(1, 1, 48, 64)], 1)
+    over_soft = follow_hints(model, gray, drawn(lock), soft, affinities)  # over the colours of words and masks too
+    assert (over_soft - model)[area].abs().max() < 0.004
+
+
+@torch.no_grad()
+def test_where_hints_overlap_the_later_wins_without_a_line_of_mixed_colours(affinities):
+    gray = torch.full((1, 1, 48, 64), 0.5)
+    hints = drawn(Hint(26, 24, "#a04040", 8), Hint(36, 24, "#4040a0", 8))
+    found = follow_hints(torch.zeros(1, 2, 48, 64), gray, hints, None, affinities)
+    error = (found - hints[:, :2]).abs().amax(1)[0]
+    inside = hints[0, 2] > 0
+    assert error[inside].max() < 0.03  # a mixture of the two would be 0.1 away
+
+
+@torch.no_grad()
+def test_a_thousand_hints(affinities):
+    gray, colors = 0.3 + 0.4 * grays(1), ("#a04040", "#40a040", "#4040a0", KEEP)
+    many = [Hint(k * 7 % 64, k * 5 % 48, colors[k % 4], 0, (k % 3 - 1) / 2) for k in range(1000)]
+    found = follow_hints(torch.zeros(1, 2, 48, 64), gray, drawn(*many), None, affinities)
+    assert torch.isfinite(found).all() and found.abs().max() <= 0.5

@@ -156,6 +156,18 @@ def test_words_colour_known_things_and_report_unknown_ones(mini, photo):
     assert steering.word_hints(mini, photo, "a purple zorblat")[0] is None
 
 
+def test_a_word_for_what_is_not_there_is_refused_with_what_is(mini, photo):
+    """A cup on a table."""
+    scores = grounding.recognized_regions(
+        mini.part("captioner"), photo, ["cup", "dog", "car", "horse", "castle", "boat"]
+    )
+    assert (scores.amax((0, 2, 3)) > 0).tolist() == [True, *[False] * 5]
+    names = steering.seen(mini, photo)
+    assert len(names) == 3 and {"espresso", "cup", "coffee mug"} & set(names)
+    text = steering.unseen(mini, photo, ["dog", "car"])
+    assert text == f"the model sees no dog or car in it; it sees {', '.join(names)}"
+
+
 def test_the_method_depends_on_the_models_parts(mini, tiny_model, tmp_path):
     tiny = Colorizer.from_pretrained(str(tiny_model), "cpu")
     assert [steering.finder(c) for c in (mini, tiny)] == ["recognition", "attention"]

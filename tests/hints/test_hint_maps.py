@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from seada_core.color.spaces import rgb_to_ycbcr
-from seada_core.files.hint_format import Hint, Stroke
+from seada_core.files.hint_format import KEEP, Hint, Stroke
 from seada_core.hints import maps as H
 
 
@@ -221,3 +221,35 @@ def test_samplers_take_a_single_pixel():
     rgb = torch.full((1, 3, 1, 1), 0.5)
     for sampler in (H.sample_point_hints, H.sample_superpixel_hints):
         assert sampler(rgb, torch.Generator().manual_seed(0)).shape == (1, 3, 1, 1)
+
+
+def test_spread_and_kept_places_survive_resizing_and_joining():
+    drawn = H.hint_map([Hint(2, 2, "#a04040", 1, 0.5), Hint(12, 12, KEEP, 1)], (16, 16), (16, 16))
+    assert drawn.shape[1] == 5 and (drawn[0, 2] * drawn[0, 4]).max() == 0
+    small = H.resize_hint_map(drawn, (4, 4))
+    assert small[0, 3, 0, 0] == pytest.approx(0.5) and small[0, 2:, 3, 3].tolist() == [0, 0, 1]
+    assert small[0, :, 1, 2].abs().sum() == 0
+    plain = H.hint_map([Hint(12, 12, "#4040a0")], (16, 16), (16, 16))
+    assert plain.shape[1] == 3 and torch.equal(
+        H.resize_hint_map(plain, (4, 4)), H.resize_hint_map(plain[:, :3], (4, 4))
+    )
+    above, below = H.joined(plain, drawn), H.joined(drawn, plain)
+    assert above[0, 4, 12, 12] == 0 and above[0, 2, 12, 12] == 1 and above[0, 4, 12, 11] == 1
+    assert below[0, 4, 12, 12] == 1 and below[0, 3, 2, 2] == 0.5
+
+
+def test_hints_on_black_or_white_are_named_once():
+    gray = torch.full((1, 1, 40, 60), 0.5)
+    gray[..., :20], gray[..., 40:] = 0, 1
+    dark, light, visible = (
+        Hint(20, 40, "#a04040", 5),
+        Stroke(((100, 40), (110, 60)), "#4040a0"),
+        Hint(60, 40, "#a04040"),
+    )
+    assert H.hidden_hints([dark, visible], gray, (80, 120)) == (
+        "a hint lies on black or white, where no colour can show, at (20, 40)"
+    )
+    assert H.hidden_hints([light, dark], gray, (80, 120)).startswith("2 hints lie on black or white")
+    partly = Hint(38, 40, "#a04040", 8)  # a part of the disc is on grey
+    grey = Hint(20, 40, "#808080")
+    assert H.hidden_hints([visible, partly, grey, Hint(20, 40, KEEP)], gray, (80, 120)) == ""

@@ -132,6 +132,60 @@ open(browser, url, { vue: settings.vue }, async (page, report) => {
     seen.nodes = await page.evaluate(() => window.app.graph.nodes.length);
   });
 
+  await scene("reach", async (seen) => {
+    await choose(first);
+    await sized(settings.photos[first]);
+    const photo = page.locator(".seada-photo");
+    const hints = () =>
+      page.evaluate(() => {
+        const node = window.app.graph.nodes.find((one) => one.type === "SeAdaHints");
+        return JSON.parse(node.widgets.find((widget) => widget.name === "points").value);
+      });
+    /** The share of the photo that the region under the pointer has, once it is there and other than `before`. */
+    const region = (before = "") =>
+      page
+        .waitForFunction((old) => {
+          const { region: now } = document.querySelector(".seada-photo").dataset;
+          return now && now !== old ? now : null;
+        }, before, WAIT)
+        .then((value) => value.jsonValue());
+    const box = await photo.boundingBox();
+    const point = (across, down = 0.5) => page.mouse.move(box.x + box.width * across, box.y + box.height * down);
+    const wheel = async (times, amount) => {
+      await page.keyboard.down("Shift");
+      for (let i = 0; i < times; i++) await page.mouse.wheel(0, amount);
+      await page.keyboard.up("Shift");
+    };
+    await photo.focus();
+    const before = await hints();
+    await point(0.6);
+    const own = await region();
+    await picture("hover");
+    seen.noHint = JSON.stringify(await hints()) === JSON.stringify(before);
+    await wheel(8, -100);
+    const far = await region(own);
+    await picture("hover-far");
+    seen.grows = Number(far) > Number(own);
+    await page.mouse.move(1390, 300);
+    await page.waitForFunction(() => document.querySelector(".seada-photo").dataset.region === "", null, WAIT);
+    await page.mouse.click(box.x + box.width * 0.6, box.y + box.height * 0.5);
+    await page.waitForTimeout(200);
+    seen.spread = (await hints()).at(-1).spread;
+    await wheel(3, 100); // over the hint: of that one
+    await page.waitForTimeout(200);
+    seen.changed = [(await hints()).at(-1).spread, (await hints()).length - before.length];
+    await page.keyboard.press("Control+z");
+    seen.undone = (await hints()).at(-1).spread;
+    await page.locator(".seada-spread input").fill("-4");
+    await page.getByTitle("Keep a place as it is (L)").click();
+    await page.mouse.click(box.x + box.width * 0.4, box.y + box.height * 0.4);
+    await page.waitForTimeout(200);
+    const { color, spread } = (await hints()).at(-1);
+    seen.lock = [color, spread];
+    await page.mouse.move(1390, 300);
+    await page.waitForTimeout(600);
+  });
+
   await scene("reroute", async (seen) => {
     await choose(first);
     await between("Reroute", "Reroute");
@@ -229,9 +283,14 @@ open(browser, url, { vue: settings.vue }, async (page, report) => {
       const [one, other] = app.graph.nodes.filter((node) => node.type === "SeAdaHints");
       other.pos = [one.pos[0] + 560, one.pos[1]];
       app.graph.nodes.find((node) => node.type === "SeAdaLoadPhoto").connect(0, other, 0);
-      for (const node of app.graph.nodes) if (node.type !== "SeAdaHints") node.pos[1] -= 5000;
+      for (const node of app.graph.nodes) if (node.type !== "SeAdaHints") node.pos = [node.pos[0], node.pos[1] - 5000];
+      app.canvas.setDirty(true, true);
     });
-    await page.waitForTimeout(1200);
+    await page.locator(".seada-photo").nth(1).waitFor(WAIT);
+    await page.waitForFunction((text) => {
+      const places = [...document.querySelectorAll(".seada-place")];
+      return places.length === 2 && places.every((place) => place.textContent === text);
+    }, settings.photos[first].join(" × "), WAIT);
     const box = await page.locator(".seada-photo").nth(1).boundingBox();
     await page.mouse.click(box.x + box.width * 0.45, box.y + box.height / 2);
     await page.waitForTimeout(300);

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 from functools import partial
@@ -85,6 +86,13 @@ def test_the_page_reads_hints_as_python_does():
     # Python also takes other colours of CSS, which the painter turns into these before they are stored
     values += [[hint | {"color": color}] for color in ("#12345g", "reddish", 5, "#123456\n", "#１２３４５６")]
     values += [
+        [hint | {"color": "keep"}],
+        [stroke | {"spread": 0.5}],
+        [hint | {"spread": 0}],
+        [hint | {"color": "Keep"}],
+    ]
+    values += [[hint | {"spread": spread}] for spread in (1, -1, 1.01, -2, "0", None, True)]
+    values += [
         [stroke | {"points": points}] for points in ([], [[1]], [1, 2], [[1, 2, 3]], [[1, "2"]], [[1e6 + 1, 2]], {})
     ]
     values += [[hint] * 10_000, [hint] * 10_001, [stroke | {"points": [[1, 2]] * 10_000}] * 10]
@@ -97,7 +105,7 @@ def test_the_page_reads_hints_as_python_does():
         except ValueError:
             return None
         places = [[one.x, one.y] if isinstance(one, Hint) else list(map(list, one.points)) for one in hints]
-        return [[place, one.color, one.radius] for place, one in zip(places, hints)]
+        return [[place, one.color, one.radius, one.spread] for place, one in zip(places, hints)]
 
     script = """
     const chunks = [];
@@ -106,7 +114,8 @@ def test_the_page_reads_hints_as_python_does():
     const { parse } = await import("data:text/javascript," + encodeURIComponent(source));
     const read = (text) => {
       try {
-        return parse(text).map(({ x, y, points, color, radius }) => [points ?? [x, y], color, radius]);
+        const fields = ({ x, y, points, color, radius, spread = 0 }) => [points ?? [x, y], color, radius, spread];
+        return parse(text).map(fields);
       } catch {
         return null;
       }
@@ -118,6 +127,22 @@ def test_the_page_reads_hints_as_python_does():
     done = subprocess.run(command, input=data, capture_output=True, text=True, check=True)
     for text, theirs in zip(texts, json.loads(done.stdout), strict=True):
         assert theirs == read(text), text[:200]
+
+
+def test_every_text_of_the_painter_has_a_translation_and_no_other():
+    """What is in t("…"), and in the texts that reach it by a name."""
+    root = TESTS.parents[1]
+    script = "\n".join(path.read_text(encoding="utf-8") for path in sorted((root / "web" / "js").glob("*.js")))
+    texts = json.loads((root / "locales" / "zh" / "main.json").read_text(encoding="utf-8"))["seadaPainter"]
+    literal = set(re.findall(r'\bt\("((?:[^"\\]|\\.)+)"', script))
+    assert literal - texts.keys() == set()
+    assert [text for text in texts if f'"{text}"' not in script] == []
+    for english, chinese in texts.items():
+        assert set(re.findall(r"\{\w+\}", english)) == set(re.findall(r"\{\w+\}", chinese)), english
+    menu = re.search(r"const entries = \{(.*?)\n    \};", script, re.DOTALL)[1]
+    tools = re.search(r"const TOOLS = \{(.*?)\};", script, re.DOTALL)[1]
+    named = re.findall(r'^      "([^"]+)":', menu, re.MULTILINE) + re.findall(r'\["\w+", "([^"]+)"\]', tools)
+    assert len(named) == 10 and set(named) <= texts.keys()
 
 
 def flat_places(gray) -> list[tuple[int, int]]:

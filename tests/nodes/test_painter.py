@@ -51,6 +51,21 @@ def test_no_hints_give_the_grey_picture(comfy):
     assert (pixels(answer) - sent).abs().max() <= 1
 
 
+def test_the_region_of_one_more_hint_is_what_it_changes(comfy):
+    """In a preview of it alone, the colour is where the region is bright; another hint beside it takes some of it."""
+    following = {"x": 300, "y": 60, "color": "#a06040", "radius": 12}
+    status, answer = ask(comfy, request(hints=[], next=following))
+    region = pixels(answer)[0]
+    assert status == 200 and region.shape == (64, 96) and region[6, 48] == 255
+    shown = pixels(ask(comfy, request(hints=[following]))[1])
+    colored = (shown.amax(0) - shown.amin(0)) > 40
+    assert region[colored].mean() > 2 * region[~colored].mean()
+    beside = {"x": 330, "y": 90, "color": "keep", "radius": 12}
+    narrower = pixels(ask(comfy, request(hints=[beside], next=following))[1])[0]
+    wider = pixels(ask(comfy, request(hints=[], next=following | {"spread": 1}))[1])[0]
+    assert narrower.mean() < region.mean() < wider.mean()
+
+
 def bomb() -> str:
     """A PNG that declares 100,000 x 100,000 pixels."""
 
@@ -87,6 +102,8 @@ def bomb() -> str:
         (request(picture=picture()[:400]), "picture: this file is damaged"),
         (request(picture=bomb()), "not a PNG, JPEG or WebP|at most 256"),
         (request(picture=picture(size=(257, 20))), "picture: 257 x 20, expected at most 256 x 256"),
+        (request(next={"x": 1, "y": 2}), "next, hint 1 has no color"),
+        (request(next=None), "next, hint 1: expected"),
         (request(hints={}), "expected .* a list of hints"),
         (request(hints=[{"x": 1}]), "hint 1 has no color"),
         (request(hints=[{"x": 1, "y": 2, "color": "<b>"}]), "hint 1: bad colour"),

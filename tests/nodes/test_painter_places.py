@@ -12,7 +12,7 @@ import pytest
 from page import WORKFLOWS, browser, drive
 
 PHOTOS = {"one.png": (300, 200), "two.png": (180, 240)}
-QUICK = ["history", "painter in a subgraph"]
+QUICK = ["history", "painter in a subgraph", "reach"]
 
 
 @pytest.fixture(
@@ -72,6 +72,17 @@ def test_what_the_painter_shows_is_what_the_node_has_after_each_undo(scene):
         "redone outside": 2,
     }
     assert seen["nodes"] == 6  # the painter's undo never undid the loading of the workflow
+
+
+def test_the_region_of_a_click_shows_before_it_and_spreads_as_asked_and_a_lock_keeps_its_place(scene):
+    assert scene("reach") == {
+        "noHint": True,
+        "grows": True,  # the region under the pointer, by Shift and the wheel
+        "spread": 0.8,
+        "changed": [0.5, 1],  # of the hint under the pointer
+        "undone": 0.8,  # all steps of one turn together
+        "lock": ["keep", -0.4],
+    }
 
 
 def test_a_loaded_file_shows_at_once_also_one_that_browsers_cannot_show(scene):

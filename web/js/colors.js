@@ -2,6 +2,7 @@
 
 import { button, copyOf, make } from "./dom.js";
 import { isColor } from "./model.js";
+import { t } from "./texts.js";
 
 const STORE = "SeAda.recentColors";
 // skin, hair and wood, brick, foliage, sky, denim, sand, grey
@@ -46,14 +47,14 @@ function stored() {
 export class Colors {
   #recent = [...new Set([...stored(), ...FIRST])].slice(0, RECENT);
   #onChoose;
-  #swatches = make("div", { className: "seada-recent", attributes: { role: "group", "aria-label": "Recent colours" } });
-  #picker = make("input", { type: "color", title: "Colour (C)", attributes: { "aria-label": "Colour" } });
+  #swatches = make("div", { className: "seada-recent", attributes: { role: "group", "aria-label": t("Recent colours") } });
+  #picker = make("input", { type: "color", title: t("Colour (C)"), attributes: { "aria-label": t("Colour") } });
   #text = make("input", {
     type: "text",
     className: "seada-hex",
     spellcheck: false,
-    title: "Colour: #rrggbb, or a name such as teal",
-    attributes: { "aria-label": "Colour as #rrggbb or by name" },
+    title: t("Colour: #rrggbb, or a name such as teal"),
+    attributes: { "aria-label": t("Colour as #rrggbb or by name") },
   });
 
   /** onChoose(color) is called for each new colour. */
@@ -107,7 +108,7 @@ export class Colors {
           type: "button",
           title: color,
           onclick: () => this.set(color),
-          attributes: { "aria-label": `Colour ${color}`, "aria-pressed": String(color === this.color) },
+          attributes: { "aria-label": t("Colour {color}", { color }), "aria-pressed": String(color === this.color) },
         });
         swatch.style.backgroundColor = color; // checked by isColor
         return swatch;
@@ -118,7 +119,7 @@ export class Colors {
 
 /** A small pane with a picture of the user's, kept only in the page; a click picks its colour. */
 export class Reference {
-  #canvas = make("canvas", { title: "Click to take a colour" });
+  #canvas = make("canvas", { title: t("Click to take a colour") });
   #chip = make("span", { className: "seada-chip" });
 
   /** onPick(color, done): done is false while the pointer is held. */
@@ -132,11 +133,11 @@ export class Reference {
     this.#canvas.onpointerdown = (event) => pick(event, false);
     this.#canvas.onpointermove = (event) => pick(event, false);
     this.#canvas.onpointerup = (event) => pick(event, true);
-    const close = button("close", "Close the reference picture", () => this.close());
+    const close = button("close", t("Close the reference picture"), () => this.close());
     this.element = make(
       "div",
       { className: "seada-reference", hidden: true },
-      make("div", { className: "seada-reference-bar" }, this.#chip, make("span", {}, "Reference"), close),
+      make("div", { className: "seada-reference-bar" }, this.#chip, make("span", {}, t("Reference")), close),
       this.#canvas,
     );
   }
@@ -147,7 +148,7 @@ export class Reference {
     try {
       bitmap = await createImageBitmap(file);
     } catch {
-      throw new Error("the reference is not a picture that this browser reads");
+      throw new Error(t("the reference is not a picture that this browser reads"));
     }
     copyOf(bitmap, REFERENCE_SIDE, this.#canvas);
     this.element.hidden = false;

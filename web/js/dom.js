@@ -26,6 +26,7 @@ const PATHS = {
   brush: "M14 3l7 7-8 8-5-1-1-5zM7 17l-4 4M12 8l4 4",
   eraser: "M8 20h13M4 14l9-10 7 7-9 9H8z M9 9l7 7",
   picker: "M14 6l4 4M12 8l4 4-8 8H4v-4zM15 5a3 3 0 1 1 4 4",
+  lock: "M6 11h12v9H6z M8.5 11V8a3.5 3.5 0 0 1 7 0v3M12 15v2",
   undo: "M4 9h10a6 6 0 0 1 0 12h-3M8 5L4 9l4 4",
   redo: "M20 9H10a6 6 0 0 0 0 12h3M16 5l4 4-4 4",
   fit: "M4 9V4h5M15 4h5v5M20 15v5h-5M9 20H4v-5",

@@ -1,6 +1,7 @@
 // Import and export of hints and reference pictures: clipboard, files, drag and drop.
 
 import { make } from "./dom.js";
+import { t } from "./texts.js";
 
 const MAX_FILE = 64_000_000; // bytes; the largest allowed list of hints is far smaller
 const FILE_NAME = "hints.json";
@@ -35,7 +36,7 @@ export async function copy(text) {
 export async function take(painter, file) {
   try {
     if (isPicture(file)) await painter.openReference(file);
-    else if (file.size > MAX_FILE) throw new Error("the file is too large for hints");
+    else if (file.size > MAX_FILE) throw new Error(t("the file is too large for hints"));
     else painter.importText(await file.text());
   } catch (error) {
     painter.say(error.message);
@@ -57,14 +58,14 @@ export function listen(painter) {
     element.classList.remove("seada-drop");
     const [file] = event.dataTransfer.files;
     if (file) take(painter, file);
-    else painter.say("drop a picture file for reference, or a hints file");
+    else painter.say(t("drop a picture file for reference, or a hints file"));
   });
   element.addEventListener("copy", (event) => {
     if (event.target.matches("input, textarea")) return;
     event.preventDefault();
     event.stopPropagation();
     event.clipboardData.setData("text/plain", painter.text);
-    painter.say("hints copied");
+    painter.say(t("hints copied"));
   });
   element.addEventListener("paste", (event) => {
     if (event.target.matches("input, textarea")) return;

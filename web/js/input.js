@@ -4,6 +4,12 @@ const DRAG = 4; // display pixels a pointer moves before a click becomes a strok
 const LONG_PRESS_MS = 550;
 const STEP = 8; // display pixels of an arrow key
 
+// ComfyUI zooms its graph with two fingers anywhere; on a photo the painter handles them through pointer events
+for (const type of ["touchstart", "touchmove", "touchend", "touchcancel"]) {
+  const keep = (event) => event.target.closest?.(".seada-stage") && event.stopPropagation();
+  window.addEventListener(type, keep, { capture: true, passive: true });
+}
+
 /** Adds listeners to `painter`'s canvas that call `painter`'s methods; they are removed with the element. */
 export function listen(painter) {
   const { view } = painter;
@@ -111,6 +117,11 @@ export function listen(painter) {
     (event) => {
       event.preventDefault();
       event.stopPropagation();
+      if (event.shiftKey) {
+        const along = event.deltaY || event.deltaX; // with Shift, some browsers turn the wheel sideways
+        if (along) painter.stepSpread(along < 0 ? 1 : -1);
+        return;
+      }
       const lines = event.deltaMode === 1 ? 20 : 1;
       view.zoom(Math.exp(-event.deltaY * lines * (event.ctrlKey ? 0.01 : 0.0015)), ...view.place(event));
       painter.draw();
@@ -134,12 +145,15 @@ export function listen(painter) {
     Escape: () => (painter.draft ? painter.cancelDraft() : painter.setCursor(null)),
     "[": () => painter.stepRadius(-1),
     "]": () => painter.stepRadius(1),
+    ",": () => painter.stepSpread(-1),
+    ".": () => painter.stepSpread(1),
     "+": () => painter.zoom(1.25),
     "=": () => painter.zoom(1.25),
     "-": () => painter.zoom(0.8),
     0: () => painter.fit(),
     b: () => painter.setTool("paint"),
     e: () => painter.setTool("erase"),
+    l: () => painter.setTool("lock"),
     i: () => painter.setTool("pick"),
     c: () => painter.chooseColor(),
     h: () => painter.toggle("showHints"),

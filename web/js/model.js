@@ -6,6 +6,10 @@ const MAX_POINTS = 100_000; // of all hints
 const MAX_COORDINATE = 1_000_000; // of a stroke's points
 const MAX_UNDO = 200;
 
+/** In place of a hint's colour: the place keeps what the model gives it. */
+export const KEEP = "keep";
+export const MAX_SPREAD = 1;
+
 /** Whether `text` is "#rrggbb": checked before any text is used as a CSS colour. */
 export const isColor = (text) => typeof text === "string" && /^#[0-9a-fA-F]{6}$/.test(text);
 
@@ -24,15 +28,18 @@ function readEntry(entry) {
     if (!Object.hasOwn(entry, name)) throw new Error(`no ${name}`);
   }
   for (const name of Object.keys(entry)) {
-    if (name !== "radius" && !fields.includes(name)) throw new Error(`unknown field ${brief(name)}`);
+    if (name !== "radius" && name !== "spread" && !fields.includes(name)) throw new Error(`unknown field ${brief(name)}`);
   }
   const { color } = entry;
-  if (!isColor(color)) throw new Error(`bad colour ${brief(color)}, expected #rrggbb`);
+  if (!isColor(color) && color !== KEEP) throw new Error(`bad colour ${brief(color)}, expected #rrggbb`);
   const radius = Object.hasOwn(entry, "radius") ? entry.radius : 0;
   if (!isNumber(radius) || radius < 0) throw new Error(`bad radius ${brief(radius)}`);
+  const spread = Object.hasOwn(entry, "spread") ? entry.spread : 0;
+  if (!isNumber(spread) || Math.abs(spread) > MAX_SPREAD) throw new Error(`bad spread ${brief(spread)}, expected -1 to 1`);
+  const look = { color, radius, ...(spread ? { spread } : {}) }; // 0 is not written: older versions do not know it
   if (!stroke) {
     if (!isNumber(entry.x) || !isNumber(entry.y)) throw new Error(`bad place ${brief([entry.x, entry.y])}`);
-    return Object.freeze({ x: entry.x, y: entry.y, color, radius });
+    return Object.freeze({ x: entry.x, y: entry.y, ...look });
   }
   const { points } = entry;
   if (!Array.isArray(points) || points.length === 0 || points.length > MAX_STROKE_POINTS) {
@@ -40,7 +47,7 @@ function readEntry(entry) {
   }
   const bad = points.find((point) => !Array.isArray(point) || point.length !== 2 || !point.every(isPlace));
   if (bad !== undefined) throw new Error(`bad point ${brief(bad)}, expected [x, y]`);
-  return Object.freeze({ points: points.map(([x, y]) => [x, y]), color, radius });
+  return Object.freeze({ points: points.map(([x, y]) => [x, y]), ...look });
 }
 
 /** The hints of a JSON text: a list, or {"hints": list}; empty text is an empty list. Throws a readable Error. */
@@ -74,6 +81,7 @@ export class Model {
   #past = [];
   #future = [];
   #state;
+  #changing = null; // the state that `change` made last
 
   /** onChange() is called after each change by the user, not after `load`. */
   constructor(text, onChange) {
@@ -146,6 +154,15 @@ export class Model {
     if (this.error !== null || this.hints.length >= MAX_HINTS || points > MAX_POINTS) return false;
     this.#set([...this.hints, readEntry(hint)]);
     return true;
+  }
+
+  /** Changes some fields of a hint. Changes of one hint that follow each other are undone together. */
+  change(index, fields) {
+    if (!(index in this.hints)) return;
+    const hints = this.hints.with(index, readEntry({ ...this.hints[index], ...fields }));
+    if (this.#changing === this.#state) this.#state = this.#past.pop();
+    this.#set(hints);
+    this.#changing = this.#state;
   }
 
   remove(index) {

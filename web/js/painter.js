@@ -1,32 +1,25 @@
 // The hint painter: connects gestures, keys and buttons to the hints and the display.
 
+import { Brush, stepped } from "./brush.js";
 import { Colors, Reference, colorAt } from "./colors.js";
 import { make } from "./dom.js";
 import { listen as listenToFiles } from "./files.js";
 import { listen as listenToInput } from "./input.js";
 import { MAX_STROKE_POINTS, Model } from "./model.js";
-import { Panel } from "./panel.js";
+import { Panel, statusOf } from "./panel.js";
 import { Preview } from "./preview.js";
+import { t } from "./texts.js";
 import { View, greyOf } from "./view.js";
 
 const MESSAGE_MS = 4000;
-const LEAST_RADIUS = 6; // minimum initial radius, px; otherwise a hundredth of the photo's long side
-
-// ComfyUI zooms its graph with two fingers anywhere; on a photo the painter handles them through pointer events
-for (const type of ["touchstart", "touchmove", "touchend", "touchcancel"]) {
-  const keep = (event) => event.target.closest?.(".seada-stage") && event.stopPropagation();
-  window.addEventListener(type, keep, { capture: true, passive: true });
-}
 
 export class Painter {
   view = new View();
-  tool = "paint";
-  radius = LEAST_RADIUS; // px of the photo
+  brush = new Brush();
   draft = null; // the hint being drawn
   #pointer = null; // display pixels
   #cursor = null; // of the keyboard, px of the photo
   #shows = { showHints: true, showPreview: true };
-  #radiusChosen = false;
   #locked = null; // the reason why painting is disabled
   #message = null;
   #previewMessage = null;
@@ -43,9 +36,9 @@ export class Painter {
     });
     this.colors = new Colors(() => this.draw());
     this.reference = new Reference((color, done) => this.#picked(color, done));
-    this.serverPreview = new Preview(fetchApi, (picture, message) => {
-      this.view.preview = picture;
-      this.#previewMessage = message;
+    this.serverPreview = new Preview(fetchApi, (shown) => {
+      Object.assign(this.view, { preview: shown.picture, region: shown.region });
+      this.#previewMessage = shown.message;
       this.draw();
     });
     this.panel = new Panel(this);
@@ -59,7 +52,7 @@ export class Painter {
     Object.defineProperty(canvas, "isContentEditable", { value: true }); // by which later ones do
     canvas.dataset.captureWheel = "true"; // ComfyUI's Vue nodes do not handle the wheel over such an element in focus
     canvas.setAttribute("role", "application");
-    canvas.setAttribute("aria-label", "Hint painter: arrow keys move, Enter places a colour, Delete removes one");
+    canvas.setAttribute("aria-label", t("Hint painter: arrow keys move, Enter places a colour, Delete removes one"));
     this.empty = make("div", { className: "seada-empty" });
     const stage = make("div", { className: "seada-stage" }, canvas, this.empty, this.reference.element);
     this.element = make("div", { className: "seada-painter" }, this.panel.top, this.panel.middle, stage, this.panel.bottom);
@@ -102,9 +95,7 @@ export class Painter {
     const grey = photo && greyOf(photo.image);
     this.view.setPhoto(photo && { grey, width: photo.width, height: photo.height });
     this.serverPreview.setPhoto(grey, photo?.width, photo?.height);
-    if (photo && !this.#radiusChosen) {
-      this.radius = Math.max(LEAST_RADIUS, Math.round(Math.max(photo.width, photo.height) / 100));
-    }
+    this.brush.setPhoto(photo);
     this.setCursor(null);
     this.#changed();
   }
@@ -145,6 +136,7 @@ export class Painter {
 
   #changed() {
     this.serverPreview.update(this.draft ? [...this.model.hints, this.draft] : this.model.hints);
+    this.#hover();
     this.draw();
   }
 
@@ -157,7 +149,7 @@ export class Painter {
   startDraft(x, y) {
     const [px, py] = this.#pixel(x, y);
     if (!this.#canPaint || !this.view.isInside(px, py)) return false;
-    this.draft = { x: px, y: py, color: this.colors.color, radius: this.radius };
+    this.draft = { x: px, y: py, ...this.brush.look(this.colors.color) };
     this.#changed();
     return true;
   }
@@ -166,12 +158,11 @@ export class Painter {
   extendDraft(x, y) {
     if (!this.draft) return;
     const [px, py] = this.#pixel(x, y);
-    const { color, radius } = this.draft;
-    const points = this.draft.points ?? [[this.draft.x, this.draft.y]];
+    const { x: startX, y: startY, points = [[startX, startY]], ...look } = this.draft;
     const [lastX, lastY] = points.at(-1);
-    const apart = Math.max(1, radius / 3, 1.5 / this.view.scale);
+    const apart = Math.max(1, look.radius / 3, 1.5 / this.view.scale);
     if (Math.hypot(px - lastX, py - lastY) < apart || points.length >= MAX_STROKE_POINTS) return;
-    this.draft = { points: [...points, [px, py]], color, radius };
+    this.draft = { points: [...points, [px, py]], ...look };
     this.#changed();
   }
 
@@ -189,7 +180,7 @@ export class Painter {
 
   #add(hint) {
     if (this.model.add(hint)) this.colors.used(hint.color);
-    else this.say("no more hints fit into one list");
+    else this.say(t("no more hints fit into one list"));
   }
 
   /** Removes the topmost hint at the display pixel (x, y). */
@@ -206,7 +197,7 @@ export class Painter {
   undo() {
     if (this.#locked !== null) return;
     if (this.model.canUndo) this.model.undo();
-    else this.say("nothing to undo here; click the graph to undo there");
+    else this.say(t("nothing to undo here; click the graph to undo there"));
   }
 
   redo() {
@@ -217,9 +208,9 @@ export class Painter {
     if (this.#locked !== null) return this.say(this.#locked);
     try {
       this.model.replace(text);
-      this.say(`${this.model.hints.length} hints loaded`);
+      this.say(t("{count} hints loaded", { count: this.model.hints.length }));
     } catch (error) {
-      this.say(`not valid hints: ${error.message}`);
+      this.say(t("not valid hints: {reason}", { reason: error.message }));
     }
   }
 
@@ -253,34 +244,42 @@ export class Painter {
 
   async openReference(file) {
     await this.reference.open(file);
-    this.say("click the reference picture to take a colour");
+    this.say(t("click the reference picture to take a colour"));
   }
 
   // --- tools and view ------------------------------------------------------------------------------------------------
 
+  get tool() {
+    return this.brush.tool;
+  }
+
   setTool(tool) {
-    this.tool = tool;
-    this.draw();
+    this.#rebrush(() => (this.brush.tool = tool));
   }
 
-  /** Radii from 0 to a sixth of the photo's long side, finer where they are small. */
-  get #maxRadius() {
-    const { photo } = this.view;
-    return Math.max(32, Math.round(Math.max(photo?.width ?? 0, photo?.height ?? 0) / 6));
-  }
-
-  radiusAt(share) {
-    return Math.round(this.#maxRadius * share ** 2);
-  }
-
-  setRadius(radius) {
-    this.#radiusChosen = true;
-    this.radius = Math.min(this.#maxRadius, Math.max(0, Math.round(radius)));
-    this.draw();
+  setShare(share) {
+    this.#rebrush(() => (this.brush.share = share));
   }
 
   stepRadius(sign) {
-    this.setRadius(this.radius + sign * Math.max(1, Math.round(this.radius / 6)));
+    this.#rebrush(() => this.brush.stepRadius(sign));
+  }
+
+  setSpread(spread) {
+    this.#rebrush(() => this.brush.setSpread(spread));
+  }
+
+  /** Makes the hint under the pointer reach one step further (sign 1) or less far (-1), or else those to come. */
+  stepSpread(sign) {
+    const index = this.#pointer ? this.view.hit(this.model.hints, ...this.#pointer) : -1;
+    if (index < 0) this.setSpread(stepped(this.brush.spread, sign));
+    else if (this.#canPaint) this.model.change(index, { spread: stepped(this.model.hints[index].spread ?? 0, sign) });
+  }
+
+  #rebrush(change) {
+    change();
+    this.#hover();
+    this.draw();
   }
 
   toggle(name) {
@@ -303,12 +302,27 @@ export class Painter {
 
   setPointer(place) {
     this.#pointer = place;
+    this.#hover();
     this.draw();
   }
 
   setCursor(place) {
     this.#cursor = place;
+    this.#hover();
     this.draw();
+  }
+
+  /** Asks for the region of the hint under the pointer, or of the one that a click would place there. */
+  #hover() {
+    const { brush, view } = this;
+    const place = this.#cursor ? view.toDisplay(...this.#cursor) : this.#pointer;
+    const at = place && view.photo ? this.#pixel(...place) : null;
+    const { hints } = this.model;
+    const index = at ? view.hit(hints, ...place) : -1;
+    const shows = at && !this.draft && this.#canPaint && this.#shows.showPreview && view.isInside(...at);
+    if (!shows || (index < 0 ? !brush.paints : brush.tool === "pick")) return this.serverPreview.leave();
+    const next = hints[index] ?? { x: at[0], y: at[1], ...brush.look(this.colors.color) };
+    this.serverPreview.hover(hints.filter((one) => one !== next), next, place);
   }
 
   moveCursor(dx, dy) {
@@ -324,7 +338,7 @@ export class Painter {
   placeAtCursor() {
     if (!this.#cursor || !this.#canPaint) return;
     const [x, y] = this.#cursor;
-    this.#add({ x, y, color: this.colors.color, radius: this.radius });
+    this.#add({ x, y, ...this.brush.look(this.colors.color) });
   }
 
   removeAtCursor() {
@@ -343,7 +357,7 @@ export class Painter {
   }
 
   #drawNow() {
-    const { view, model } = this;
+    const { brush, view, model } = this;
     const at = this.#pointer && view.photo ? this.#pixel(...this.#pointer) : this.#cursor;
     const inside = at && view.isInside(...at);
     view.draw({
@@ -353,36 +367,31 @@ export class Painter {
       hover: this.#pointer && !this.draft ? view.hit(model.hints, ...this.#pointer) : -1,
       brush: inside && this.#canPaint ? this.#pointer : null,
       cursor: this.#cursor,
-      color: this.colors.color,
-      radius: this.radius,
-      tool: this.tool,
+      look: brush.look(this.colors.color),
+      tool: brush.tool,
     });
     this.empty.hidden = view.photo !== null;
     view.canvas.dataset.tool = this.tool;
     this.panel?.show({
       ...this.#shows,
-      ...this.#status(),
-      tool: this.tool,
-      radius: this.radius,
-      share: Math.sqrt(this.radius / this.#maxRadius),
+      ...statusOf({
+        locked: this.#locked,
+        error: model.error,
+        message: this.#message?.message ?? null,
+        source: this.#source.message,
+        preview: this.#previewMessage,
+        hints: model.hints,
+        photo: view.photo,
+      }),
+      tool: brush.tool,
+      radius: brush.radius,
+      share: brush.share,
+      spread: brush.spread,
       canUndo: model.canUndo && this.#locked === null,
       canRedo: model.canRedo && this.#locked === null,
       broken: model.error !== null && this.#locked === null,
       ask: view.photo ? this.#source.action : null,
       place: inside ? `${at[0]}, ${at[1]}` : view.photo ? `${view.photo.width} × ${view.photo.height}` : "",
     });
-  }
-
-  /** {message, bad}: errors take precedence over messages, and messages over the number of hints. */
-  #status() {
-    const { error, hints } = this.model;
-    const count = hints.length === 1 ? "1 hint" : `${hints.length} hints`;
-    if (this.#locked !== null) return { message: this.#locked, bad: false };
-    if (error !== null) return { message: `The hints cannot be read (${error}). The text is kept.`, bad: true };
-    if (this.#message) return { message: this.#message.message, bad: false };
-    if (this.view.photo && this.#source.message) return { message: this.#source.message, bad: false };
-    if (this.#previewMessage) return { message: `${count}; ${this.#previewMessage}`, bad: true };
-    if (!this.view.photo) return { message: count, bad: false };
-    return { message: hints.length ? count : "Click to place a colour, drag to paint, right-click to remove", bad: false };
   }
 }

@@ -2,8 +2,27 @@
 
 import { button, make } from "./dom.js";
 import { chooseFile, copy, download, take } from "./files.js";
+import { t } from "./texts.js";
 
-const TOOLS = { paint: ["brush", "Paint (B)"], erase: ["eraser", "Erase (E)"], pick: ["picker", "Pick a colour (I)"] };
+const TOOLS = {
+  paint: ["brush", "Paint (B)"],
+  lock: ["lock", "Keep a place as it is (L)"],
+  erase: ["eraser", "Erase (E)"],
+  pick: ["picker", "Pick a colour (I)"],
+};
+const SPREADS = 10; // steps of the slider on either side
+
+/** {message, bad} of the status line: errors take precedence over messages, and messages over the number of hints. */
+export function statusOf({ locked, error, message, source, preview, hints, photo }) {
+  const count = hints.length === 1 ? t("1 hint") : t("{count} hints", { count: hints.length });
+  if (locked !== null) return { message: locked, bad: false };
+  if (error !== null) return { message: t("The hints cannot be read ({error}). The text is kept.", { error }), bad: true };
+  if (message !== null) return { message, bad: false };
+  if (photo && source) return { message: source, bad: false };
+  if (preview) return { message: `${count}; ${preview}`, bad: true };
+  if (!photo || hints.length) return { message: count, bad: false };
+  return { message: t("Click to place a colour, drag to paint, right-click to remove"), bad: false };
+}
 
 /** The toolbar of `painter`; `show()` updates it. */
 export class Panel {
@@ -13,13 +32,21 @@ export class Panel {
     type: "range",
     min: 0,
     max: 100,
-    title: "Radius ([ and ])",
-    attributes: { "aria-label": "Radius in pixels of the photo" },
+    title: t("Radius ([ and ])"),
+    attributes: { "aria-label": t("Radius in pixels of the photo") },
   });
   #size = make("output", { className: "seada-size" });
+  #spread = make("input", {
+    type: "range",
+    min: -SPREADS,
+    max: SPREADS,
+    title: t("How far colours spread (, and . or Shift and the wheel; over a hint: how far that one does)"),
+    attributes: { "aria-label": t("How far colours spread") },
+  });
+  #reach = make("output", { className: "seada-size" });
   #message = make("span", { className: "seada-message", attributes: { role: "status", "aria-live": "polite" } });
   #place = make("span", { className: "seada-place" });
-  #repair = make("button", { type: "button", className: "seada-text-button", hidden: true }, "Start over");
+  #repair = make("button", { type: "button", className: "seada-text-button", hidden: true }, t("Start over"));
   #ask = make("button", { type: "button", className: "seada-text-button", hidden: true });
   #menu;
 
@@ -31,16 +58,17 @@ export class Panel {
       painter.focus();
     };
     for (const [tool, [icon, title]] of Object.entries(TOOLS)) {
-      this.#tools[tool] = button(icon, title, act(() => painter.setTool(tool)));
+      this.#tools[tool] = button(icon, t(title), act(() => painter.setTool(tool)));
     }
-    this.#radius.oninput = () => painter.setRadius(painter.radiusAt(Number(this.#radius.value) / 100));
-    this.#radius.onchange = () => painter.focus();
-    this.undo = button("undo", "Undo (Ctrl+Z)", act(() => painter.undo()));
-    this.redo = button("redo", "Redo (Ctrl+Shift+Z)", act(() => painter.redo()));
-    this.preview = button("eye", "Preview of the colours (P)", act(() => painter.toggle("showPreview")));
-    this.hints = button("dots", "Show hints (H)", act(() => painter.toggle("showHints")));
-    const fit = button("fit", "Whole photo (0)", act(() => painter.fit()));
-    const clear = button("trash", "Remove all hints", act(() => painter.clear()));
+    this.#radius.oninput = () => painter.setShare(Number(this.#radius.value) / 100);
+    this.#spread.oninput = () => painter.setSpread(Number(this.#spread.value) / SPREADS);
+    this.#radius.onchange = this.#spread.onchange = () => painter.focus();
+    this.undo = button("undo", t("Undo (Ctrl+Z)"), act(() => painter.undo()));
+    this.redo = button("redo", t("Redo (Ctrl+Shift+Z)"), act(() => painter.redo()));
+    this.preview = button("eye", t("Preview of the colours (P)"), act(() => painter.toggle("showPreview")));
+    this.hints = button("dots", t("Show hints (H)"), act(() => painter.toggle("showHints")));
+    const fit = button("fit", t("Whole photo (0)"), act(() => painter.fit()));
+    const clear = button("trash", t("Remove all hints"), act(() => painter.clear()));
     this.#repair.onclick = act(() => painter.clear());
     this.#ask.onclick = act(() => painter.askPhoto());
     this.#menu = this.#makeMenu();
@@ -57,6 +85,7 @@ export class Panel {
       group(...Object.values(this.#tools)),
       group(this.undo, this.redo, clear),
       group(this.preview, this.hints, fit),
+      make("div", { className: "seada-radius seada-spread" }, this.#spread, this.#reach),
       this.#menu,
     );
     this.bottom = make("div", { className: "seada-status" }, this.#message, this.#repair, this.#ask, this.#place);
@@ -68,10 +97,10 @@ export class Panel {
       "Reference picture…": async () => take(painter, await chooseFile("image/*")),
       "Copy hints": async () => {
         await copy(painter.text);
-        painter.say("hints copied");
+        painter.say(t("hints copied"));
       },
       "Paste hints": async () => {
-        if (!navigator.clipboard?.readText) throw new Error("press Ctrl+V on the photo to paste here");
+        if (!navigator.clipboard?.readText) throw new Error(t("press Ctrl+V on the photo to paste here"));
         painter.importText(await navigator.clipboard.readText());
       },
       "Save hints as a file": () => download(painter.text),
@@ -79,7 +108,7 @@ export class Panel {
       "Show or hide the JSON text": () => painter.toggleText(),
     };
     const list = make("div", { className: "seada-menu", hidden: true, attributes: { role: "menu" } });
-    const opener = button("more", "More", () => setOpen(list.hidden));
+    const opener = button("more", t("More"), () => setOpen(list.hidden));
     const setOpen = (open) => {
       list.hidden = !open;
       opener.setAttribute("aria-expanded", String(open));
@@ -96,7 +125,7 @@ export class Panel {
           painter.say(error.message);
         }
       };
-      list.append(make("button", { type: "button", onclick: run, attributes: { role: "menuitem" } }, name));
+      list.append(make("button", { type: "button", onclick: run, attributes: { role: "menuitem" } }, t(name)));
     }
     list.addEventListener("keydown", (event) => {
       const step = { ArrowDown: 1, ArrowUp: -1 }[event.key];
@@ -113,7 +142,7 @@ export class Panel {
     return wrapper;
   }
 
-  /** state: {tool, radius, share, canUndo, canRedo, showHints, showPreview, message, bad, broken, ask, place}. */
+  /** state: {tool, radius, share, spread, canUndo, canRedo, showHints, showPreview, message, bad, broken, ask, place}. */
   show(state) {
     for (const [tool, element] of Object.entries(this.#tools)) {
       element.setAttribute("aria-pressed", String(tool === state.tool));
@@ -124,6 +153,8 @@ export class Panel {
     this.redo.disabled = !state.canRedo;
     this.#radius.value = String(Math.round(100 * state.share));
     this.#size.value = `${state.radius} px`;
+    this.#spread.value = String(Math.round(SPREADS * state.spread));
+    this.#reach.value = `${state.spread > 0 ? "+" : ""}${state.spread.toFixed(1)}`;
     this.#message.textContent = state.message;
     this.#message.title = state.message;
     this.#message.classList.toggle("seada-bad", state.bad);

@@ -4,6 +4,7 @@
 import { api } from "../../../scripts/api.js";
 import { app } from "../../../scripts/app.js";
 import { fingerprint, originOf, placeOf, upstreamOf } from "./source.js";
+import { t } from "./texts.js";
 
 const LOADERS = ["LoadImage", "LoadImageMask", "LoadImageOutput", "SeAdaLoadPhoto"];
 const QUICK = /^(image|mask|utils)/; // categories of ComfyUI's own nodes that take no time worth asking for
@@ -70,7 +71,7 @@ export class PhotoSource {
   #find() {
     const origin = this.#origin;
     const nothing = { url: null, message: null, action: null };
-    if (!origin) return { ...nothing, message: CONNECT };
+    if (!origin) return { ...nothing, message: t(CONNECT) };
     const file = loadedFile(origin);
     if (file && !this.#unreadable.has(file)) return { ...nothing, url: file };
     const [place, key] = [placeOf(origin), fingerprint(origin)];
@@ -82,11 +83,11 @@ export class PhotoSource {
     if (answer?.key === key) return { ...nothing, ...answer };
     if (this.#asked !== key && !this.#busy && upstreamOf(origin).every(isQuick)) this.ask();
     const state = answer ? { ...nothing, ...answer } : nothing;
-    if (this.#busy) return { ...state, message: LOADING };
-    if (this.#error) return { ...state, message: this.#error, action: "Try again" };
+    if (this.#busy) return { ...state, message: t(LOADING) };
+    if (this.#error) return { ...state, message: this.#error, action: t("Try again") };
     return answer
-      ? { ...state, message: "The nodes before have changed.", action: "Update the photo" }
-      : { ...state, message: UNKNOWN, action: "Show the photo" };
+      ? { ...state, message: t("The nodes before have changed."), action: t("Update the photo") }
+      : { ...state, message: t(UNKNOWN), action: t("Show the photo") };
   }
 
   /** Forgets what earlier runs gave. */
@@ -131,7 +132,7 @@ async function pictureOf(node) {
   const { output } = await app.graphToPrompt();
   const isNode = (id) => id.split(":").at(-1) === String(node.id) && output[id].class_type === node.comfyClass;
   const source = output[Object.keys(output).find(isNode)]?.inputs.image;
-  if (!Array.isArray(source)) throw new Error("No photo reaches this node: a node before it is muted or not connected.");
+  if (!Array.isArray(source)) throw new Error(t("No photo reaches this node: a node before it is muted or not connected."));
   const prompt = {};
   const open = [source[0]];
   while (open.length) {
@@ -154,7 +155,7 @@ async function pictureOf(node) {
     const picture = entry?.outputs["seada-photo"]?.images[0];
     if (picture) return view(picture.filename, picture.subfolder, picture.type);
     const { exception_message: reason } = entry?.status?.messages?.find(([kind]) => kind === "execution_error")?.[1] ?? {};
-    throw new Error(`The photo could not be made: ${reason?.trim() ?? "the run was interrupted"}`);
+    throw new Error(t("The photo could not be made: {reason}", { reason: reason?.trim() ?? t("the run was interrupted") }));
   }
 }
 
@@ -167,5 +168,5 @@ async function post(path, data) {
   const [fault] = Object.values(body.node_errors ?? {}).flatMap(({ class_type, errors }) =>
     errors.map(({ message, details }) => `${class_type}: ${message} ${details ?? ""}`.trim()),
   );
-  throw new Error(`The photo could not be made: ${fault ?? body.error?.message ?? `status ${answer.status}`}`);
+  throw new Error(t("The photo could not be made: {reason}", { reason: fault ?? body.error?.message ?? `status ${answer.status}` }));
 }

@@ -5,6 +5,7 @@ import { app } from "../../../scripts/app.js";
 import { make } from "./dom.js";
 import { Painter } from "./painter.js";
 import { PhotoSource } from "./photo.js";
+import { load, t } from "./texts.js";
 
 const NODE = "SeAdaHints";
 const NODE_SIZE = [480, 560];
@@ -178,7 +179,7 @@ function attach(node) {
       wired = isWired;
       showText(wired); // the position of the link's end
     }
-    painter.lock(wired ? WIRED : null);
+    painter.lock(wired ? t(WIRED) : null);
     if (painter.view.resize()) painter.draw();
     photo.look();
   };
@@ -210,6 +211,7 @@ function attach(node) {
 
 app.registerExtension({
   name: "SeAda.HintPainter",
+  init: load,
   nodeCreated(node) {
     if (node.comfyClass === NODE) attach(node);
   },

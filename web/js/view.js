@@ -1,6 +1,7 @@
 // The photo on its canvas: position and zoom, drawing, and hit testing.
 
 import { copyOf } from "./dom.js";
+import { KEEP } from "./model.js";
 
 const MAX_GREY_SIDE = 4096; // longest side of the grey copy, px
 const MAX_SCALE = 64; // display pixels per pixel of the photo
@@ -23,6 +24,26 @@ export function greyOf(image) {
   return canvas;
 }
 
+const STRIPE = 3; // width of the stripes of what keeps its colour, display pixels
+let stripes = null;
+
+/** A hint's colour as a canvas's style; dark and light stripes for one that keeps the model's. */
+function paintOf(context, color) {
+  if (color !== KEEP) return color;
+  if (!stripes) {
+    stripes = document.createElement("canvas");
+    stripes.width = stripes.height = 2 * STRIPE;
+    const brush = stripes.getContext("2d");
+    for (let y = 0; y < 2 * STRIPE; y++) {
+      for (let x = 0; x < 2 * STRIPE; x++) {
+        brush.fillStyle = (x + y) % (2 * STRIPE) < STRIPE ? "#fff" : "#444";
+        brush.fillRect(x, y, 1, 1);
+      }
+    }
+  }
+  return context.createPattern(stripes, "repeat");
+}
+
 const pointsOf = (hint) => hint.points ?? [[hint.x, hint.y]];
 const boxes = new WeakMap(); // of hints, which never change
 
@@ -43,6 +64,7 @@ export class View {
   canvas = document.createElement("canvas");
   photo = null; // {grey, width, height}: the canvas, and the photo's own size in pixels
   preview = null;
+  region = null; // a Region
   scale = 1; // display pixels per pixel of the photo
   left = 0; // of the photo, display pixels
   top = 0;
@@ -50,7 +72,7 @@ export class View {
 
   setPhoto(photo) {
     this.photo = photo;
-    this.preview = null;
+    this.preview = this.region = null;
     this.fit();
   }
 
@@ -171,7 +193,7 @@ export class View {
     return true;
   }
 
-  /** state: {hints, draft, hover, brush, cursor, color, radius, showHints, showPreview}. */
+  /** state: {hints, draft, hover, brush, cursor, look, tool, showHints, showPreview}. */
   draw(state) {
     this.resize();
     const context = this.canvas.getContext("2d");
@@ -189,6 +211,8 @@ export class View {
       context.drawImage(this.preview, ...box);
       context.globalCompositeOperation = "source-over";
     }
+    this.canvas.dataset.region = this.region ? this.region.share.toFixed(3) : ""; // of the photo, for tests
+    if (this.region) this.region.draw(context, box, state.hints[state.hover]?.color ?? state.look.color);
     if (state.showHints) {
       state.hints.forEach((hint, i) => this.#drawHint(context, hint, i === state.hover));
     }
@@ -222,7 +246,7 @@ export class View {
     };
     line(strong ? 6 : 4, "#000", 0.55);
     line(strong ? 4 : 2, "#fff", strong ? 1 : 0.85);
-    line(0, hint.color, 1);
+    line(0, paintOf(context, hint.color), 1);
     context.globalAlpha = 1;
   }
 
@@ -238,11 +262,12 @@ export class View {
     return Math.max(4, (radius + 0.5) * this.scale);
   }
 
-  #drawBrush(context, [x, y], { color, radius, tool }) {
+  #drawBrush(context, [x, y], { look, tool }) {
     const path = new Path2D();
-    path.arc(x, y, tool === "paint" ? this.#brushSize(radius) : HIT, 0, TAU);
-    if (tool === "paint") {
-      context.fillStyle = color;
+    const paints = tool === "paint" || tool === "lock";
+    path.arc(x, y, paints ? this.#brushSize(look.radius) : HIT, 0, TAU);
+    if (paints) {
+      context.fillStyle = paintOf(context, look.color);
       context.globalAlpha = 0.45;
       context.fill(path);
       context.globalAlpha = 1;
@@ -250,9 +275,9 @@ export class View {
     this.#outline(context, path);
   }
 
-  #drawCursor(context, place, { radius }) {
+  #drawCursor(context, place, { look }) {
     const [x, y] = this.toDisplay(...place);
-    const size = this.#brushSize(radius);
+    const size = this.#brushSize(look.radius);
     const path = new Path2D();
     path.arc(x, y, size, 0, TAU);
     for (const [dx, dy] of [[1, 0], [-1, 0], [0, 1], [0, -1]]) {
