@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import html
 import logging
 import os
 import uuid
@@ -333,8 +334,8 @@ def execution() -> tuple[str, str, int | None]:
 
 
 def show_text(text: str) -> None:
-    """Shows a text on the node that this thread executes."""
-    PromptServer.instance.send_progress_text(text, execution()[1])
+    """Shows a text on the node that this thread executes. The page takes it for HTML, so names of files are escaped."""
+    PromptServer.instance.send_progress_text(html.escape(text), execution()[1])
 
 
 _following: dict[str, list[tuple[Callable[[str], None], bool]]] = {}  # by the id of the prompt that runs

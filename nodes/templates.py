@@ -11,6 +11,7 @@ ORDER = [
     "seada-folder-of-photos",
     "seada-hints-in-one-node",
     "seada-words-and-reference",
+    "seada-masks",
     "seada-palette-bank",
     "seada-video",
     "seada-edit-qwen-image",

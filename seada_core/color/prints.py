@@ -61,9 +61,11 @@ def screen(gray: Tensor) -> tuple[Frequency, Frequency] | None:
     """The two frequencies of a halftone's screen in a photo (1, 1, h, w), at right angles; None without one.
 
     They stand out from the spectrum, whose power, times the frequency squared, is even in photos. Bricks, cloth and
-    fences have no two such peaks.
+    fences have no two such peaks. Photos that are not larger than the margin of `_without_screen` have none either.
     """
     height, width = gray.shape[-2:]
+    if min(height, width) <= _MARGIN:
+        return None
     window = torch.outer(torch.hann_window(height, device=gray.device), torch.hann_window(width, device=gray.device))
     down, across = _frequencies(height, width, gray.device)
     radius = (down**2 + across**2).sqrt()

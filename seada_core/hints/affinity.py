@@ -17,7 +17,7 @@ from ..models.efficientnet import EfficientNetLite
 from .maps import apply_hints, resize_hint_map
 
 MOST_HINTS = 1024  # cells with hints of a picture; more are thinned out
-DECIDED = 0.1, 0.6  # all hints' share of a place, below which nothing of them arrives there, and above which all
+DECIDED = 0.2, 0.7  # all hints' share of a place, below which nothing of them arrives there, and above which all
 LONGEST = 4
 SPREAD = 4.0  # logits that a hint of the spread 1 gains over no hint
 SEED = 0.9  # of a thing's best score: the cells whose region is the thing's

@@ -185,7 +185,7 @@ def test_options_reach_the_model(run, photo, tmp_path, monkeypatch):
     argv += ["--scheduler", "unipc", "--shared-control"]
     status, _, err = run(photo, *argv)
     assert status == 0
-    assert len(err) == 1 and err[0].startswith(f"note: {photo}: the model sees no barn in it; it sees ")
+    assert err == [f"note: {photo}: the model sees no barn in it"]  # this model has no captioner to name what it sees
     [(colorizer, options, callback)] = seen
     assert str(colorizer.dtype) == "torch.bfloat16" and callback
     assert options == ColorizeOptions(
