@@ -57,6 +57,7 @@ def test_a_single_file_becomes_part_files(small_sd15, tmp_path, capsys):
     assert convert(capsys, small_sd15.single_file, tmp_path / "out", *SIZES, "--overwrite")["status"] == 0
 
 
+@pytest.mark.slow
 def test_original_names_to_diffusers_to_parts_is_the_same_model(small_sd15, tmp_path, capsys):
     """And each form gives the same picture."""
     assert convert(capsys, small_sd15.single_file, tmp_path / "d", *SIZES, "--to", "diffusers")["status"] == 0

@@ -91,6 +91,7 @@ def weights(tmp_path_factory):
     features._distance.cache_clear()
 
 
+@pytest.mark.slow
 def test_pytorch_fid_is_pytorch_fids(truth, weights, monkeypatch):
     inception = pytest.importorskip("pytorch_fid.inception")
     state = torch.load(weights / "pt_inception-2015-12-05-6726825d.pth", weights_only=True)

@@ -299,6 +299,7 @@ def photos(data_dir, count: int) -> torch.Tensor:
     return torch.stack([torch.from_numpy(np.array(p))[40:72, 40:72].permute(2, 0, 1) / 255 for p in pictures])
 
 
+@pytest.mark.slow
 def test_the_stage_overfits_a_few_photos(data_dir):
     torch.manual_seed(0)
     stage = CodecStage(VQDecoder(SMALL))

@@ -80,7 +80,9 @@ def test_a_lora_works_on_model(comfy):
 # --- the same picture as without ComfyUI ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("steps", "limit"), [(2, 0.02), (5, 0.02), (7, 1.0)])
+@pytest.mark.parametrize(
+    ("steps", "limit"), [(2, 0.02), *(pytest.param(*more, marks=pytest.mark.slow) for more in ((5, 0.02), (7, 1.0)))]
+)
 def test_the_embedded_graph_equals_the_headless_pipeline(comfy, steps, limit):
     """KSampler with ddim and simple uses our timesteps if the steps divide 1000; otherwise it rounds differently."""
     nodes = full_graph(model="embedded", steps=steps) | {

@@ -170,6 +170,7 @@ def test_a_reference_transfers_its_colours(comfy):
     assert max(abs(x - y) for x, y in zip(after, lent)) < 0.1 and after[1] > 0 > after[0]
 
 
+@pytest.mark.slow
 def test_references_of_a_batch(comfy):
     nodes = batch(reference())
     changes = {"other": {"image": ["other", 0]}, "both": {"image": ["both", 0]}}

@@ -91,6 +91,7 @@ def test_a_list_that_does_not_fit_is_an_error(run, fault, message):
         raise seeded_faults.FaultError(err)
 
 
+@pytest.mark.slow
 def test_inconclusive_tests_are_reported(run):
     status, lines, _ = run(
         {"tests": ["test_two"], "after": "2 * ("},  # it cannot even be imported
@@ -104,6 +105,7 @@ def test_inconclusive_tests_are_reported(run):
     assert "test_double.py::test_gone do not pass without a fault" in text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hangs", [False, True])
 def test_a_hang_counts_only_if_allowed(run, hangs):
     fault = {"tests": ["test_two"], "after": "2 * n if not __import__('time').sleep(600) else 0", "hangs": hangs}

@@ -390,6 +390,7 @@ def test_learning_rate():
     assert rates == [0.5, 1, 1, 1, 1, 0.75, 0.5, 0.25]
 
 
+@pytest.mark.slow
 def test_loss_falls(parts, tiny_preset, cache, tmp_path):
     c = replace(config(), steps=40, batch=12, lr=2e-3, checkpoint_every=100)
     fit(STAGES["base"].build(parts, tiny_preset, c), c, cache, tmp_path, workers=0)

@@ -71,6 +71,7 @@ def test_the_losses_do_not_depend_on_the_number_of_processes(runs, stage, other)
                 assert terms[name] == pytest.approx(one[step][name], rel=1e-4), (step, name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", STAGES)
 def test_checkpoints_hold_what_is_trained_and_exports_agree(runs, stage):
     from safetensors.torch import load_file

@@ -117,7 +117,7 @@ def test_killed_before_any_rename_or_removal_a_run_goes_on_as_if_nothing_had_hap
 
 
 @linux
-@pytest.mark.parametrize("number", [2, 4])
+@pytest.mark.parametrize("number", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_killed_while_a_checkpoint_changes_its_name(cache, straight, tmp_path, monkeypatch, number):
     """1 is the log's rename, 2 to 4 are the checkpoints'."""
     assert killed(cache, tmp_path, number, monkeypatch) == -signal.SIGKILL
@@ -189,7 +189,7 @@ def test_a_damaged_checkpoint_is_named_and_what_to_do(cache, straight, tmp_path)
 
 
 @linux
-@pytest.mark.parametrize("size", [1_000_000, 6_000_000])
+@pytest.mark.parametrize("size", [1_000_000, pytest.param(6_000_000, marks=pytest.mark.slow)])
 def test_a_disk_that_fills_up_while_a_checkpoint_is_written(cache, straight, tmp_path, size):
     """The limit is on a file's size, and meets the model's file, or only the optimiser's."""
     import resource

@@ -52,7 +52,7 @@ def steps_of_255(a: torch.Tensor, b: torch.Tensor) -> float:
 # precisions and devices
 
 
-@pytest.fixture(scope="module", params=["float32", "float16", pytest.param("bfloat16", marks=pytest.mark.slow)])
+@pytest.fixture(scope="module", params=["float32", *(pytest.param(half, marks=pytest.mark.slow) for half in LIMITS)])
 def in_precision(request, embedded) -> Colorizer:
     if request.param == "float32":
         return embedded

@@ -80,6 +80,7 @@ def test_a_hub_name_is_not_downloaded(run, tmp_path):
     assert done.returncode == 1 and "--download" in done.stderr
 
 
+@pytest.mark.slow
 def test_training_and_evaluation(run, tmp_path):
     from diffusers import AutoencoderTiny
     from safetensors.torch import save_file
