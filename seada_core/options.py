@@ -9,11 +9,13 @@ from dataclasses import dataclass, field, fields
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
 
+from .choices import HINT_METHODS, SCHEDULERS
 from .files.hint_format import Hint, Stroke, parse_color
-from .presets import HINT_METHODS, SCHEDULERS, Preset
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from .presets import Preset
 
 LEFT_TO_THE_MODEL = ("steps", "guidance", "size", "saturation")  # where None means `preset.sampling`'s value
 

@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from . import memory, pages, windows
+from .choices import HINT_METHODS
 from .color import prints
 from .color.sizes import DECODE_SIZE, decode_size, diffusion_size, resize, size_of
 from .files.picture import from_pil
@@ -22,7 +23,6 @@ from .models import ccd, sampling
 from .models.captured import SMALL_UNET, Graphs
 from .models.schedule import NoiseSchedule
 from .options import ColorizeOptions
-from .presets import HINT_METHODS
 from .weights import part_files
 from .weights.parts import Parts, PartStore
 from .weights.stable_diffusion import Base

@@ -9,8 +9,6 @@ from dataclasses import dataclass, field, replace
 
 from .settings import choice, setting
 
-HINT_METHODS = ("modulation", "guidance", "propagation")  # see `ColorizeOptions`
-SCHEDULERS = ("ddim", "unipc", "dpm++")  # see `solvers.solver`
 OPTIMIZERS = ("adamw", "adamw8bit", "sgd")  # see `train.memory.build_optimizer`
 
 MOST_TOKENS = 4096  # of a text

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from benchmarks import Table
+from seada_core.choices import HINT_METHODS
 from seada_core.color.merging import merge_chroma
 from seada_core.color.spaces import rgb_to_ycbcr
 from seada_core.evaluate import hint_points, metrics, sources
@@ -21,7 +22,6 @@ from seada_core.evaluate.protocols import HINT_COUNTS, PROTOCOLS
 from seada_core.hints.maps import CORRECTION_PRIOR, spread_hints
 from seada_core.hints.propagation import propagate
 from seada_core.pipeline import Colorizer
-from seada_core.presets import HINT_METHODS
 
 DEFAULT = "the model's default"
 METHODS = {

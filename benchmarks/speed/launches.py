@@ -24,12 +24,13 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 from benchmarks import Table
+from seada_core.choices import SCHEDULERS
 from seada_core.models.captured import Captured, Graphs, Recorded, each_tensor, leaves_of
 from seada_core.models.controlnet_rca import ControlNetRCA
 from seada_core.models.unet import UNet
 from seada_core.options import ColorizeOptions
 from seada_core.pipeline import Colorizer
-from seada_core.presets import SCHEDULERS, SD15, Preset, UNetConfig
+from seada_core.presets import SD15, Preset, UNetConfig
 from seada_core.weights.export import diffusers_scheduler, diffusers_unet
 from seada_core.weights.parts import PartStore
 from seada_core.weights.stock_controlnet import build_controlnet

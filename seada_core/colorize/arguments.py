@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..choices import HINT_METHODS, SCHEDULERS
 from ..command_line import Parser, checked, names, number, within
 from ..errors import CommandError
 from ..files.hint_format import parse_hint, parse_palette
 from ..options import ColorizeOptions
-from ..presets import HINT_METHODS, SCHEDULERS
 from .film_arguments import add_film_arguments, film_options, hints_at, without_hints
 from .options import ModelOptions, RunOptions, WorkOptions
 

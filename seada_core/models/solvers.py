@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from ..presets import SCHEDULERS
+from ..choices import SCHEDULERS
 
 if TYPE_CHECKING:
     from .schedule import NoiseSchedule

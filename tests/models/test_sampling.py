@@ -5,10 +5,11 @@ import math
 import pytest
 import torch
 
+from seada_core.choices import SCHEDULERS
 from seada_core.models import sampling
 from seada_core.models.schedule import NoiseSchedule
 from seada_core.pipeline import Colorizer
-from seada_core.presets import MINI, SCHEDULERS, SD15
+from seada_core.presets import MINI, SD15
 from seada_core.weights.export import diffusers_scheduler
 from seada_core.weights.part_files import SECTIONS
 

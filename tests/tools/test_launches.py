@@ -5,9 +5,9 @@ import torch
 from PIL import Image
 
 from benchmarks.speed import launches
+from seada_core.choices import SCHEDULERS
 from seada_core.models.captured import Graphs
 from seada_core.pipeline import Colorizer
-from seada_core.presets import SCHEDULERS
 
 PER_REPLAY = 16  # launches of a step beside its graph: inputs, guidance, the solver
 
