@@ -91,8 +91,8 @@ class HintConfig:
 class AffinityConfig:
     """How far hints reach: see `models.affinity`."""
 
-    width: int = setting(96)
-    heads: int = setting(6, high=1024)
+    width: int = setting(64)
+    heads: int = setting(4, high=1024)
     dims: int = setting(16, "of a head's embeddings", high=1024)
     stem: int = setting(24, "width at 1/2 of the picture")
     size: int = setting(160, "short side of the photo that is embedded, px")

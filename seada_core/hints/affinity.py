@@ -17,11 +17,11 @@ from ..models.efficientnet import EfficientNetLite
 from .maps import apply_hints, resize_hint_map
 
 MOST_HINTS = 1024  # cells with hints of a picture; more are thinned out
-DECIDED = 0.2, 0.7  # all hints' share of a place, below which nothing of them arrives there, and above which all
+DECIDED = 0.1, 0.6  # all hints' share of a place, below which nothing of them arrives there, and above which all
 LONGEST = 4
 SPREAD = 4.0  # logits that a hint of the spread 1 gains over no hint
-SEED = 0.8  # of a thing's best score: the cells whose region is the thing's, and the score that is enough elsewhere
-REGION = 0.7, 0.9  # these cells' share of a place that is surely not of the region, and surely is
+SEED = 0.9  # of a thing's best score: the cells whose region is the thing's
+REGION = 0.8, 0.95  # these cells' share of a place that is surely not of the region, and surely is
 
 
 def hint_cells(hint_map: Tensor, most: int = MOST_HINTS) -> tuple[Tensor, Tensor, Tensor]:
@@ -111,8 +111,7 @@ class Affinities(NamedTuple):
 
     @torch.no_grad()
     def region(self, gray: Tensor, score: Tensor, embedded: Embedded) -> Tensor:
-        """The region (B, 1, H, W) in [0, 1] of a thing: what belongs together with the best cells of its scores, and is not
-        itself scored low.
+        """The region (B, 1, H, W) in [0, 1] of a thing: what belongs together with the best cells of its scores.
 
         Args:
             gray: photos (B, 1, H, W) in [0, 1].
@@ -126,8 +125,6 @@ class Affinities(NamedTuple):
             return torch.cat([torch.zeros_like(here), torch.zeros_like(here), seeds.to(here)], dim=1)
 
         total = self.shares(embedded, best)[0].sum(1, keepdim=True)
-        enough = SEED * score.amax((2, 3), keepdim=True).clamp_min(1e-6)
-        total = total * (F.interpolate(score, size_of(total), mode="bilinear") / enough).clamp(max=1)
         found = smoothstep(total, *REGION) * (score.amax((2, 3), keepdim=True) > 0)
         return upsample_chroma(found.expand(-1, 2, -1, -1), gray)[:, :1].clamp(0, 1)
 

@@ -19,11 +19,7 @@ NEEDED = ("unet", "semantic_encoder", "semantic_adapter", "controlnet_rca", "vq_
 def build(recognition=True):
     torch.manual_seed(0)
     preset = make_tiny_preset()
-    preset = replace(
-        preset,
-        control=replace(preset.control, recognition=recognition, recognition_width=32),
-        affinity=replace(preset.affinity, width=64, heads=4),
-    )
+    preset = replace(preset, control=replace(preset.control, recognition=recognition, recognition_width=32))
     tokenizer = Tokenizer.from_captions(CAPTIONS, 16, 64)
     parts = {p: part_files.build(p, preset, tokenizer if p == "semantic_encoder" else None) for p in NEEDED}
     return STAGES["affinity"].build(parts, preset, small_config()), parts
