@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .sizes import size_of
+
 NOISY = 0.0185  # deviation of the noise, of 1, from which it is removed
 FADED = 0.55  # range of tones, from the 1st to the 99th percentile, below which they are stretched
 DARKEST, LIGHTEST = 0.04, 0.93  # what faded tones are stretched to
@@ -91,7 +93,7 @@ def screen(gray: Tensor) -> tuple[Frequency, Frequency] | None:
 def _without_screen(gray: Tensor, dots: tuple[Frequency, Frequency]) -> Tensor:
     """A photo without what is near the frequencies of a screen and their multiples and sums."""
     padded = F.pad(gray.float(), (_MARGIN,) * 4, mode="reflect")
-    down, across = _frequencies(*padded.shape[-2:], gray.device)
+    down, across = _frequencies(*size_of(padded), gray.device)
     (y, x), (v, u) = dots
     width, kept = NOTCH * math.hypot(y, x), torch.ones_like(down + across)
     for i in range(-_HARMONICS, _HARMONICS + 1):
