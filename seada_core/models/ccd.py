@@ -143,6 +143,7 @@ class Guidance:
         graphs: captures `move_x0`.
     """
 
+    @torch.inference_mode(False)
     @torch.no_grad()
     def __init__(
         self,
@@ -156,7 +157,8 @@ class Guidance:
         moves: int = HINT_MOVES,
         graphs: Graphs | None = None,
     ):
-        self.decoder, self.gray, self.target, self.colors = decoder, gray, target, colors
+        gray = gray.clone()  # a copy that gradients may pass through
+        self.decoder, self.gray, self.target, self.colors = decoder, gray, _copied(target), _copied(colors)
         self.weights = {**dict.fromkeys((*PIXEL_TERMS, "luminance"), 0.0), **(weights or {})}
         self.gain, self.scale, self.moves = PROBE_GAIN * saturation, scale, moves
         self.graphs = graphs or Graphs(False)
@@ -164,11 +166,17 @@ class Guidance:
         self.features = features if any(self.weights[name] for name in PIXEL_TERMS) else features[-1:]
         self.cells = F.adaptive_avg_pool2d(gray, size_of(features[-1]))
 
+    @torch.inference_mode(False)
+    @torch.no_grad()
     def __call__(self, x0: Tensor) -> Tensor:
         """The guided x0, (B, 4, h, w)."""
         of_photo = self.gray, self.cells, self.target, self.colors, self.features
         how = tuple(self.weights.items()), self.gain, self.scale, self.moves
         return self.graphs(move_x0, self.decoder)(self.decoder, x0, *of_photo, *how)
+
+
+def _copied(x: Tensor | None) -> Tensor | None:
+    return None if x is None else x.clone()
 
 
 def move_x0(

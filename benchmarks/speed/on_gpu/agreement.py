@@ -139,9 +139,9 @@ def run_tests(files: Sequence[str], names: str, seconds: float) -> str:
     """How many tests passed, and which failed, of those with these names; after so many seconds they are stopped.
 
     Args:
-        names: pytest's expression for `-k`.
+        names: pytest's expression for `-k`. Slow tests run, too.
     """
-    command = [sys.executable, "-m", "pytest", "-v", "--tb=line", "-p", "no:cacheprovider", *files, "-k", names]
+    command = [sys.executable, "-m", "pytest", "-v", "--tb=line", "-p", "no:cacheprovider", "-m", "", "-k", names, *files]
     try:
         done = subprocess.run(command, cwd=ROOT, capture_output=True, timeout=seconds)
         stdout, end = done.stdout, ""
