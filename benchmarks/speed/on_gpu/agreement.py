@@ -141,9 +141,9 @@ def run_tests(files: Sequence[str], names: str, seconds: float) -> str:
     Args:
         names: pytest's expression for `-k`. Slow tests run, too.
     """
-    command = [sys.executable, "-m", "pytest", "-v", "--tb=line", "-p", "no:cacheprovider", "-m", "", "-k", names, *files]
+    command = [sys.executable, "-m", "pytest", "-v", "--tb=line", "-p", "no:cacheprovider", "-m", "", "-k", names]
     try:
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, timeout=seconds)
+        done = subprocess.run([*command, *files], cwd=ROOT, capture_output=True, timeout=seconds)
         stdout, end = done.stdout, ""
         if done.returncode > 1:  # neither passed nor failed: no pytest, an error in a file, none of these names
             end = "; " + " ".join((done.stderr or stdout).decode(errors="replace").split("\n")[-2:]).strip(" =")
