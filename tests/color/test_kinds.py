@@ -83,6 +83,7 @@ def test_a_colour_negative(data_dir):
 # --- the command ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_colours_are_kept_on_request_and_replaced_with_a_notice_otherwise(run, data_dir, tmp_path):
     Image.open(data_dir / "test/kodak24/kodim05.png").resize((120, 120)).save(tmp_path / "c.png")
     photo = toned(data_dir, "grey")

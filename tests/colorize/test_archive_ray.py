@@ -57,6 +57,25 @@ def test_two_ray_workers_do_what_one_process_does(run, tmp_path, ray):
     assert results["plain"] == results["ray"]
 
 
+@pytest.mark.slow
+def test_files_of_archives_become_the_same(run, data_dir, tmp_path, ray):
+    """Every kind of file: results byte for byte, notices, and what is refused or skipped."""
+    folder = data_dir / "test" / "files"
+    if not folder.is_dir():
+        pytest.skip("no test files of archives")
+    results = {}
+    for engine in ("plain", "ray"):
+        out, workers = tmp_path / engine, ["--workers", 2] if engine == "ray" else []
+        status, lines, err = run(folder, "-o", out, "--engine", engine, *workers)
+        files = {p.name: p.read_bytes() for p in out.iterdir() if p.name != JOURNAL}
+        said = sorted(line for line in err if line.startswith(("note: ", "error: ")))
+        results[engine] = status, len(lines), files, [line.replace(str(out), "out") for line in said]
+        assert f"{len(files)} coloured, " in err[-1]
+    assert results["plain"] == results["ray"]
+    assert len(results["ray"][2]) >= 19 and any("4 photos on a page" in line for line in results["ray"][3])
+
+
+@pytest.mark.slow
 def test_a_model_that_cannot_be_used_ends_ray(tmp_path, ray, capfd):
     assert main([str(album(tmp_path / "some", 2)), "--engine", "ray", "--device", "cuda:1"]) == 2
     assert "run without --device cuda:1" in capfd.readouterr().err

@@ -120,6 +120,7 @@ def test_the_embedded_model_as_diffusers_folder(tmp_path, capsys):
     assert np.array_equal(again(PHOTO, **options), Colorizer.from_pretrained("mini")(PHOTO, **options))
 
 
+@pytest.mark.slow
 def test_a_stock_controlnet_joins_the_pipeline_or_starts_a_controller(small_sd15, tmp_path, capsys):
     from diffusers import StableDiffusionControlNetPipeline
 

@@ -239,6 +239,7 @@ def test_bad_values_are_refused():
         TokenDiffusion(TokenConfig(codes=K, width=30, heads=3))
 
 
+@pytest.mark.slow
 def test_tiny_training_learns_tokens_from_their_conditions():
     """Four pictures that differ only in their text, with half of their z_c tokens wrong: sampling restores them."""
     torch.manual_seed(0)

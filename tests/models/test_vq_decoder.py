@@ -143,7 +143,7 @@ def test_a_larger_grey_photo_takes_the_latent_resized():
         assert torch.equal(codec.encode_tokens(z, gray), codec.encode_tokens(resized, gray))
 
 
-@pytest.mark.parametrize("margin", [128, 256])
+@pytest.mark.parametrize("margin", [128, pytest.param(256, marks=pytest.mark.slow)])
 def test_tiles_equal_the_whole_picture(margin):
     """Pixels beyond the margin hardly matter; at 256 px, beyond the receptive field here, not at all."""
     codec = trained_looking()

@@ -1,6 +1,5 @@
 // The painter's photo and hints in all places of ComfyUI's page. Usage: node painter_places.cjs BROWSER URL SETTINGS, where
-// SETTINGS is JSON: {workflow, vue: Nodes 2.0 or not, photos: {name: [W, H]}, tiff: name, folder: for screenshots or null,
-// scenes: the names of those wanted, or null for all}.
+// SETTINGS is JSON: {workflow, vue: Nodes 2.0 or not, photos: {name: [W, H]}, tiff: name, folder: for screenshots or null}.
 // Prints JSON: what was seen in each scene.
 const fs = require("fs");
 const { open } = require("./page.cjs");
@@ -76,7 +75,6 @@ open(browser, url, { vue: settings.vue }, async (page, report) => {
     }, types);
   const picture = async (name) => settings.folder && (await page.screenshot({ path: `${settings.folder}/${name}.png` }));
   const scene = async (name, act) => {
-    if (settings.scenes && !settings.scenes.includes(name)) return;
     await load(structuredClone(workflow));
     report[name] = {};
     await act(report[name]).catch(async (error) => { await picture(`${name}-failed`); throw error; });

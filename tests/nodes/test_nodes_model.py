@@ -43,7 +43,7 @@ result = [float((ours - theirs).abs().max()), float(ours.abs().max())]
 """
 
 
-@pytest.mark.parametrize("model", ["embedded", "tiny"])
+@pytest.mark.parametrize("model", [pytest.param("embedded", marks=pytest.mark.slow), "tiny"])
 def test_model_is_comfyuis_unet_with_the_same_output(comfy, model):
     difference, scale = comfy.probe(
         UNETS, {"load": node("SeAdaLoadModel", model_name=model)}, a=["load", 0], b=["load", 1]

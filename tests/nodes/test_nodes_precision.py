@@ -78,7 +78,8 @@ assert next(out.part("unet").parameters()).dtype == torch.DTYPE
 HALF_MODEL = "import torch; out = a.clone(); out.set_model_compute_dtype(torch.DTYPE)"
 
 
-@pytest.mark.parametrize(("dtype", "limit"), [pytest.param("bfloat16", 2.0, marks=pytest.mark.slow), ("float16", 0.5)])
+@pytest.mark.slow
+@pytest.mark.parametrize(("dtype", "limit"), [("bfloat16", 2.0), ("float16", 0.5)])
 def test_computing_in_half_precision_gives_the_same_pictures(comfy, in_fp32, dtype, limit):
     nodes = graphs()
     for ours in nodes.values():
@@ -211,6 +212,7 @@ result["kept"].append(len(recorded.graphs.captured))
 """
 
 
+@pytest.mark.slow
 def test_graphs_go_with_the_weights_and_come_back_with_them(comfy):
     """Rehearsed on the CPU, see `benchmarks.speed.launches`; on a GPU they are CUDA's."""
     root = str(Path(__file__).resolve().parents[2])

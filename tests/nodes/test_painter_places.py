@@ -12,22 +12,14 @@ import pytest
 from page import WORKFLOWS, browser, drive
 
 PHOTOS = {"one.png": (300, 200), "two.png": (180, 240)}
-QUICK = ["history", "painter in a subgraph", "reach"]
+pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(
-    scope="module",
-    params=[
-        pytest.param((True, QUICK), id="nodes 2.0, quick"),
-        pytest.param((True, None), id="nodes 2.0", marks=pytest.mark.slow),
-        pytest.param((False, None), id="classic", marks=pytest.mark.slow),
-    ],
-)
+@pytest.fixture(scope="module", params=[True, False], ids=["nodes 2.0", "classic"])
 def places(request, start_comfy):
-    """The report of painter_places.cjs; what is not among the quick scenes is missing from a quick one."""
+    """The report of painter_places.cjs."""
     from PIL import Image
 
-    vue, scenes = request.param
     executable = browser(os.environ.get("FIREFOX"))
     frontend = os.environ.get("COMFYUI_FRONTEND")
     shared = nullcontext(request.getfixturevalue("comfy")) if frontend is None else None
@@ -37,8 +29,8 @@ def places(request, start_comfy):
             photo.resize(size).save(comfy.base / "input" / name)
         photo.resize(PHOTOS["one.png"]).save(comfy.base / "input" / "deep.tif")
         comfy.post("/settings/Comfy.TutorialCompleted", True)  # no templates over the page
-        settings = {"workflow": str(WORKFLOWS / "seada-hints-in-one-node.json"), "vue": vue, "photos": PHOTOS}
-        settings |= {"tiff": "deep.tif", "folder": os.environ.get("SCREENSHOTS"), "scenes": scenes}
+        settings = {"workflow": str(WORKFLOWS / "seada-hints-in-one-node.json"), "vue": request.param, "photos": PHOTOS}
+        settings |= {"tiff": "deep.tif", "folder": os.environ.get("SCREENSHOTS")}
         report = drive(executable, "painter_places.cjs", f"http://127.0.0.1:{comfy.port}", json.dumps(settings))
     assert report["errors"] == []
     return report
@@ -46,11 +38,11 @@ def places(request, start_comfy):
 
 @pytest.fixture
 def scene(places):
-    """A function that gives a scene's report, and skips where the run or the page has no such scene."""
+    """A function that gives a scene's report, and skips where the page has no such scene."""
 
     def scene(name: str) -> dict:
         if name not in places or not places[name]:
-            pytest.skip(f"no {name} in this run")
+            pytest.skip(f"no {name} in this page")
         return places[name]
 
     return scene

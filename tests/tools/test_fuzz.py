@@ -261,6 +261,7 @@ def test_pictures_in_shards_and_caches_cannot_run_programs(monkeypatch):
             read()
 
 
+@pytest.mark.slow
 def test_the_command_fuzzes(tmp_path):
     command = [sys.executable, "-m", "tools.fuzz", "hint", "--inputs", "20"]
     root = Path(__file__).resolve().parents[2]

@@ -51,9 +51,8 @@ def test_a_step_with_a_graph_is_a_handful_of_launches(small):
     assert waits == 0
 
 
-@pytest.mark.parametrize(
-    ("name", "limit"), [pytest.param("its own caption", 0.9, marks=pytest.mark.slow), ("no caption", 0.75)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "limit"), [("its own caption", 0.9), ("no caption", 0.75)])
 def test_a_photo_has_fewer_launches_than_before(name, limit):
     """A caption's words are chosen one after another, so its launches are as many as it is long."""
     model = Colorizer.from_pretrained("mini", "cpu")

@@ -25,6 +25,7 @@ def build(recognition=True):
     return STAGES["affinity"].build(parts, preset, small_config()), parts
 
 
+@pytest.mark.slow
 def test_it_learns_and_changes_its_own_part_alone():
     stage, parts = build()
     before = {p: {n: t.clone() for n, t in module.state_dict().items()} for p, module in parts.items()}

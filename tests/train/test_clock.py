@@ -73,6 +73,7 @@ def test_a_run_ends_with_its_time_and_leaves_part_files_on_the_way(cache, tmp_pa
     assert seconds_of(tmp_path / "base" / "checkpoint-10") == 60
 
 
+@pytest.mark.slow
 def test_a_resumed_run_has_the_time_that_was_left(cache, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         train(cache, tmp_path, stop_at=7)

@@ -116,6 +116,7 @@ def test_the_discriminator_has_an_optimiser_group_of_its_own_and_is_not_exported
     assert set(stage.parts()) == set(PARTS)
 
 
+@pytest.mark.slow
 def test_a_classifier_that_learns_is_saved_and_loaded_like_any_other(tiny_preset, cache, tmp_path):
     stage, preset = build(tiny_preset, cache, recognition=True, learn_classifier=0.5)
     control = stage.controlnet_rca

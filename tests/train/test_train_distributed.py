@@ -85,6 +85,7 @@ def test_checkpoints_hold_what_is_trained_and_exports_agree(runs, stage):
     assert torch.cat(far).float().mean() < 0.005  # Adam takes a whole step along a gradient that is all rounding
 
 
+@pytest.mark.slow
 def test_two_processes_build_a_cache_of_disjoint_shares(pictures, tmp_path):
     """The command: both read their own tar shards; together every picture once, and all of it trains."""
     from diffusers import AutoencoderTiny

@@ -58,6 +58,7 @@ def test_the_readmes_command_runs_offline(tmp_path):
     assert Image.open(target).size == Image.open(PHOTO).size
 
 
+@pytest.mark.slow
 def test_token_diffusion_runs_on_the_embedded_parts(colorizer):
     gray = luminance(torch.rand(1, 3, 64, 64))
     plain = colorizer(gray, steps=1, size=64)

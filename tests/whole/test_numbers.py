@@ -194,7 +194,7 @@ def check(found: torch.Tensor, gray: torch.Tensor) -> None:
     assert (luminance(found) - gray).abs().max() < 2e-5, size
 
 
-@pytest.mark.parametrize("height", EDGES)
+@pytest.mark.parametrize("height", [1, 15, 65])
 def test_the_colorizer_takes_odd_sizes(tiny, height):
     for width in EDGES[height % 3 :: 3]:
         gray = gradients(height, width)
