@@ -27,7 +27,7 @@ SIZES = {  # of nodes that show pictures or long texts: width, least height with
     "SeAdaLoadPhoto": (320, 370),
     "LoadImage": (320, 370),
     "SeAdaHints": (520, 620),
-    "SeAdaColorize": (380, 420),
+    "SeAdaColorize": (380, 590),
     "SeAdaLoadFolder": (340, 250),
     "SeAdaSavePhoto": (440, 500),
     "SaveImage": (440, 500),

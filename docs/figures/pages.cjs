@@ -48,6 +48,7 @@ const HINTS = [
   const shoot = (name, clip) => page.screenshot({ path: path.join(ROOT, "docs", `${name}.jpg`), type: "jpeg", quality: 85, clip });
 
   const whole = await show("seada-full-graph", (graph) => graph.nodes.splice(-1), 1, 330);
+  await page.setViewportSize({ width: 2800, height: Math.ceil(whole.y + whole.height) });
   await page.evaluate(async () => {
     const { api } = await import("/scripts/api.js");
     const done = new Promise((resolve) => api.addEventListener("execution_success", resolve));
