@@ -46,8 +46,8 @@ def color_photos(
         own = _within(box, luminance.shape, options)
         if isinstance(options.prompt, tuple):
             own = replace(own, prompt=options.prompt[k])
-        told = None if callback is None else _part_of(callback, k, len(boxes))
-        rgb = color(np.ascontiguousarray(box.of(luminance)), own, told)
+        progress = None if callback is None else _part_of(callback, k, len(boxes))
+        rgb = color(np.ascontiguousarray(box.of(luminance)), own, progress)
         if result is None:
             result = _neutral(luminance, rgb.dtype)
         box.of(result)[:] = rgb
@@ -60,10 +60,10 @@ def color_array(
 ) -> np.ndarray:
     """uint8 RGB `(H, W, 3)` of a picture's luminance `(H, W)`, uint8 or float in [0, 1]; see `Colorizer.__call__`."""
 
-    def color(photo: np.ndarray, own: ColorizeOptions, told: Callback | None) -> np.ndarray:
+    def color(photo: np.ndarray, own: ColorizeOptions, progress: Callback | None) -> np.ndarray:
         gray = torch.tensor(photo, device=colorizer.device)[None, None]
         gray = gray.float() / 255 if photo.dtype.kind == "u" else gray.float()
-        chroma = colorizer.chroma(gray, own, callback=told)
+        chroma = colorizer.chroma(gray, own, callback=progress)
         if colorizer.device.type == "cpu" or photo.size > MERGED_ON_DEVICE:
             return merge_tiled(chroma[0].float().cpu(), photo)
         return merge_on_device(chroma, gray)
@@ -95,9 +95,9 @@ def color_tensor(
         rgb = gray.repeat(1, 3, 1, 1)
     for k, box in enumerate(boxes):
         own = _within(box, gray.shape[-2:], options)
-        told = None if callback is None else _part_of(callback, k, len(boxes))
+        progress = None if callback is None else _part_of(callback, k, len(boxes))
         photo = gray[..., box.top : box.bottom, box.left : box.right]
-        maps = chroma(photo, own, callback=told)
+        maps = chroma(photo, own, callback=progress)
         rgb[..., box.top : box.bottom, box.left : box.right] = merge_chroma(maps.to(gray.device), photo)
     rgb = rgb.to(image.dtype)
     return rgb if image.ndim == 4 else rgb[0]

@@ -73,8 +73,8 @@ def in_windows(
                 fields[name] = torch.cat([_share(maps, along, starts[k], side, max(height, width)) for k in chunk])
         if isinstance(options.prompt, tuple):
             fields["prompt"] = options.prompt * len(chunk)
-        told = None if callback is None else _part_of(callback, number, rounds)
-        maps = colorizer.chroma(windows, replace(options, **fields), callback=told).unflatten(
+        progress = None if callback is None else _part_of(callback, number, rounds)
+        maps = colorizer.chroma(windows, replace(options, **fields), callback=progress).unflatten(
             0, (len(chunk), len(gray))
         )
         low = size_of(maps)[0]

@@ -38,7 +38,7 @@ def photos(luminance: np.ndarray) -> list[Box]:
     """The photos in a picture `(H, W)`, uint8 or float in [0, 1], in reading order; none if all of it is one photo.
 
     A frame is a margin of one tone with a straight edge to what is inside; where it goes all around, what it separates
-    are photos of their own. Things in front of a plain ground fill no rectangle, and are no photos.
+    are photos of their own. Things in front of a plain ground fill no rectangle, so they do not count as photos.
     """
     small = _small(luminance)
     whole = Box(0, 0, *small.shape)

@@ -57,7 +57,7 @@ class Worker:
     def __init__(self, options: WorkOptions):
         self.options = options
         self.broken: str | None = None
-        self.told = False  # whether what is to be said of the prompt was said
+        self.prompt_noted = False  # whether the notes about the prompt were printed
 
     @cached_property
     def colorizer(self) -> Colorizer:
@@ -146,9 +146,9 @@ class Worker:
             options = replace(options, palette=None if scheme is None else scheme.colors)
         regions, prompt, unknown = soft_hints(self.colorizer, picture, self.options)
         notes = [*picture.notes, *unknown]
-        if self.options.prompt and not self.told:  # the same for every picture
+        if self.options.prompt and not self.prompt_noted:  # the same for every picture
             notes += prompt_notices(self.colorizer, self.options.prompt)
-            self.told = True
+            self.prompt_noted = True
         if (hints := options.hints) and not isinstance(hints, Tensor):
             height, width = picture.luminance.shape[:2]
             hidden = hidden_hints(hints, _small(picture.luminance), (height, width))

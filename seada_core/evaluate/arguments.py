@@ -87,7 +87,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--seed", type=SEED, default=0, metavar="N")
     add("--batch", type=count, default=16, metavar="N", help="pictures of one shape at once (default: 16)")
     add("--device", metavar="D", help="such as cpu or cuda:1 (default: cuda where there is one)")
-    add("--resume", action="store_true", help="go on with an evaluation that was broken off")
+    add("--resume", action="store_true", help="continue an evaluation that was interrupted")
     add("--json", action="store_true", help="print the report as JSON, and nothing else")
     return parser
 

@@ -59,7 +59,7 @@ def run(options: EvaluateOptions) -> int:
     try:
         found = evaluate(options)
     except KeyboardInterrupt:
-        raise CommandError(f"interrupted; add --resume to go on with {options.out}", INTERRUPTED) from None
+        raise CommandError(f"interrupted; add --resume to continue {options.out}", INTERRUPTED) from None
     # SourceError, JournalError, WeightsError, PictureError and CheckpointError are ValueErrors
     except (ValueError, OSError, ImportError, RuntimeError) as error:
         raise CommandError(one_line(error)) from error

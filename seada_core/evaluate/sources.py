@@ -167,7 +167,7 @@ def pair(entries: list[Entry], method: str, folder: Path, common: bool) -> dict[
     where no name pairs at all.
     """
     if not folder.is_dir():
-        raise SourceError(f"--compare {method}={folder}: there is no such folder")
+        raise SourceError(f"--compare {method}={folder}: the folder does not exist")
     results = {entry.key: entry for entry in _of_folder(folder)}
     if not results:
         raise SourceError(f"--compare {method}={folder}: no pictures in it")

@@ -164,7 +164,7 @@ def test_results_that_do_not_pair_are_named(folder, capsys):
     assert "no name pairs with a picture" in capsys.readouterr().err
     shutil.rmtree(folder / "half")
     assert command(folder, out="gone") == 1
-    assert "there is no such folder" in capsys.readouterr().err
+    assert "the folder does not exist" in capsys.readouterr().err
 
 
 def test_corrupt_files_and_wrong_sizes_are_reported_and_the_rest_is_measured(folder, capsys):
