@@ -7,6 +7,7 @@ pixel, with a confidence as between any two frames.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,6 +16,8 @@ from typing import Any
 import numpy as np
 
 from .motion import Array, Motion, motions, opencv
+
+Bytes = np.ndarray[Any, np.dtype[np.uint8]]
 
 VIEWS = 8  # at most; then every second one is dropped
 COVERED = 0.75  # share of the last view that a key must show; where it shows less, it becomes a view itself
@@ -30,7 +33,7 @@ AROUND = 24  # px around such features in which colours are taken
 class View:
     """A key frame as it was: luminance (h, w) uint8, and chroma (h, w, 2) float16, small to be saved with segments."""
 
-    luma: np.ndarray[Any, np.dtype[np.uint8]]
+    luma: Bytes
     chroma: np.ndarray[Any, np.dtype[np.float16]]
 
     @classmethod
@@ -58,7 +61,9 @@ def remembered(views: Views, luma: Array, chroma: Array) -> Views:
         there, _ = motions(last.light, luma)
         if there.confidence.mean() >= COVERED:
             newest = np.where(_sure(there)[..., None], there.fetch(chroma), last.chroma)
-            return *views[:-1], View(last.luma, newest.astype(np.float16))
+            newer = copy.copy(last)  # with its features
+            newer.chroma = newest.astype(np.float16)
+            return *views[:-1], newer
     if len(views) == VIEWS:
         views = views[::2]
     return *views, View.of(luma, chroma)
@@ -70,7 +75,7 @@ def recalled(views: Sequence[View], luma: Array, known: Array) -> tuple[Array, A
     new = 1 - known
     if not views or float(new.mean()) < APPEARED:
         return None
-    places, descriptors = _features(_bytes(luma))
+    places, descriptors = _features(_bytes(luma), (new > 0.5).astype(np.uint8))
     chroma, trust = np.zeros((*luma.shape, 2), np.float32), np.zeros_like(luma)
     for view in reversed(views):
         wanted = new[places[:, 1].astype(int), places[:, 0].astype(int)] > 0.5
@@ -103,8 +108,8 @@ def _found(luma: Array, view: View, turn: Any, agreed: Array) -> tuple[Motion, A
     return there, cv2.dilate(hull, np.ones((2 * AROUND + 1, 2 * AROUND + 1), np.uint8))
 
 
-def _features(luma: np.ndarray[Any, np.dtype[np.uint8]]) -> tuple[Array, Array | None]:
-    points, descriptors = opencv().SIFT_create(nfeatures=1000).detectAndCompute(luma, None)
+def _features(luma: Bytes, mask: Bytes | None = None) -> tuple[Array, Array | None]:
+    points, descriptors = opencv().SIFT_create(nfeatures=1000).detectAndCompute(luma, mask)
     return np.array([point.pt for point in points], np.float32).reshape(-1, 2), descriptors
 
 
@@ -132,5 +137,5 @@ def _field(turn: Any, size: tuple[int, ...]) -> Array:
     return (ends - np.stack([x, y], -1)).astype(np.float32)
 
 
-def _bytes(luma: Array) -> np.ndarray[Any, np.dtype[np.uint8]]:
+def _bytes(luma: Array) -> Bytes:
     return (luma * 255 + 0.5).astype(np.uint8)
