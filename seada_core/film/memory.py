@@ -41,7 +41,7 @@ class View:
         return cls(_bytes(luma), chroma.astype(np.float16))
 
     @cached_property
-    def features(self) -> tuple[Array, Array | None]:
+    def features(self) -> tuple[Array, Array]:
         """Positions (n, 2) and descriptors (n, 128)."""
         return _features(self.luma)
 
@@ -108,9 +108,10 @@ def _found(luma: Array, view: View, turn: Any, agreed: Array) -> tuple[Motion, A
     return there, cv2.dilate(hull, np.ones((2 * AROUND + 1, 2 * AROUND + 1), np.uint8))
 
 
-def _features(luma: Bytes, mask: Bytes | None = None) -> tuple[Array, Array | None]:
+def _features(luma: Bytes, mask: Bytes | None = None) -> tuple[Array, Array]:
     points, descriptors = opencv().SIFT_create(nfeatures=1000).detectAndCompute(luma, mask)
-    return np.array([point.pt for point in points], np.float32).reshape(-1, 2), descriptors
+    places = np.array([point.pt for point in points], np.float32).reshape(-1, 2)
+    return places, np.zeros((0, 128), np.float32) if descriptors is None else descriptors
 
 
 def _moved(places: Array, descriptors: Any, view: View) -> tuple[Any, Array] | None:

@@ -83,7 +83,7 @@ class Segments:
         """Write the state at a key frame."""
         with atomic.opened(self.folder / f"{key.index:08d}.npz") as file:
             text = json.dumps({"shot": key.shot, "time": key.time, "pts": pts, "ends_shot": key.ends_shot})
-            maps = {"luma": key.luma, "own": key.own, "past": key.past}
+            maps: dict[str, Any] = {"luma": key.luma, "own": key.own, "past": key.past}
             for name in ("luma", "chroma"):
                 maps[f"view_{name}s"] = np.stack([getattr(view, name) for view in key.views])
             np.savez(file, **maps, state=text)
