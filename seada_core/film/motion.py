@@ -81,6 +81,7 @@ def motions(
     b: Array,
     through: tuple[tuple[Motion, Motion], tuple[Motion, Motion]] | None = None,
     quality: int = FAST,
+    start: tuple[Array, Array] | None = None,
 ) -> tuple[Motion, Motion]:
     """The motions from `a` to `b` and from `b` to `a`.
 
@@ -88,10 +89,11 @@ def motions(
         through: the motions of `a` to a frame between the two and back, and of that frame to `b` and back: a start for
             the search, without which it finds no motion that is longer than things are large.
         quality: `FAST` or `FINE`.
+        start: the same as vectors, from `a` to `b` and back, where they are known otherwise.
     Raises:
         ImportError: OpenCV is not installed.
     """
-    ab = ba = None
+    ab, ba = start or (None, None)
     if through is not None:
         (there, back), (on, home) = through
         ab, ba = there.flow + there.fetch(on.flow), home.flow + home.fetch(back.flow)

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from ..files import atomic
+from .memory import View
 from .steady import Key
 from .streams import FilmError
 
@@ -82,15 +83,18 @@ class Segments:
         """Write the state at a key frame."""
         with atomic.opened(self.folder / f"{key.index:08d}.npz") as file:
             text = json.dumps({"shot": key.shot, "time": key.time, "pts": pts, "ends_shot": key.ends_shot})
-            np.savez(file, luma=key.luma, own=key.own, past=key.past, state=text)
+            maps: dict[str, Any] = {"luma": key.luma, "own": key.own, "past": key.past}
+            for name in ("luma", "chroma"):
+                maps[f"view_{name}s"] = np.stack([getattr(view, name) for view in key.views])
+            np.savez(file, **maps, state=text)
 
     def _state(self, index: int) -> tuple[Key, int] | None:
         try:
             with np.load(self.folder / f"{index:08d}.npz", allow_pickle=False) as maps:
                 state = json.loads(str(maps["state"]))
-                key = Key(
-                    index, state["time"], maps["luma"], state["shot"], maps["own"], maps["past"], state["ends_shot"]
-                )
+                views = tuple(map(View, maps["view_lumas"], maps["view_chromas"]))
+                past = maps["own"], maps["past"]
+                key = Key(index, state["time"], maps["luma"], state["shot"], *past, state["ends_shot"], views)
         except (OSError, ValueError, KeyError):
             return None
         return key, state["pts"]

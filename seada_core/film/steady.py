@@ -3,7 +3,7 @@
 Key frames are coloured on their own, so that their colours differ. Along the motion they are averaged over the keys
 before and after, with a memory that lasts as long as a thing is seen: these are a shot's colours. Every frame between
 two keys takes the colours of both, by its nearness and by how certainly the motion is known. What neither has is filled
-from what lies nearby and has a similar luminance.
+from what lies nearby and has a similar luminance. What comes back has the colours that it had, see `memory`.
 
 Everything is at the model's size: luminance (h, w) in [0, 1], chroma (h, w, 2) as (Cb, Cr). Frames come and go one by
 one, and memory does not depend on their number.
@@ -19,6 +19,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from .fill import fill
+from .memory import Views, recalled, remembered
 from .motion import Array, Motion, motions
 
 SPACING = 8  # frames from key to key
@@ -50,13 +51,14 @@ class Key:
     own: Array
     past: Array
     ends_shot: bool = False
+    views: Views = ()  # that the shot remembers
 
     @classmethod
     def first(cls, index: int, time: float, luma: Array, painter: Painter) -> Key:
         """The first key of a shot."""
         shot = painter.begin(luma, time)
         own = painter.paint(luma, time, shot)
-        return cls(index, time, luma, shot, own, own)
+        return cls(index, time, luma, shot, own, own, views=remembered((), luma, own[..., :2]))
 
 
 @dataclass
@@ -193,8 +195,14 @@ class _Chain:
         time, luma = self.times[-1], self.lumas[-1]
         own = painter.paint(luma, time, self.key.shot)
         to_first = [whole[1] for whole in self.whole]
-        past = _joined(own, _carried(self.key.past, to_first[-1]))
-        last = Key(self.key.index + self.length, time, luma, self.key.shot, own, past, ends_shot)
+        carried = _carried(self.key.past, to_first[-1])
+        found = recalled(self.key.views, luma, np.minimum(carried[..., 2] + carried[..., 3], 1))
+        if found is not None:
+            colors, trust = found
+            carried = _joined(carried, np.dstack([colors, MEMORY * trust, np.zeros_like(trust)]))
+        past = _joined(own, carried)
+        views = remembered(self.key.views, luma, past[..., :2])
+        last = Key(self.key.index + self.length, time, luma, self.key.shot, own, past, ends_shot, views)
         rest = [self.steps[-1]]  # from each frame to the last, and back
         for number in range(self.length - 2, 0, -1):
             rest.insert(0, motions(self.lumas[number], luma, (self.steps[number], rest[0])))

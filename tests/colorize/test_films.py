@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import time
 from fractions import Fraction
 
 import numpy as np
@@ -227,10 +228,8 @@ def test_without_opencv(film, tiny_model):
 
 @pytest.mark.slow
 def test_kills_do_not_change_a_film(tiny_model, tmp_path):
-    """The process is killed ten times, each time in the middle of another segment."""
-    import time
-
-    film = write_film(tmp_path / "film.mp4", panning(40, seed=1) + panning(40, seed=2))
+    """The process is killed ten times, at moments drawn from all of a run: its start, its frames, and its end."""
+    film = write_film(tmp_path / "film.mp4", panning(90, seed=1) + panning(90, seed=2), sound=True)
     code = (
         "import sys; from seada_core.film import work; work.LENGTH = 2; "
         "from seada_core.colorize.__main__ import main; sys.exit(main())"
@@ -240,16 +239,22 @@ def test_kills_do_not_change_a_film(tiny_model, tmp_path):
         argv = [str(film), "-o", str(target), "--spacing", "1", "--model", str(tiny_model), "--device", "cpu", *PROMPT]
         return subprocess.Popen([sys.executable, "-c", code, *argv], cwd=ROOT)
 
+    begun = time.monotonic()
     assert start(tmp_path / "whole.mp4").wait() == 0
+    seconds, whole = time.monotonic() - begun, (tmp_path / "whole.mp4").read_bytes()
     target, folder = tmp_path / "out.mp4", tmp_path / ".out.mp4.segments"
-    generator = np.random.default_rng(0)
-    for _ in range(KILLS):
-        process, before = start(target), len(list(folder.glob("0*.nut")))
-        while process.poll() is None and len(list(folder.glob("0*.nut"))) <= before:
-            time.sleep(0.005)
-        time.sleep(generator.uniform(0, 0.05))
-        process.kill()
-        process.wait()
-        assert not target.exists()
+    generator, kept = np.random.default_rng(0), []
+    while len(kept) < KILLS:
+        process = start(target)
+        try:
+            assert process.wait(generator.uniform(0, seconds)) == 0
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            kept.append(len(list(folder.glob("0*.nut"))))
+        if target.exists():  # it was done before it was killed: begin again
+            assert target.read_bytes() == whole
+            target.unlink()
     assert start(target).wait() == 0
-    assert target.read_bytes() == (tmp_path / "whole.mp4").read_bytes()
+    assert target.read_bytes() == whole
+    assert len(set(kept)) > KILLS // 3  # the moments were in many places of the film

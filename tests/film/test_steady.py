@@ -129,7 +129,7 @@ def test_a_film_goes_on_from_any_key_with_the_same_colours(given):
     keys = [result.key for result in whole if result.key is not None]
     assert len(keys) > 6
     for key in keys[::2]:
-        restored = Key(key.index, key.time, key.luma, key.shot, key.own, key.past, key.ends_shot)
+        restored = Key(key.index, key.time, key.luma, key.shot, key.own, key.past, key.ends_shot, key.views)
         rest = list(steady(frames[key.index + 1 :], painter, given=given, resume=restored))
         assert [result.index for result in rest] == list(range(key.index + 1, 45))
         for result in rest:
