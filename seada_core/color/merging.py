@@ -264,9 +264,9 @@ def _guided(crop: Crop, y: Tensor, origin: tuple[int, int], size: tuple[int, int
             tap = across.index_select(-2, (rows[i] - r0).to(device))
             dy = y - tap[:, 2:3]
             weight = near / (dy * dy + RANGE**2)
-            total = total + weight
-            value = value + weight * tap[:, :3]
-            a = a + near * tap[:, 3:]
+            total += weight  # in place: large maps take longer to allocate than to add
+            value += weight * tap[:, :3]
+            a += near * tap[:, 3:]
     value = value / total
     return value[:, :2] + a * (y - value[:, 2:])
 
