@@ -16,7 +16,7 @@ Activation = Literal["relu", "relu6"] | None
 
 # what oneDNN calls the activations, and their arguments
 _NAMES: dict[Activation, tuple[str, list[float]]] = {None: ("none", []), "relu": ("relu", []), "relu6": ("hardtanh", [0.0, 6.0])}
-_AVAILABLE = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
+AVAILABLE = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
 
 
 def conv2d(
@@ -61,7 +61,7 @@ def convolve(conv: nn.Conv2d, x: Tensor, activation: Activation = None, added: T
 def _is_fused(x: Tensor, weight: Tensor, groups: int) -> bool:
     """Whether torch itself would convolve by oneDNN on several threads, and nothing has to see the single steps."""
     return (
-        _AVAILABLE
+        AVAILABLE
         and type(x) is Tensor
         and x.device.type == "cpu"
         and x.dtype == weight.dtype == torch.float32
