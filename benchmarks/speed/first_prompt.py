@@ -1,4 +1,4 @@
-"""The first prompt after ComfyUI's start, the model's loading included: seconds of the server until a photo is coloured.
+"""The first prompt after ComfyUI's start, the model's loading included: seconds until a photo is coloured.
 
 `python -m benchmarks.speed.first_prompt [--repeats 5] [--before CHECKOUT]`; needs a ComfyUI, see CONTRIBUTING.md. Each
 repeat starts a server of its own; those of another checkout of this pack take turns with it. Processor time is that of

@@ -15,7 +15,11 @@ LARGE = 20480  # values of one picture above which torch convolves by oneDNN
 Activation = Literal["relu", "relu6"] | None
 
 # what oneDNN calls the activations, and their arguments
-_NAMES: dict[Activation, tuple[str, list[float]]] = {None: ("none", []), "relu": ("relu", []), "relu6": ("hardtanh", [0.0, 6.0])}
+_NAMES: dict[Activation, tuple[str, list[float]]] = {
+    None: ("none", []),
+    "relu": ("relu", []),
+    "relu6": ("hardtanh", [0.0, 6.0]),
+}
 AVAILABLE = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
 
 

@@ -25,7 +25,8 @@ def fused(monkeypatch):
 
 
 def values(*shape):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(sum(shape))).to(memory_format=torch.channels_last)
+    generator = torch.Generator().manual_seed(sum(shape))
+    return torch.randn(*shape, generator=generator).to(memory_format=torch.channels_last)
 
 
 @pytest.mark.skipif(not convolution.AVAILABLE, reason="this build of torch has no oneDNN")
