@@ -52,7 +52,7 @@ def conv2d(
     return F.relu(y, inplace) if activation == "relu" else F.relu6(y, inplace)
 
 
-def convolve(conv: nn.Conv2d, x: Tensor, activation: Activation = None, added: Tensor | None = None) -> Tensor:
+def convolve(conv: nn.Module, x: Tensor, activation: Activation = None, added: Tensor | None = None) -> Tensor:
     """The same with a layer's weights; for layers of equal stride and padding in both directions."""
     if type(conv) is not nn.Conv2d:  # adapted or quantised
         y = conv(x) if added is None else added + conv(x)
@@ -73,5 +73,5 @@ def _is_fused(x: Tensor, weight: Tensor, groups: int) -> bool:
         and not torch.is_grad_enabled()
         and not torch.is_autocast_enabled("cpu")
         and not torch.compiler.is_compiling()
-        and torch.backends.mkldnn.enabled
+        and bool(torch.backends.mkldnn.enabled)
     )
