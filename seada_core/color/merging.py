@@ -19,7 +19,7 @@ from .spaces import CB, CR, KB, KG, KR, _channels, rgb_to_ycbcr, ycbcr_to_rgb
 RANGE, RIDGE, SHARPEN = 0.1, 0.02, 0.6
 
 
-TILE = 512  # side, px: a tile's maps fit in the processor's cache
+TILE = 256  # side, px: a tile's maps fit in the processor's cache, those of each thread
 MANY = 8  # tiles from which they are shared among threads
 SMALL = 2**21  # pixels of a photo whose luma is averaged down at once
 MERGED_ON_DEVICE = 2**24  # pixels of the largest photo that is merged on a GPU
