@@ -16,6 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import torch
 from PIL import Image
@@ -25,6 +26,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 
 from benchmarks import Table
 from seada_core.choices import SCHEDULERS
+from seada_core.models import convolution
 from seada_core.models.captured import Captured, Graphs, Recorded, each_tensor, leaves_of
 from seada_core.models.controlnet_rca import ControlNetRCA
 from seada_core.models.unet import UNet
@@ -83,8 +85,8 @@ class Launches(TorchDispatchMode):
 
 
 def count(function: Callable[[], Any]) -> tuple[int, int]:
-    """Operations and waits of a call, without gradients."""
-    with torch.no_grad(), Launches() as launches:
+    """Operations and waits of a call, without gradients; a GPU has no fused convolutions."""
+    with torch.no_grad(), mock.patch.object(convolution, "AVAILABLE", False), Launches() as launches:
         function()
     return launches.operations.total(), launches.waits.total()
 

@@ -15,6 +15,7 @@ _SPECK = 0.004  # area of what does not count: dust, captions
 _GAP = 0.006  # width of the ground between photos, of the page's longest side
 _FILLED = 0.6  # share of a photo's edges that differs from the ground
 _DEPTH = 3  # frames in frames
+_BAND = 16  # lines that are looked at together: most photos have no margin
 
 
 class Box(NamedTuple):
@@ -157,8 +158,13 @@ def _without_margins(inside: np.ndarray) -> Box:
 def _margin(x: np.ndarray) -> int:
     """How many of the first rows are a margin."""
     ground = float(np.median(x[0]))
-    uniform = (_is_ground(x, ground).mean(1) >= 1 - 4 * _DUST) & (np.abs(np.median(x, 1) - ground) < _NOISE)
-    count = int(np.argmin(uniform)) if not uniform.all() else 0
+    count = 0
+    for start in range(0, len(x), _BAND):
+        band = x[start : start + _BAND]
+        uniform = (_is_ground(band, ground).mean(1) >= 1 - 4 * _DUST) & (np.abs(np.median(band, 1) - ground) < _NOISE)
+        if not uniform.all():
+            count = start + int(np.argmin(uniform))
+            break
     if count < max(2, 0.01 * len(x)) or count > len(x) / 2:
         return 0
     beyond = x[count : count + 3]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
@@ -18,7 +19,8 @@ from .spaces import CB, CR, KB, KG, KR, _channels, rgb_to_ycbcr, ycbcr_to_rgb
 RANGE, RIDGE, SHARPEN = 0.1, 0.02, 0.6
 
 
-TILE = 512  # side, px: a tile's maps fit in the processor's cache
+TILE = 256  # side, px: a tile's maps fit in the processor's cache, those of each thread
+MANY = 8  # tiles from which they are shared among threads
 SMALL = 2**21  # pixels of a photo whose luma is averaged down at once
 MERGED_ON_DEVICE = 2**24  # pixels of the largest photo that is merged on a GPU
 
@@ -152,14 +154,37 @@ def merge_tiled(
 
     out = np.empty((*size, 3), dtype)
     down, across = (tile or -(-side // max(1, round(side / TILE))) for side in size)
-    for y in range(0, size[0], down):
-        for x in range(0, size[1], across):
-            window = np.s_[y : y + down, x : x + across]
-            luma = _to_float(gray[window])[None, None]
-            cbcr = crop_chroma(*window) if low is None else _guided(crop, luma, (y, x), size, low_size)
-            rgb = _compose(luma, cbcr)[0].permute(1, 2, 0)
-            out[window] = rgb.mul_(255).add_(0.5).to(torch.uint8).numpy() if dtype == np.uint8 else _words(rgb, luma)
+
+    def merge_tile(corner: tuple[int, int]) -> None:
+        y, x = corner
+        window = np.s_[y : y + down, x : x + across]
+        luma = _to_float(gray[window])[None, None]
+        cbcr = crop_chroma(*window) if low is None else _guided(crop, luma, (y, x), size, low_size)
+        rgb = _compose(luma, cbcr)[0].permute(1, 2, 0)
+        out[window] = rgb.mul_(255).add_(0.5).to(torch.uint8).numpy() if dtype == np.uint8 else _words(rgb, luma)
+
+    _in_threads(merge_tile, [(y, x) for y in range(0, size[0], down) for x in range(0, size[1], across)])
     return out
+
+
+def _in_threads(work: Callable[[tuple[int, int]], None], tiles: Sequence[tuple[int, int]]) -> None:
+    """Each tile by one thread: threads that share a tile wait for each other after every operation."""
+    threads = torch.get_num_threads()
+    if threads == 1 or len(tiles) < MANY:
+        for tile in tiles:
+            work(tile)
+        return
+
+    @torch.no_grad()  # a thread's own
+    def by_one_thread(tile: tuple[int, int]) -> None:
+        work(tile)
+
+    try:
+        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            for _ in pool.map(by_one_thread, tiles):
+                pass
+    finally:
+        torch.set_num_threads(threads)  # some libraries have one number for all threads
 
 
 def to_bytes(rgb: Tensor) -> np.ndarray:
@@ -264,9 +289,9 @@ def _guided(crop: Crop, y: Tensor, origin: tuple[int, int], size: tuple[int, int
             tap = across.index_select(-2, (rows[i] - r0).to(device))
             dy = y - tap[:, 2:3]
             weight = near / (dy * dy + RANGE**2)
-            total = total + weight
-            value = value + weight * tap[:, :3]
-            a = a + near * tap[:, 3:]
+            total += weight  # in place: large maps take longer to allocate than to add
+            value += weight * tap[:, :3]
+            a += near * tap[:, 3:]
     value = value / total
     return value[:, :2] + a * (y - value[:, 2:])
 

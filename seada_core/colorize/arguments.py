@@ -241,7 +241,8 @@ def build_parser() -> argparse.ArgumentParser:
         "--workers",
         metavar="N",
         type=number(int, 1),
-        help="of --engine ray (default: one for each GPU, else for every four CPUs)",
+        help="photos at a time: on the CPU one for each core (at most 8); with --engine ray one for each GPU, else for "
+        "every four CPUs; results do not depend on it",
     )
     add("--device", metavar="D", help="such as cpu or cuda:1 (default: cuda where there is one)")
     add(

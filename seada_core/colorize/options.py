@@ -111,6 +111,6 @@ class RunOptions:
     pages: bool = False  # each picture of files that have several
     overwrite: bool = False
     engine: str = "plain"  # or "ray"
-    workers: int | None = None  # of "ray"
+    workers: int | None = None  # photos at a time on the CPU; processes of "ray"
     json: bool = False
     film: FilmOptions | None = None  # where inputs are films

@@ -144,11 +144,17 @@ class Run:
 
 
 def _plain(options: RunOptions, plan: Plan) -> Generator[Report, None, None]:
-    """One process, picture by picture or `--batch` at a time."""
+    """One process; on the CPU several photos at a time, see `threads`, else one by one, `--batch` at a time."""
+    from . import threads
     from .worker import Worker
 
     worker = Worker(options.work)
-    for number, jobs in enumerate(chunks(plan.jobs(), options.work.batch), 1):
+    groups = chunks(plan.jobs(), options.work.batch)
+    count = threads.count(options) if plan.todo > 1 else 0
+    if count:
+        yield from threads.run(worker, groups, count)
+        return
+    for number, jobs in enumerate(groups, 1):
         name = jobs[0].member or jobs[0].source.name
         with _steps(f"{number}/{plan.todo} {name}", options.work.variants, plan.todo == 1) as callback:
             yield from worker(jobs, callback)

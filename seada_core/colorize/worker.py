@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -52,17 +52,22 @@ class _Ready:
 
 
 class Worker:
-    """Colours pictures as the command's options say."""
+    """Colours pictures as the command's options say; several threads may call it at once."""
 
     def __init__(self, options: WorkOptions):
         self.options = options
+        self._loading, self._noting = threading.Lock(), threading.Lock()
+        self._colorizer: Colorizer | None = None
         self.broken: str | None = None
         self.prompt_noted = False  # whether the notes about the prompt were printed
 
-    @cached_property
+    @property
     def colorizer(self) -> Colorizer:
         """The model, loaded at first use: a command line without one readable picture need not wait for it."""
-        return load_model(self.options.model)
+        with self._loading:
+            if self._colorizer is None:
+                self._colorizer = load_model(self.options.model)
+            return self._colorizer
 
     def __call__(self, jobs: Sequence[Job], callback: Callable[[int, int], None] | None = None) -> list[Report]:
         """Colour pictures and write the results; those of one size together, see `--batch`.
@@ -103,6 +108,12 @@ class Worker:
         if mask is not None:
             rgb = _with_own_colors(rgb, picture.pixels, mask)
         write(picture, rgb, target, self.options.quality)
+
+    def _is_first(self) -> bool:
+        """Whether this is the first picture, whose notes have what is the same for all."""
+        with self._noting:
+            first, self.prompt_noted = not self.prompt_noted, True
+            return first
 
     def _check(self) -> None:
         if self.broken:
@@ -146,9 +157,8 @@ class Worker:
             options = replace(options, palette=None if scheme is None else scheme.colors)
         regions, prompt, unknown = soft_hints(self.colorizer, picture, self.options)
         notes = [*picture.notes, *unknown]
-        if self.options.prompt and not self.prompt_noted:  # the same for every picture
+        if self.options.prompt and self._is_first():
             notes += prompt_notices(self.colorizer, self.options.prompt)
-            self.prompt_noted = True
         if (hints := options.hints) and not isinstance(hints, Tensor):
             height, width = picture.luminance.shape[:2]
             hidden = hidden_hints(hints, _small(picture.luminance), (height, width))
@@ -327,8 +337,8 @@ def colorize(
             captions = tuple(caption(colorizer, box.of(values)) for box in boxes) or (caption(colorizer, values),)
         texts, prompt = captions if boxes else captions[0], " | ".join(captions)
 
-    def deep(gray: np.ndarray, own: ColorizeOptions, told: Callable[[int, int], None] | None = None) -> np.ndarray:
-        return _merged(colorizer.chroma(_gray(gray), own, callback=told)[0], picture, target, gray)
+    def deep(gray: np.ndarray, own: ColorizeOptions, progress: Callable[[int, int], None] | None = None) -> np.ndarray:
+        return _merged(colorizer.chroma(_gray(gray), own, callback=progress)[0], picture, target, gray)
 
     for seed in seeds:
         options = replace(options, prompt=texts, seed=seed)

@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .convolution import Activation, conv2d
+
 # (repeats, kernel, stride, expansion, channels) of the seven groups of blocks; the first and last never repeat
 _GROUPS = (
     (1, 3, 1, 1, 16),
@@ -44,14 +46,14 @@ class _Conv(nn.Module):
         self.register_buffer("bias", torch.zeros(after))
         self.kernel, self.stride, self.groups = kernel, stride, groups
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, activation: Activation = None) -> Tensor:
         rows, columns = (max((-(-n // self.stride) - 1) * self.stride + self.kernel - n, 0) for n in x.shape[-2:])
         padding = 0
         if rows == columns and rows % 2 == 0:
             padding = rows // 2
         else:
             x = F.pad(x, (columns // 2, columns - columns // 2, rows // 2, rows - rows // 2))
-        return F.conv2d(x, self.weight.to(x), self.bias.to(x), self.stride, padding, 1, self.groups)
+        return conv2d(x, self.weight.to(x), self.bias.to(x), self.stride, padding, self.groups, activation)
 
 
 class _Block(nn.Module):
@@ -66,8 +68,8 @@ class _Block(nn.Module):
         self.skip = stride == 1 and before == after
 
     def forward(self, x: Tensor) -> Tensor:
-        h = x if self.expand is None else F.relu6(self.expand(x), inplace=True)
-        h = self.project(F.relu6(self.depthwise(h), inplace=True))
+        h = x if self.expand is None else self.expand(x, "relu6")
+        h = self.project(self.depthwise(h, "relu6"))
         return x + h if self.skip else h
 
 
@@ -100,7 +102,7 @@ class EfficientNetLite(nn.Module):
     def levels(self, picture: Tensor) -> list[Tensor]:
         """The output of each of the seven groups for (B, 3, H, W) in [0, 1], at least 1x1: maps at 1/2 (the first),
         1/4, 1/8, 1/16 (the fourth and fifth) and 1/32, sizes rounded up."""
-        x = F.relu6(self.stem((picture * 255 - 127) / 128), inplace=True)
+        x = self.stem((picture * 255 - 127) / 128, "relu6")
         maps = []
         for group in self.groups:
             x = group(x)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ..color.merging import merge_chroma
 from ..presets import CodecConfig
+from .convolution import convolve
 
 _NEAREST_CHUNK = 16384  # positions compared with the codebook at once; bounds memory for large photos
 
@@ -29,7 +30,7 @@ class Residual(nn.Module):
         nn.init.zeros_(self.conv2.get_parameter("bias"))
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.conv2(F.relu(self.conv1(F.relu(x))))
+        return convolve(self.conv2, convolve(self.conv1, F.relu(x), "relu"), added=x)
 
 
 class GrayEncoder(nn.Module):
@@ -65,7 +66,8 @@ class Block(nn.Module):
         nn.init.zeros_(self.conv3.get_parameter("bias"))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.relu(x + self.conv3(F.relu(self.conv2(F.relu(self.conv1(x))))))
+        hidden = convolve(self.conv2, convolve(self.conv1, x, "relu"), "relu")
+        return convolve(self.conv3, hidden, "relu", added=x)
 
 
 class Decoder(nn.Module):
@@ -98,9 +100,9 @@ class Decoder(nn.Module):
 
     def hidden(self, z: Tensor, features: list[Tensor], finest: int = 0) -> Tensor:
         """The hidden state after the levels down to `finest`: (B, C_finest, 8h / 2^finest, 8w / 2^finest)."""
-        x = F.relu(self.stem(torch.tanh(z / 3) * 3))
+        x = convolve(self.stem, torch.tanh(z / 3) * 3, "relu")
         for level in reversed(range(finest, len(self.levels))):
-            x = self.levels[level](x + self.maps[level](features[level]))
+            x = self.levels[level](convolve(self.maps[level], features[level], added=x))
             if level > finest:
                 x = self.ups[level - 1](F.interpolate(x, scale_factor=2, mode="nearest"))
         return x

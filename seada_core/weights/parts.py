@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import torch
@@ -136,6 +137,7 @@ class PartStore:
         self.home = home or self.device
         self._loaded: dict[str, nn.Module] = {}
         self._offloading = False
+        self._loading = threading.Lock()
 
     def has(self, part: str) -> bool:
         """Whether the model comes with a part."""
@@ -150,7 +152,9 @@ class PartStore:
         if part not in part_files.SECTIONS:
             raise CheckpointError(f"unknown part {part!r}; the parts are {', '.join(part_files.SECTIONS)}")
         if part not in self._loaded:
-            self._loaded[part] = self.place(part, self.source.load(part))
+            with self._loading:
+                if part not in self._loaded:  # another thread may have loaded it meanwhile
+                    self._loaded[part] = self.place(part, self.source.load(part))
         if self._offloading:
             # accelerate's hooks wait for `forward`; parts are entered by other methods too, but always through here
             together = {name for phase in PHASES if part in phase for name in phase}

@@ -230,6 +230,21 @@ def test_wrong_shapes_are_refused():
         merging.merge_tiled(np.zeros((4, 4, 3)), np.zeros((8, 8), np.uint8))
 
 
+def test_threads_that_share_the_tiles_give_the_same_picture():
+    generator = torch.Generator().manual_seed(4)
+    chroma = torch.rand(2, 30, 40, generator=generator) - 0.5
+    gray = (torch.rand(160, 200, generator=generator) * 255).to(torch.uint8).numpy()
+    before, results = torch.get_num_threads(), []
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            results.append(merging.merge_tiled(chroma, gray, tile=32))
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    np.testing.assert_array_equal(*results)
+
+
 def peak_megabytes(code: str) -> float:
     """Growth of a new process's peak resident memory in MB while `code` runs, after imports and a warm-up merge."""
     program = """

@@ -139,7 +139,7 @@ def test_a_full_disk_ends_the_run(run, tmp_path, monkeypatch):
         return FullDisk(path, "w") if len(opened) > 2 else open(path, mode, **options)
 
     monkeypatch.setattr(atomic, "open", open_third, raising=False)
-    status, lines, err = run(folder, "-o", out)
+    status, lines, err = run(folder, "-o", out, "--workers", 1)
     assert (status, len(lines), len(opened)) == (1, 2, 3)  # no fourth picture was coloured in vain
     assert "No space left" in err[0] and "make room" in err[0]
     monkeypatch.undo()

@@ -42,14 +42,15 @@ class PromptError(Exception):
 
 
 class Server:
-    """`run` queues prompts in ComfyUI's API format."""
+    """`run` queues prompts in ComfyUI's API format. `pack` is a checkout of the nodes; without `probe` no
+    prompt runs before the first of the caller's."""
 
-    def __init__(self, base: Path, *arguments: str):
+    def __init__(self, base: Path, *arguments: str, pack: Path = ROOT, probe: bool = True):
         folder, python = find()
         self.base = base
         for name in ("custom_nodes", "models/seada", "input", "output", "temp", "user"):
             (base / name).mkdir(parents=True, exist_ok=True)
-        (base / "custom_nodes" / "ComfyUI-SeAda").symlink_to(ROOT)
+        (base / "custom_nodes" / "ComfyUI-SeAda").symlink_to(pack)
         shutil.copytree(ROOT / "tests" / "nodes" / "probe", base / "custom_nodes" / "probe")
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
@@ -70,6 +71,8 @@ class Server:
                     self.stop()
                     raise RuntimeError(f"ComfyUI did not start: {self.log.read_text()[-2000:]}") from None
                 time.sleep(0.5)
+        if not probe:
+            return
         heavy = ["diffusers", "open_clip", "accelerate", "webdataset"]
         self.heavy_at_start = self.probe(f"import sys; result = [name for name in {heavy} if name in sys.modules]")
 

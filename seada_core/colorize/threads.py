@@ -1,0 +1,62 @@
+"""Several photos at a time on the CPU, each by one thread: two cores that share one small picture wait for each other.
+
+A photo's result depends on neither the number of threads nor on what the others do. Files are read, coloured and
+written by the same thread, so that one thread's file work overlaps with the other threads' colouring.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import torch
+
+from .options import RunOptions
+from .plan import Job, Report
+from .worker import Worker
+
+MOST = 8  # threads unless more are asked for: beyond that they wait for Python's lock
+AHEAD = 2  # groups that wait for each thread
+
+
+def count(options: RunOptions) -> int:
+    """How many threads colour photos: one for each core that torch may use; 0 where a GPU or a compiled model takes
+    them one by one."""
+    model = options.work.model
+    on_cpu = model.device == "cpu" or (model.device is None and not torch.cuda.is_available())
+    if not on_cpu or model.compile:
+        return 0
+    return options.workers or min(torch.get_num_threads(), MOST)
+
+
+def run(worker: Worker, groups: Iterable[Sequence[Job]], threads: int) -> Generator[Report, None, None]:
+    """The reports of groups of pictures, in order.
+
+    Args:
+        groups: pictures that a thread takes at a time.
+        threads: how many groups are at work at once.
+    """
+    pending: deque[Future[list[Report]]] = deque()
+    with one_thread_each(), ThreadPoolExecutor(threads, "colorize", torch.set_num_threads, (1,)) as pool:
+        try:
+            for group in groups:
+                pending.append(pool.submit(worker, group))
+                if len(pending) > AHEAD * threads:
+                    yield from pending.popleft().result()
+            while pending:
+                yield from pending.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+@contextlib.contextmanager
+def one_thread_each() -> Iterator[None]:
+    """Within the block torch computes by one thread."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
