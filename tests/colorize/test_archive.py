@@ -210,7 +210,7 @@ def test_a_shard_that_was_broken_off_goes_on(run, tmp_path, monkeypatch):
         return call(self, image, options, callback=callback)
 
     monkeypatch.setattr(Colorizer, "__call__", interrupted)
-    assert run(path, "-o", tmp_path / "out.tar")[0] == 130
+    assert run(path, "-o", tmp_path / "out.tar", "--workers", 1)[0] == 130
     assert not (tmp_path / "out.tar").exists()
     assert sorted(p.name for p in (tmp_path / ".out.tar.work").iterdir()) == ["0.png", "1.png"]
     monkeypatch.setattr(Colorizer, "__call__", call)

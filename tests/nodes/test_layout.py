@@ -9,7 +9,6 @@ import pytest
 from page import WORKFLOWS, browser, drive
 
 NAMES = sorted(path.stem for path in WORKFLOWS.glob("*.json"))
-QUICK = "seada-hints-and-palette"
 SMALL = [  # where no link passes behind a node
     *("seada-1-start-here", "seada-folder-of-photos", "seada-hints-in-one-node", "seada-words-and-reference"),
     *("seada-palette-bank", "seada-video", "seada-steady-colors"),
@@ -87,18 +86,12 @@ def test_notes_have_titles_and_so_have_nodes_of_which_there_are_two(name):
     assert not {"Note", "MarkdownNote"} & set(titles)
 
 
-@pytest.mark.parametrize(
-    "vue, names",
-    [
-        pytest.param(True, [QUICK], id="nodes 2.0, one"),
-        pytest.param(True, NAMES, id="nodes 2.0", marks=pytest.mark.slow),
-        pytest.param(False, NAMES, id="classic", marks=pytest.mark.slow),
-    ],
-)
-def test_nothing_overlaps_as_the_page_measures_it(comfy, vue, names):
+@pytest.mark.slow
+@pytest.mark.parametrize("vue", [True, False], ids=["nodes 2.0", "classic"])
+def test_nothing_overlaps_as_the_page_measures_it(comfy, vue):
     comfy.post("/settings/Comfy.TutorialCompleted", True)  # no templates over the page
     settings = {"vue": vue, "folder": os.environ.get("SCREENSHOTS")}
-    settings["workflows"] = [str(WORKFLOWS / f"{name}.json") for name in names]
+    settings["workflows"] = [str(WORKFLOWS / f"{name}.json") for name in NAMES]
     report = drive(browser(), "layout.cjs", f"http://127.0.0.1:{comfy.port}", json.dumps(settings))
     for name, seen in report["workflows"].items():
         assert seen["nodes"]

@@ -27,9 +27,8 @@ def test_views_and_allocations_are_not_counted_and_waits_are():
     assert launches.count(lambda: x.tolist()) == (0, 1)
 
 
-@pytest.mark.parametrize(
-    "scheduler", ["dpm++", *(pytest.param(name, marks=pytest.mark.slow) for name in SCHEDULERS if name != "dpm++")]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
 def test_a_step_has_fewer_operations_than_diffusers_and_no_waits(small, scheduler):
     colorizer, plain = small
     theirs, _ = launches.per_step(launches.diffusers_sampling(colorizer, plain, scheduler))
