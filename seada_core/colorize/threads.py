@@ -7,9 +7,10 @@ written by the same thread, so that one thread's file work overlaps with the oth
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 
 import torch
 
@@ -39,10 +40,21 @@ def run(worker: Worker, groups: Iterable[Sequence[Job]], threads: int) -> Genera
         threads: how many groups are at work at once.
     """
     pending: deque[Future[list[Report]]] = deque()
+    ended = threading.Event()
+
+    def work(group: Sequence[Job]) -> list[Report]:
+        if ended.is_set():
+            raise CancelledError
+        try:
+            return worker(group)
+        except BaseException:  # such as a full disk: none of the groups that wait may begin
+            ended.set()
+            raise
+
     with one_thread_each(), ThreadPoolExecutor(threads, "colorize", torch.set_num_threads, (1,)) as pool:
         try:
             for group in groups:
-                pending.append(pool.submit(worker, group))
+                pending.append(pool.submit(work, group))
                 if len(pending) > AHEAD * threads:
                     yield from pending.popleft().result()
             while pending:
