@@ -19,8 +19,9 @@ from .spaces import CB, CR, KB, KG, KR, _channels, rgb_to_ycbcr, ycbcr_to_rgb
 RANGE, RIDGE, SHARPEN = 0.1, 0.02, 0.6
 
 
-TILE = 256  # side, px: a tile's maps fit in the processor's cache, those of each thread
-MANY = 8  # tiles from which they are shared among threads
+TILE = 512  # side, px: a tile's maps fit in the processor's cache
+SHARED = 256  # side, px, where each thread has a tile of its own
+MANY = 8  # tiles of that size from which they are shared among threads
 SMALL = 2**21  # pixels of a photo whose luma is averaged down at once
 MERGED_ON_DEVICE = 2**24  # pixels of the largest photo that is merged on a GPU
 
@@ -153,7 +154,8 @@ def merge_tiled(
         return crop_chroma(*index), low[index][None, None]
 
     out = np.empty((*size, 3), dtype)
-    down, across = (tile or -(-side // max(1, round(side / TILE))) for side in size)
+    shared = torch.get_num_threads() > 1 and size[0] * size[1] >= MANY * SHARED**2
+    down, across = (tile or -(-side // max(1, round(side / (SHARED if shared else TILE)))) for side in size)
 
     def merge_tile(corner: tuple[int, int]) -> None:
         y, x = corner
@@ -163,17 +165,18 @@ def merge_tiled(
         rgb = _compose(luma, cbcr)[0].permute(1, 2, 0)
         out[window] = rgb.mul_(255).add_(0.5).to(torch.uint8).numpy() if dtype == np.uint8 else _words(rgb, luma)
 
-    _in_threads(merge_tile, [(y, x) for y in range(0, size[0], down) for x in range(0, size[1], across)])
+    corners = [(y, x) for y in range(0, size[0], down) for x in range(0, size[1], across)]
+    if shared:
+        _in_threads(merge_tile, corners)
+    else:
+        for corner in corners:
+            merge_tile(corner)
     return out
 
 
 def _in_threads(work: Callable[[tuple[int, int]], None], tiles: Sequence[tuple[int, int]]) -> None:
     """Each tile by one thread: threads that share a tile wait for each other after every operation."""
     threads = torch.get_num_threads()
-    if threads == 1 or len(tiles) < MANY:
-        for tile in tiles:
-            work(tile)
-        return
 
     @torch.no_grad()  # a thread's own
     def by_one_thread(tile: tuple[int, int]) -> None:
