@@ -1,6 +1,6 @@
 """Several photos at a time on the CPU, each by one thread: two cores that share one small picture wait for each other.
 
-A photo's result depends on neither the number of threads nor on what the others do. Files are read, coloured and
+A photo's result depends neither on the number of these threads nor on what the others do. Files are read, coloured and
 written by the same thread, so that one thread's file work overlaps with the other threads' colouring.
 """
 

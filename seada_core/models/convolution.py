@@ -1,5 +1,6 @@
-"""Convolution, sum and ReLU as one call of oneDNN, where a CPU computes without gradients: the same bits in two thirds
-of the time, since the result is not read and written again for each. Everywhere else they are torch's own.
+"""Convolution, sum and ReLU as one call of oneDNN, where a CPU computes without gradients: the result is not read and
+written again for each of them. Everywhere else they are torch's own. The operator is one that torch's compiler uses;
+`tests/models/test_convolution.py` holds it to the bits of torch's own calls.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ exports.open = async (executablePath, url, { vue = false, viewport = { width: 14
     // old ways of ours that ComfyUI warns about count as errors
     const isFault = (message) =>
       (message.type() === "error" && !OWN.test(message.text())) || /checkState\(\) is deprecated/.test(message.text());
-    page.on("console", (message) => isFault(message) && report.errors.push(message.text()));
+    page.on("console", (message) => isFault(message) && report.errors.push(`${message.text()} ${message.location().url}`));
     await page.goto(url, { timeout: 240000 });
     await page.waitForFunction(() => window.app?.graph && window.app.extensionManager, null, { timeout: 240000 });
     await page.waitForTimeout(3000);
