@@ -157,9 +157,7 @@ class Guidance:
         moves: int = HINT_MOVES,
         graphs: Graphs | None = None,
     ):
-        gray = (
-            gray.clone()
-        )  # gradients cannot pass through what was made in inference mode, as nodes and callers may do
+        gray = gray.clone()  # gradients do not pass through what a caller made in inference mode
         self.decoder, self.gray, self.target, self.colors = decoder, gray, _copied(target), _copied(colors)
         self.weights = {**dict.fromkeys((*PIXEL_TERMS, "luminance"), 0.0), **(weights or {})}
         self.gain, self.scale, self.moves = PROBE_GAIN * saturation, scale, moves
