@@ -267,6 +267,7 @@ MERGE = """
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="needs the resource module")
 def test_a_large_merge_needs_little_more_memory_than_the_picture():
     height, width = 1500, 4000  # grey in and RGB out: 4 bytes a pixel

@@ -88,6 +88,7 @@ def test_folders_in_folders_keep_their_tree(run, tmp_path):
         assert says in err[0]
 
 
+@pytest.mark.slow
 def test_together_is_as_alone_but_for_rounding(run, tmp_path, monkeypatch):
     from seada_core.pipeline import Colorizer
 

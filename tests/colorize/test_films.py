@@ -47,6 +47,7 @@ def test_a_film_keeps_luminance_times_and_sound(run, film, short_segments):
     assert sorted(path.name for path in film.parent.iterdir()) == ["film.mp4", "out.mp4"]
 
 
+@pytest.mark.slow
 def test_subtitles_and_chapters_stay(run, film, tmp_path):
     import av
 
@@ -217,6 +218,7 @@ def test_a_full_disk_keeps_what_is_done(run, film, monkeypatch, short_segments):
     assert not film.with_name("out.mp4").exists()
 
 
+@pytest.mark.slow
 def test_without_opencv(film, tiny_model):
     code = "import sys; sys.modules['cv2'] = None; from seada_core.colorize.__main__ import main; sys.exit(main())"
     done = subprocess.run(

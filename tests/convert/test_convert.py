@@ -92,6 +92,7 @@ def test_diffusers_own_pipeline_loads_the_export_and_agrees(small_sd15, tmp_path
     torch.testing.assert_close(ours, latent, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_what_diffusers_cannot_express_lies_beside(small_sd15, tmp_path, capsys):
     arguments = (small_sd15.parts, tmp_path / "d", "--to", "diffusers", "--base", small_sd15.diffusers)
     result = convert(capsys, *arguments)

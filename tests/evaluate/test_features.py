@@ -104,6 +104,7 @@ def test_pytorch_fid_is_pytorch_fids(truth, weights, monkeypatch):
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_torch_fidelity_is_torch_fidelitys(truth, weights):
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
@@ -171,6 +172,7 @@ def test_shift_tolerant_lpips_goes_by_its_own_name(truth):
     assert "not LPIPS" in features.PERCEPTUAL["st-lpips-alex"][1]
 
 
+@pytest.mark.slow
 def test_missing_and_wrong_files_are_named(truth, tmp_path, monkeypatch):
     monkeypatch.setenv("SEADA_EVALUATION_WEIGHTS", str(tmp_path))
     features._network.cache_clear()

@@ -20,6 +20,7 @@ def test_distances_between_embeddings():
     assert found["refined_to_color_of_means"] == 0
 
 
+@pytest.mark.slow
 def test_tsne_command(data_dir, tmp_path, capsys):
     pytest.importorskip("sklearn")
     pytest.importorskip("matplotlib")

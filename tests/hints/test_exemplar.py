@@ -68,7 +68,7 @@ def test_a_batch_equals_single_photos(classifier, picture):
         exemplar.reference_hints(classifier, gray, pictures[[0, 0, 1]])
 
 
-@pytest.mark.parametrize("size", [(1, 1), (1, 50), (50, 1), (3, 2000)])
+@pytest.mark.parametrize("size", [(1, 1), pytest.param((1, 50), marks=pytest.mark.slow), (50, 1), (3, 2000)])
 def test_any_size_on_either_side(classifier, picture, size):
     small = torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(0))
     expected = tuple(max(1, round(side * min(1, 160 / max(size)))) for side in size)

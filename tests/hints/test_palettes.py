@@ -280,6 +280,7 @@ def test_scheme_distance_is_a_soft_minimum_over_chroma_and_lightness():
         assert float(found[b]) == pytest.approx(total / 12, rel=1e-4, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_a_scheme_moves_the_embedded_models_colours_softly_and_keeps_luminance(data_dir):
     import numpy as np
     from PIL import Image

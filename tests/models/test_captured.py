@@ -49,6 +49,7 @@ def test_replays_in_inference_mode(colorizer, options):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 def test_replays_compute_the_same_for_every_size(colorizer, options):
     expected = [colorizer.chroma(gray, **options) for gray in photos()]

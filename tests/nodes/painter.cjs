@@ -22,7 +22,7 @@ const [width, height] = settings.photo;
   report.errors.length = 0; // the page's own, before anything of ours
 
   const workflow = JSON.parse(fs.readFileSync(settings.workflow, "utf8"));
-  const load = async (graph, scale = 1) => {
+  const load = async (graph, scale = 1, settle = 1500) => {
     await page.evaluate((data) => window.app.loadGraphData(data), graph);
     await page.evaluate((zoom) => {
       const node = window.app.graph.nodes.find((one) => one.type === "SeAdaHints");
@@ -33,7 +33,7 @@ const [width, height] = settings.photo;
       window.app.canvas.setDirty(true, true);
     }, scale);
     await page.locator(".seada-photo").waitFor();
-    await page.waitForTimeout(1500);
+    await page.waitForTimeout(settle);
   };
   const text = () => page.evaluate(() => window.hintsNode.widgets.find((widget) => widget.name === "points").value);
   const note = async (name) => (report.steps[name] = JSON.parse(await text()));
@@ -257,7 +257,7 @@ const [width, height] = settings.photo;
   for (const bad of settings.hostile) {
     const graph = structuredClone(workflow);
     graph.nodes.find((node) => node.type === "SeAdaHints").widgets_values[0] = bad;
-    await load(graph);
+    await load(graph, 1, 300);
     await page.mouse.click(...(await onScreen(width / 2, height / 2)));
     report.hostile.push({
       message: await message(),

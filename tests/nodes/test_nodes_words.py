@@ -67,6 +67,7 @@ def test_the_thing_takes_its_colour_in_one_node(comfy):
     assert blue[0] > without[0] + 0.1 and blue[0] > blue[1] + 0.1
 
 
+@pytest.mark.slow
 def test_the_thing_takes_its_colour_in_the_full_graph(comfy):
     """CCD ignores soft hints; VQ Decode applies them."""
     nodes = full_graph(model="embedded") | words("a red cup")
@@ -109,6 +110,7 @@ def test_a_batch_equals_single_photos(comfy, text, model):
     assert comfy.probe("result = list(a.shape)", nodes, a=["color", 0]) == [2, 80, 120, 3]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", [{"strength": 0.0}, {"text": "a cup on a table"}, {"text": ""}])
 def test_no_strength_and_no_colours_change_nothing(comfy, change):
     nodes = colorize(model="embedded") | words(**change)
@@ -160,6 +162,7 @@ def test_clipseg_folders_are_listed_and_find_things(comfy):
 # --- a reference picture ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_reference_transfers_its_colours(comfy):
     nodes = colorize(model="embedded") | reference()
     nodes["by reference"] = node("SeAdaColorize", **nodes["color"]["inputs"] | {"hints": ["reference", 0]})

@@ -144,6 +144,7 @@ def test_a_workflow_runs(comfy, name):
         assert cb.getextrema() != (128, 128) or cr.getextrema() != (128, 128)
 
 
+@pytest.mark.slow
 def test_token_diffusion_changes_the_picture(comfy):
     prompt, decode = twin("seada-edn-tokens"), find("seada-edn-tokens", "SeAdaVQDecode")
     without = {**prompt[decode], "inputs": prompt[decode]["inputs"] | {"token_steps": 0}}

@@ -57,6 +57,7 @@ def test_a_part_that_fails_costs_no_other_part_its_rows(tmp_path):
     assert rows["warned"] == ["eager", "", None, "no CUDA graph of it"]
 
 
+@pytest.mark.slow
 def test_a_part_s_time_begins_with_its_turn(tmp_path):
     """It has waited for longer than it may take."""
     parts = {"takes_long": run.Part("benchmark_parts", "takes_long"), "works": run.Part("benchmark_parts", "works", 3)}

@@ -60,6 +60,7 @@ def run(tmp_path, capsys):
     return start
 
 
+@pytest.mark.slow
 def test_a_fault_is_noticed_or_the_status_is_1(run):
     status, lines, _ = run(
         {"tests": ["test_two"]},

@@ -92,6 +92,7 @@ def test_steps_are_the_most(cache, tmp_path):
     assert is_finished(tmp_path / "base", 3, 1.0)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_from_before_there_were_budgets_has_taken_no_time(cache, tmp_path):
     train(cache, tmp_path, steps=2)
     config = tmp_path / "base" / "checkpoint-2" / "config.json"

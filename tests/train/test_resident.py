@@ -230,6 +230,7 @@ def test_what_does_not_go_with_it_is_refused(options, processes, message):
 # training
 
 
+@pytest.mark.slow
 def test_a_resumed_run_goes_on_with_the_same_batches(tmp_path):
     config = replace(
         presets.TrainConfig(), steps=4, batch=4, resolution=64, crop=48, lr=1e-3, precision="no", checkpoint_every=2

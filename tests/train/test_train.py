@@ -398,6 +398,7 @@ def test_loss_falls(parts, tiny_preset, cache, tmp_path):
     assert np.mean(losses[-8:]) < 0.8 * np.mean(losses[:8])
 
 
+@pytest.mark.slow
 def test_training_without_tensorboard_logs_and_previews_in_files(parts, tiny_preset, cache, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     c = replace(config(), batch=2, validate_every=2)

@@ -127,6 +127,7 @@ def test_killed_while_a_checkpoint_changes_its_name(cache, straight, tmp_path, m
     check_same(tmp_path, train(cache, tmp_path), straight)
 
 
+@pytest.mark.slow
 @linux
 def test_a_run_that_was_killed_before_it_left_its_part_files_leaves_them_when_resumed(cache, straight, tmp_path):
     def killed_at_the_end() -> None:
@@ -235,6 +236,7 @@ def test_a_cache_that_finds_no_room_is_an_error_and_no_bus_error(tmp_path):
 # workers
 
 
+@pytest.mark.slow
 @linux
 def test_a_data_worker_that_is_killed_ends_the_run_with_a_line(cache, straight, tmp_path):
     def murder(stage) -> None:

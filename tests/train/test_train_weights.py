@@ -24,6 +24,7 @@ def pictures(tmp_path):
     return folder
 
 
+@pytest.mark.slow
 def test_a_controller_is_trained_from_a_base_and_a_stock_controlnet(small_sd15, pictures, tmp_path, capsys):
     stock, out = tmp_path / "stock", tmp_path / "out"
     small_sd15.modules["controlnet"].save_pretrained(stock)

@@ -114,6 +114,7 @@ result["diffusers"] = comfy.utils.unet_to_diffusers({**sizes, "transformer_depth
 """
 
 
+@pytest.mark.slow
 def test_comfyuis_own_classes_have_these_names_and_shapes(comfy):
     theirs = comfy.probe(COMFY_CLASSES)
     for part, prefix in (("unet", "model.diffusion_model."), ("controlnet", "control_model."), ("vae", "")):
@@ -288,6 +289,7 @@ def test_a_hub_name_is_taken_from_the_local_cache_alone(diffusers_folder, tmp_pa
 # --- the same picture from every form ---------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_a_base_beside_part_files_colours_as_part_files_alone(modules, diffusers_folder, part_folder, tmp_path):
     from PIL import Image

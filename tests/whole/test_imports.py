@@ -89,6 +89,7 @@ def test_types_and_the_version_are_exported():
     assert seada_core.__version__.count(".") == 2
 
 
+@pytest.mark.slow
 def test_the_pipeline_imports_no_slow_library():
     """It is imported when ComfyUI starts: slow libraries are imported with the first model."""
     slow = {"diffusers", "transformers", "open_clip", "accelerate", "torchvision", "webdataset"}

@@ -64,6 +64,7 @@ def test_the_network_is_cut_off(tmp_path):
         assert "unreachable" in done.stderr
 
 
+@pytest.mark.slow
 def test_the_command_colours(run, tmp_path):
     Image.open(ROOT / "samples" / "photo.jpg").resize((120, 80)).save(tmp_path / "photo.png")
     done = run("-m", "seada_core.colorize", tmp_path / "photo.png", "--palette", "auto", "--token-steps", 1)
