@@ -20,8 +20,9 @@ MOST_HINTS = 1024  # cells with hints of a picture; more are thinned out
 DECIDED = 0.1, 0.6  # all hints' share of a place, below which nothing of them arrives there, and above which all
 LONGEST = 4
 SPREAD = 4.0  # logits that a hint of the spread 1 gains over no hint
-SEED = 0.9  # of a thing's best score: the cells whose region is the thing's
-REGION = 0.8, 0.95  # these cells' share of a place that is surely not of the region, and surely is
+SEEDS = 0.45, 0.87  # of a thing's best score: cells up to the first are surely around it, from the second surely in it
+GROWN = 0.2, 0.8  # the same of its highest share of a cell, for the second pass
+REGION = 0.3, 0.7  # of its highest share: what is surely not of its region, and what surely is
 
 
 def hint_cells(hint_map: Tensor, most: int = MOST_HINTS) -> tuple[Tensor, Tensor, Tensor]:
@@ -111,22 +112,32 @@ class Affinities(NamedTuple):
 
     @torch.no_grad()
     def region(self, gray: Tensor, score: Tensor, embedded: Embedded) -> Tensor:
-        """The region (B, 1, H, W) in [0, 1] of a thing: what belongs together with the best cells of its scores.
+        """The region (B, 1, H, W) in [0, 1] of a thing: what belongs together with its best cells rather than with those
+        that have low scores; what is then certain is where the second of two passes starts from.
 
         Args:
             gray: photos (B, 1, H, W) in [0, 1].
             score: (B, 1, any h, any w) in [0, 1]; where it is 0 everywhere, so is the region.
             embedded: of the photos, the same for all things.
         """
-
-        def best(size: tuple[int, int]) -> Tensor:
-            here = F.interpolate(score, size, mode="bilinear")
-            seeds = (here >= SEED * here.amax((2, 3), keepdim=True)) & (here > 0)
-            return torch.cat([torch.zeros_like(here), torch.zeros_like(here), seeds.to(here)], dim=1)
-
-        total = self.shares(embedded, best)[0].sum(1, keepdim=True)
-        found = smoothstep(total, *REGION) * (score.amax((2, 3), keepdim=True) > 0)
+        here = F.interpolate(score, size_of(embedded[0]), mode="bilinear")
+        found = here / here.amax((2, 3), keepdim=True).clamp_min(1e-6)
+        for around, inside in (SEEDS, GROWN):
+            seeds = _seeds(found <= around, found >= inside)
+            shares, values = self.shares(embedded, lambda _, seeds=seeds: seeds)
+            found = torch.einsum("bn,bnhw->bhw", values[..., 0], shares)[:, None]
+            found = found / found.amax((2, 3), keepdim=True).clamp_min(1e-6)
+        found = smoothstep(found, *REGION)
         return upsample_chroma(found.expand(-1, 2, -1, -1), gray)[:, :1].clamp(0, 1)
+
+
+def _seeds(around: Tensor, inside: Tensor) -> Tensor:
+    """A hint map (B, 3, h, w) whose first channel is 1 inside a thing. Where there are too many cells around it, they
+    are thinned out evenly, but none inside."""
+    count = around.flatten(1).cumsum(1)
+    step = -(-count[:, -1:] // (MOST_HINTS - inside.flatten(1).sum(1, keepdim=True)).clamp_min(MOST_HINTS // 2))
+    around = around & ~inside & (count % step.clamp_min(1) == 0).view_as(around)
+    return torch.cat([inside, torch.zeros_like(inside), inside | around], dim=1).float()
 
 
 def affinities_of(has: Callable[[str], bool], part: Callable[[str], nn.Module]) -> Affinities | None:

@@ -10,7 +10,7 @@ from PIL import Image
 from seada_core.color.spaces import luminance
 from seada_core.files.hint_format import KEEP, Hint
 from seada_core.hints import affinity as by_affinity
-from seada_core.hints.affinity import Affinities, embedded_size, follow_hints, hint_cells
+from seada_core.hints.affinity import Affinities, affinities_of, embedded_size, follow_hints, hint_cells
 from seada_core.hints.maps import hint_map
 from seada_core.models.affinity import Affinity
 from seada_core.models.efficientnet import EfficientNetLite0
@@ -184,3 +184,13 @@ def test_a_thousand_hints(affinities):
     many = [Hint(k * 7 % 64, k * 5 % 48, colors[k % 4], 0, (k % 3 - 1) / 2) for k in range(1000)]
     found = follow_hints(torch.zeros(1, 2, 48, 64), gray, drawn(*many), None, affinities)
     assert torch.isfinite(found).all() and found.abs().max() <= 0.5
+
+
+def test_cells_with_low_scores_are_not_of_the_region():
+    """In an even photo only the scores tell the halves apart."""
+    colorizer = Colorizer.from_pretrained("mini")
+    affinities = affinities_of(colorizer.has, colorizer.part)
+    gray, score = torch.full((1, 1, 64, 96), 0.5), torch.zeros(1, 1, 8, 12)
+    score[..., :5] = 1
+    region = affinities.region(gray, score, affinities.embed(gray))
+    assert region[..., :24].mean() > 0.9 and region[..., -24:].mean() < 0.1
