@@ -1,8 +1,8 @@
 """Simulated old prints, as they are and as the model sees them: `python -m benchmarks.quality.old_prints --data SHARD`.
 
 Photos of 400 to 800 px (small ones are enlarged) are made into grainy, faded, dithered and printed ones. Measured at
-the size that is diffused: the mean distance of a* and b* from the truth, and from the colours that the same model gives the
-clean photo, with one caption; and chroma speckle. Differences have 95 % intervals (bootstrap over photos).
+the size that is diffused: the mean distance of a* and b* from the truth, and from the colours that the same model gives
+the clean photo, with one caption; and chroma speckle. Changes have 95 % intervals (bootstrap over photos).
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def diamonds(gray: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def _screen(shape: tuple[int, ...], rng: np.random.Generator, fine: int = 1) -> tuple[np.ndarray, np.ndarray, float]:
-    """Coordinates along a screen's rows and across them, in dots, `fine` to a pixel each way; the dots' distance, px."""
+    """Coordinates along a screen's rows and across them, in dots, `fine` to a pixel each way; their distance, px."""
     period = max(3.0, rng.uniform(1.8, 6) * min(shape) / 192)
     angle = np.deg2rad(rng.choice([0, 15, 30, 45]) + rng.uniform(-3, 3))
     y, x = (np.mgrid[: shape[0] * fine, : shape[1] * fine] + 0.5) / fine / period
