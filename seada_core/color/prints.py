@@ -1,7 +1,8 @@
-"""What a model sees of old prints: without grain and screens, and with the full range of tones.
+"""What a model sees of old prints: without a halftone's screen, and with the full range of tones.
 
 Only the picture that is diffused and decoded is changed, never the luminance of the result. A clean photo stays
-exactly as it is. Measured by python -m benchmarks.quality.old_prints.
+exactly as it is. Grain stays too: the model has learned from grainy photos, and nothing that was tried against it
+brought their colours reliably nearer to those of the clean photo (python -m benchmarks.quality.old_prints).
 """
 
 from __future__ import annotations
@@ -14,8 +15,6 @@ from torch import Tensor
 
 from .sizes import decode_size, resize, size_of
 
-NOISY = 0.0185  # deviation of the noise, of 1, from which it is removed
-KEPT = 2.7  # coefficients that are kept, of the noise
 FADED = 0.55  # range of tones, from the 1st to the 99th percentile, below which they are stretched
 DARKEST, LIGHTEST = 0.04, 0.93  # what faded tones are stretched to
 FINE = 2  # short side of the picture in which screens are found and removed, of that which is diffused
@@ -23,7 +22,6 @@ BLUR = 0.55  # deviation of the Gaussian that removes a screen, of the distance 
 SCREENED = 0.045  # share of the spectrum that each direction of a screen has at least
 COARSE = 0.005  # deviation of the noise below which a pattern has no sharp dots
 _LOWEST, _PEAK = 0.05, 3  # lowest frequency of screens, 1/px; radius of a peak, steps
-_SIDE, _STEP = 8, 2  # side and distance of the blocks whose coefficients are taken, px
 _BLOCK, _SMOOTH = 8, 0.3  # side of blocks in which noise is measured, px; the share of them that is smoothest
 
 
@@ -42,37 +40,11 @@ def _restored(small: Tensor, fine: Tensor) -> Tensor:
     dots = screen(fine)
     if dots is not None:
         small = resize(blurred(fine, BLUR * dots), size_of(small))
-    elif (grain := noise(small)) >= NOISY:
-        small = without_noise(small, grain)
     values = small.flatten()[:: max(1, small.numel() // 2**20)]
     low, high = (float(torch.quantile(values, share)) for share in (0.01, 0.99))
     if 0.02 < high - low < FADED:
         small = (DARKEST + (small - low) * ((LIGHTEST - DARKEST) / (high - low))).clamp(0, 1)
     return small
-
-
-def without_noise(gray: Tensor, deviation: float) -> Tensor:
-    """A photo (1, 1, h, w) without white noise: of overlapping blocks only cosines that stand out from it are kept.
-
-    Where blocks overlap, their mean counts, weighted by how few cosines they need (Guleryuz 2007).
-    """
-    at = torch.arange(_SIDE, device=gray.device)
-    cosines = torch.cos(math.pi * at[:, None] * (at + 0.5) / _SIDE) * math.sqrt(2 / _SIDE)
-    cosines[0] /= math.sqrt(2)
-    padded = F.pad(gray.float(), (_SIDE,) * 4, mode="replicate")
-    size = size_of(padded)
-    blocks = F.unfold(padded, _SIDE, stride=_STEP)[0].T.unflatten(1, (_SIDE, _SIDE))
-    found = cosines @ blocks @ cosines.T
-    kept = found.abs() >= KEPT * deviation
-    kept[:, 0, 0] = True
-    weights = 1 / (1 + kept.sum((1, 2), keepdim=True))
-
-    def together(values: Tensor) -> Tensor:
-        return F.fold(values.flatten(1).T[None], size, _SIDE, stride=_STEP)
-
-    sums = together(weights * (cosines.T @ (found * kept) @ cosines))
-    plain = sums / together(weights.expand_as(found)).clamp(min=1e-8)
-    return plain[..., _SIDE:-_SIDE, _SIDE:-_SIDE].clamp(0, 1).to(gray.dtype)
 
 
 def noise(gray: Tensor) -> float:

@@ -1,4 +1,4 @@
-"""What the model sees of old prints: without grain, screens and fading; clean photos stay exactly as they are."""
+"""What the model sees of old prints: without screens and fading; clean and grainy photos stay exactly as they are."""
 
 import numpy as np
 import pytest
@@ -33,9 +33,12 @@ def photos(data_dir) -> list[np.ndarray]:
     return [np.asarray(Image.open(path).convert("L")) for path in paths]
 
 
-def test_clean_photos_are_not_changed(photos):
-    for photo in photos[::2]:
+def test_clean_and_grainy_photos_are_not_changed(photos):
+    for k, photo in enumerate(photos[::2]):
         assert torch.equal(restored(photo), seen(photo))
+        if k % 4 == 0:
+            grainy = np.clip(photo + np.random.default_rng(k).normal(0, 25, photo.shape), 0, 255).astype(np.uint8)
+            assert torch.equal(restored(grainy), seen(grainy))
 
 
 @pytest.mark.parametrize("sigma", [0.03, 0.06, 0.1])
@@ -43,20 +46,6 @@ def test_noise_is_measured(photos, sigma):
     clean = seen(photos[4])
     noisy = clean + sigma * torch.randn(clean.shape, generator=torch.Generator().manual_seed(0))
     assert prints.noise(noisy) == pytest.approx(sigma, rel=0.25)
-
-
-def test_grain_is_removed_and_edges_stay(photos):
-    rng = np.random.default_rng(0)
-    for photo in photos[:24:4]:
-        grainy = np.clip(photo + rng.normal(0, 30, photo.shape), 0, 255).astype(np.uint8)
-        clean, before, after = seen(photo), seen(grainy), restored(grainy)
-        assert prints.noise(after) < 0.35 * prints.noise(before)
-        assert (after - clean).square().mean() < 0.85 * (before - clean).square().mean()
-    step = torch.full((1, 1, 64, 64), 0.3)
-    step[..., 30:] = 0.7
-    noisy = step + 0.04 * torch.randn(step.shape, generator=torch.Generator().manual_seed(0))
-    plain = prints.without_noise(noisy, 0.04)
-    assert (plain - step).abs().mean() < 0.01 and plain[..., 30:32].min() - plain[..., 28:30].max() > 0.3
 
 
 def halftone(photo: np.ndarray, period: float, degrees: float) -> np.ndarray:
