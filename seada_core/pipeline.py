@@ -204,8 +204,7 @@ class Colorizer:
             return windows.in_windows(self, gray, options, callback)
         size = diffusion_size(photo_size, options.size)
         memory.check(self.preset, size, len(gray), self.dtype, self.device)
-        small = decoded = resize(gray, size).to(self.device)
-        small = decoded = prints.restored(small)
+        small = decoded = prints.restored(gray, size, self.device)
         if small is gray:
             small = decoded = gray.clone()  # the caller's may change in place, see `Captured`
 

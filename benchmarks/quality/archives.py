@@ -1,8 +1,8 @@
-"""Tone, crops, frames and old prints, without and with what is done for them: `python -m benchmarks.quality.archives`.
+"""Tone, crops and frames, without and with what is done for them: `python -m benchmarks.quality.archives`.
 
 Tone: how far lightness in a colour-managed viewer is from the file's own. Crops: how far a region's colour in a strip,
 a panorama and a long scan is from that in a square of the same scale. Frames: how far photos in them are from those
-alone. Prints: how far colours of simulated old prints are from the truth and from the clean photo's; their speckle.
+alone. Old prints have a benchmark of their own.
 """
 
 from __future__ import annotations
@@ -11,19 +11,16 @@ import argparse
 import contextlib
 import io
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from unittest import mock
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from PIL import Image, ImageCms
 
 from benchmarks import Table
 from seada_core import Colorizer, pages, windows
-from seada_core.color import prints
-from seada_core.color.merging import merge_tiled
 from seada_core.color.spaces import rgb_to_lab
 from seada_core.files import pictures, profiles
 
@@ -36,7 +33,6 @@ def without() -> Iterator[None]:
     with (
         mock.patch.object(pages, "photos", lambda luminance: []),
         mock.patch.object(windows, "is_elongated", lambda photo: False),
-        mock.patch.object(prints, "restored", lambda gray: gray),
     ):
         yield
 
@@ -50,12 +46,6 @@ def lab(rgb: np.ndarray | Image.Image) -> np.ndarray:
 def distance(a: np.ndarray, b: np.ndarray) -> float:
     """The mean distance of L*a*b* colours."""
     return float(np.linalg.norm(a - b, axis=-1).mean())
-
-
-def speckle(colors: np.ndarray) -> float:
-    """The deviation of a* and b* from the mean of their neighbours."""
-    planes = torch.from_numpy(colors[..., 1:]).permute(2, 0, 1)[None]
-    return float((planes - F.avg_pool2d(planes, 9, 1, 4, count_include_pad=False)).norm(dim=1).mean())
 
 
 # --- tone -------------------------------------------------------------------------------------------------------------
@@ -125,63 +115,13 @@ def frames(table: Table, colorizer: Colorizer, photos: list[np.ndarray]) -> None
         table.add(f"{name}: ΔE from the photo alone", *np.mean(rows, 0).tolist())
 
 
-# --- old prints -------------------------------------------------------------------------------------------------------
-
-
-def grainy(gray: np.ndarray) -> np.ndarray:
-    return np.clip(gray + np.random.default_rng(0).normal(0, 25, gray.shape), 0, 255).astype(np.uint8)
-
-
-def faded(gray: np.ndarray) -> np.ndarray:
-    return (110 + gray * 0.35).astype(np.uint8)
-
-
-def halftone(gray: np.ndarray) -> np.ndarray:
-    """A screen of 5 px at 45 degrees."""
-    y, x = np.mgrid[: gray.shape[0], : gray.shape[1]]
-    screen = np.sin((x + y) * np.pi / 5) * np.sin((x - y) * np.pi / 5)
-    return np.where(gray / 127.5 - 1 > screen, 245, 15).astype(np.uint8)
-
-
-def bilevel(gray: np.ndarray) -> np.ndarray:
-    return np.array(Image.fromarray(gray).convert("1").convert("L"))
-
-
-PRINTS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-    "grain, sigma 25": grainy,
-    "faded": faded,
-    "halftone": halftone,
-    "bilevel, dithered": bilevel,
-}
-
-
-def old_prints(table: Table, colorizer: Colorizer, photos: list[Image.Image]) -> None:
-    """a* and b* of simulated prints from the truth and from the clean photo's, and their speckle."""
-    for name, age in PRINTS.items():
-        rows = []
-        for photo in photos:
-            truth, gray = lab(photo)[..., 1:], np.array(photo.convert("L"))
-            text = colorizer.caption(torch.from_numpy(gray)[None, None].float() / 255)[0]
-            clean, row = lab(colorizer(Image.fromarray(gray), prompt=text))[..., 1:], []
-            for how in (without, contextlib.nullcontext):
-                with how():  # chroma alone, over the clean photo's luminance
-                    seen = torch.from_numpy(age(gray))[None, None].float() / 255
-                    chroma = colorizer.chroma(seen, prompt=text)[0].float().cpu()
-                colors = lab(merge_tiled(chroma, gray))
-                row += [distance(colors[..., 1:], truth), distance(colors[..., 1:], clean), speckle(colors)]
-            rows.append(row)
-        mean = np.mean(rows, 0)
-        for k, what in enumerate(("Δab from the truth", "Δab from the clean photo's", "speckle of a* and b*")):
-            table.add(f"{name}: {what}", float(mean[k]), float(mean[k + 3]))
-
-
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--photos", type=Path, required=True, help="colour photos (Kodak24)")
     parser.add_argument("--historical", type=Path, required=True, help="black-and-white photos")
     parser.add_argument("--count", type=int, default=6, help="photos of each kind")
     parser.add_argument("--model", default="mini")
-    parser.add_argument("--only", choices=("tone", "crops", "frames", "prints"))
+    parser.add_argument("--only", choices=("tone", "crops", "frames"))
     options = parser.parse_args(arguments)
     colors = [Image.open(path).convert("RGB") for path in sorted(options.photos.glob("*.png"))]
     colors = colors[:: max(1, len(colors) // options.count)][: options.count]
@@ -198,8 +138,6 @@ def main(arguments: list[str] | None = None) -> int:
         crops(table, colorizer, [np.array(image.resize((1200, 900))) for image in old])
     if options.only in (None, "frames"):
         frames(table, colorizer, grays)
-    if options.only in (None, "prints"):
-        old_prints(table, colorizer, colors)
     return 0
 
 

@@ -1,4 +1,4 @@
-"""What the model sees of old prints: without grain, screens and fading; clean photos stay exactly as they are."""
+"""What the model sees of old prints: without screens and fading; clean and grainy photos stay exactly as they are."""
 
 import numpy as np
 import pytest
@@ -9,11 +9,20 @@ from seada_core import Colorizer
 from seada_core.color import prints
 from seada_core.color.sizes import diffusion_size, resize
 
+CPU = torch.device("cpu")
+
+
+def as_photo(values: np.ndarray) -> torch.Tensor:
+    return torch.tensor(values, dtype=torch.float32)[None, None] / 255
+
 
 def seen(values: np.ndarray) -> torch.Tensor:
     """A photo (H, W), uint8, at the embedded model's size."""
-    gray = torch.tensor(values, dtype=torch.float32)[None, None] / 255
-    return resize(gray, diffusion_size(values.shape, 192))
+    return resize(as_photo(values), diffusion_size(values.shape, 192))
+
+
+def restored(values: np.ndarray) -> torch.Tensor:
+    return prints.restored(as_photo(values), diffusion_size(values.shape, 192), CPU)
 
 
 @pytest.fixture(scope="module")
@@ -24,10 +33,12 @@ def photos(data_dir) -> list[np.ndarray]:
     return [np.asarray(Image.open(path).convert("L")) for path in paths]
 
 
-def test_clean_photos_are_not_changed(photos):
-    for photo in photos:
-        small = seen(photo)
-        assert torch.equal(prints.restored(small), small)
+def test_clean_and_grainy_photos_are_not_changed(photos):
+    for k, photo in enumerate(photos[::2]):
+        assert torch.equal(restored(photo), seen(photo))
+        if k % 4 == 0:
+            grainy = np.clip(photo + np.random.default_rng(k).normal(0, 25, photo.shape), 0, 255).astype(np.uint8)
+            assert torch.equal(restored(grainy), seen(grainy))
 
 
 @pytest.mark.parametrize("sigma", [0.03, 0.06, 0.1])
@@ -35,15 +46,6 @@ def test_noise_is_measured(photos, sigma):
     clean = seen(photos[4])
     noisy = clean + sigma * torch.randn(clean.shape, generator=torch.Generator().manual_seed(0))
     assert prints.noise(noisy) == pytest.approx(sigma, rel=0.25)
-
-
-def test_grain_is_removed(photos):
-    rng = np.random.default_rng(0)
-    for photo in photos[:24:4]:
-        small = seen(np.clip(photo + rng.normal(0, 30, photo.shape), 0, 255).astype(np.uint8))
-        clean, restored = seen(photo), prints.restored(small)
-        assert prints.noise(restored) < 0.35 * prints.noise(small)
-        assert np.corrcoef(restored.flatten(), clean.flatten())[0, 1] > 0.8  # and the photo is still there
 
 
 def halftone(photo: np.ndarray, period: float, degrees: float) -> np.ndarray:
@@ -55,45 +57,48 @@ def halftone(photo: np.ndarray, period: float, degrees: float) -> np.ndarray:
     return np.where(photo / 127.5 - 1 > screen, 245, 15).astype(np.uint8)
 
 
-@pytest.mark.parametrize(("period", "degrees"), [(7, 45), (9, 0), (12, 30), (18, 15)])
+@pytest.mark.parametrize(("period", "degrees"), [(5, 45), (7, 45), (9, 0), (12, 30), (18, 15)])
 def test_a_screen_is_found_and_removed(photos, period, degrees):
     for photo in photos[1:24:8]:
-        small = seen(halftone(photo, period, degrees))
-        (y, x), (v, u) = prints.screen(small)
-        frequency = photo.shape[0] / small.shape[-2] / period
-        assert [np.hypot(y, x), np.hypot(v, u)] == pytest.approx([frequency] * 2, rel=0.06)
-        assert abs(y * v + x * u) < 0.1 * frequency**2
-        turned = np.rad2deg(np.arctan2(y, x)) - degrees
-        assert abs((turned + 45) % 90 - 45) < 6
-        restored = prints.restored(small)
+        printed = halftone(photo, period, degrees)
+        fine = resize(as_photo(printed), diffusion_size(photo.shape, 384))
+        assert prints.screen(fine) == pytest.approx(period * fine.shape[-2] / photo.shape[0], rel=0.03)
         clean = seen(photo).flatten()
-        before, after = (np.corrcoef(x.flatten(), clean)[0, 1] for x in (small, restored))
-        assert after > max(0.8, before + 0.1)
+        before, after = (np.corrcoef(x.flatten(), clean)[0, 1] for x in (seen(printed), restored(printed)))
+        assert after > max(0.75, before + 0.2)
 
 
-def test_photos_and_grain_have_no_screen(photos):
-    for k, photo in enumerate(photos[::5]):
-        noisy = photo + np.random.default_rng(k).normal(0, 25, photo.shape)
-        for values in (photo, np.clip(noisy, 0, 255).astype(np.uint8)):
-            assert prints.screen(seen(values)) is None
-    assert prints.screen(torch.full((1, 1, 64, 64), 0.5)) is None
+def test_fine_dots_leave_no_moire():
+    ramp = np.linspace(60, 220, 768)[None].repeat(512, 0).astype(np.uint8)
+    for period, degrees in ((3.3, 45), (3.8, 20)):  # 1.2 and 1.4 px at the size that is diffused
+        printed = halftone(ramp, period, degrees)
+        before, after = (float((x - seen(ramp)).std()) for x in (seen(printed), restored(printed)))
+        assert before > 0.05 and after < 0.6 * before
 
 
 def test_faded_tones_are_stretched(photos):
     for photo in photos[:24:4]:
-        restored = prints.restored(seen((110 + photo * 0.35).astype(np.uint8)))
-        low, high = np.percentile(restored.numpy(), (1, 99))
+        stretched = restored((110 + photo * 0.35).astype(np.uint8))
+        low, high = np.percentile(stretched.numpy(), (1, 99))
         assert low == pytest.approx(prints.DARKEST, abs=0.02) and high == pytest.approx(prints.LIGHTEST, abs=0.02)
-        assert np.corrcoef(restored.flatten(), seen(photo).flatten())[0, 1] > 0.99
-    plain = torch.full((1, 1, 64, 64), 0.5)
-    assert torch.equal(prints.restored(plain), plain)
+        assert np.corrcoef(stretched.flatten(), seen(photo).flatten())[0, 1] > 0.99
+    plain = np.full((64, 64), 128, np.uint8)
+    assert torch.equal(restored(plain), seen(plain))
+
+
+def test_photos_of_any_size_are_restored():
+    for shape in ((1, 1), (1, 40), (17, 16), (30, 200), (64, 900)):
+        values = np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)
+        found = restored(values)
+        assert found.shape[-2:] == diffusion_size(shape, 192) and found.isfinite().all()
 
 
 def test_each_photo_of_a_batch_is_as_alone(photos):
-    faded = seen((110 + photos[0][:300, :300] * 0.35).astype(np.uint8))
-    clean = seen(photos[1][:300, :300])
-    together = prints.restored(torch.cat([faded, clean]))
-    assert torch.equal(together[:1], prints.restored(faded)) and torch.equal(together[1:], clean)
+    printed, clean = halftone(photos[0][:300, :300], 8, 45), photos[1][:300, :300]
+    both = torch.cat([as_photo(printed), as_photo(clean)])
+    together = prints.restored(both, (192, 192), CPU)
+    assert torch.equal(together[:1], restored(printed)) and torch.equal(together[1:], seen(clean))
+    assert not torch.equal(together[:1], seen(printed))
 
 
 def test_the_luminance_that_goes_out_is_the_photos_own(tiny_model, photos):

@@ -10,8 +10,9 @@ from PIL import Image
 
 import benchmarks
 from benchmarks.__main__ import main as list_benchmarks
-from benchmarks.quality import ablation_models, ablations, hint_protocol
+from benchmarks.quality import ablation_models, ablations, hint_protocol, old_prints
 from docs.figures import contact_sheet
+from seada_core.color import prints
 from seada_core.evaluate import metrics, sources
 from seada_core.weights import part_files
 
@@ -234,3 +235,27 @@ def test_all_benchmarks_are_listed(capsys):
     for path in benchmarks.RESULTS.parent.glob("*/*.py"):
         if "__main__" in path.read_text():
             assert f"python -m benchmarks.{path.parent.name}.{path.stem}\n" in listed
+
+
+def test_old_prints_are_compared_with_clean_photos(tiny_model, tmp_path, monkeypatch):
+    monkeypatch.setattr(benchmarks, "RESULTS", tmp_path)
+    for k in range(2):
+        ramp = np.linspace(0, 255, 60)[:, None, None].repeat(80, 1) * ([1, 0.6, 0.3], [0.4, 0.7, 1])[k]
+        Image.fromarray(ramp.astype(np.uint8)).save(tmp_path / f"{k}.png")
+    data = ["--data", str(tmp_path), "--count", "2", "--model", str(tiny_model), "--only", "faded"]
+    assert old_prints.main(data) == 0
+    rows = json.loads((tmp_path / "old_prints.json").read_text())["rows"]
+    assert rows["clean: Δab from the clean photo's"][0] == 0 < rows["clean: Δab from the truth"][0]
+    assert rows["grey: speckle of a* and b*"][0] == 0
+    before, after, change = rows["faded: Δab from the clean photo's"]
+    assert before > after > 0 and change.startswith(f"{after - before:+.2f} (")
+
+
+@pytest.mark.parametrize("name", [name for name in old_prints.PRINTS if "halftone" in name])
+def test_simulated_halftones_keep_tones_and_show_their_screen(name):
+    ramp = np.linspace(40, 215, 400)[None].repeat(400, 0).astype(np.uint8)
+    printed = old_prints.PRINTS[name](ramp, np.random.default_rng(0))
+    assert printed.shape == ramp.shape and printed.dtype == np.uint8
+    assert prints.screen(torch.from_numpy(printed)[None, None].float() / 255) is not None
+    columns = printed.reshape(400, 8, 50).mean((0, 2))
+    assert (np.diff(columns) > 0).all()
