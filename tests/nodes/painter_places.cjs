@@ -2,7 +2,7 @@
 // SETTINGS is JSON: {workflow, vue: Nodes 2.0 or not, photos: {name: [W, H]}, tiff: name, folder: for screenshots or null}.
 // Prints JSON: what was seen in each scene.
 const fs = require("fs");
-const { open } = require("./page.cjs");
+const { open, opened } = require("./page.cjs");
 
 const [browser, url, given] = process.argv.slice(2);
 const settings = JSON.parse(given);
@@ -121,11 +121,7 @@ open(browser, url, { vue: settings.vue }, async (page, report) => {
     await keys("redone outside", "Control+y");
     await look();
     await click(0.55);
-    await page.keyboard.press("Control+z");
-    await page.keyboard.press("Control+z");
-    await page.keyboard.press("Control+z");
-    await page.keyboard.press("Control+z");
-    await page.keyboard.press("Control+z");
+    for (let i = 0; i < 5; i++) await page.keyboard.press("Control+z");
     await page.waitForTimeout(600);
     seen.nodes = await page.evaluate(() => window.app.graph.nodes.length);
   });
@@ -201,7 +197,11 @@ open(browser, url, { vue: settings.vue }, async (page, report) => {
     seen.bypassed = await sized(settings.photos[first]);
   });
 
+  const get = (address) => page.evaluate(async (path) => (await fetch(path)).json(), address);
+  const history = async () => Object.keys(await get("/history"));
+
   await scene("slow nodes", async (seen) => {
+    const before = await history();
     await choose(first);
     await sized(settings.photos[first]);
     await between("SeAdaColorize");
@@ -212,7 +212,7 @@ open(browser, url, { vue: settings.vue }, async (page, report) => {
     seen.stale = [await size(), await shown()];
     await page.getByRole("button", { name: "Update the photo" }).click();
     seen.second = await sized(settings.photos[second], RUN);
-    seen.history = await page.evaluate(async () => Object.keys(await (await fetch("/history")).json()).length);
+    seen.queued = (await history()).length - before.length;
   });
 
   await scene("cached", async (seen) => {
@@ -233,6 +233,29 @@ open(browser, url, { vue: settings.vue }, async (page, report) => {
     await page.getByRole("button", { name: "Show the photo" }).click(WAIT);
     await page.getByRole("button", { name: "Try again" }).waitFor(WAIT);
     seen.message = await page.locator(".seada-empty span").textContent();
+  });
+
+  await scene("tabs", async (seen) => {
+    const both = async () => [await text(), Number.parseInt(await shown())];
+    const turn = async (command) => {
+      await page.evaluate((id) => window.app.extensionManager.command.execute(id), command);
+      await page.waitForTimeout(1000);
+      await look();
+    };
+    await choose(first);
+    await sized(settings.photos[first]);
+    await click(0.45);
+    seen.one = await both();
+    const other = structuredClone(workflow); // with nodes of the same ids
+    other.nodes.find((node) => node.type === "SeAdaHints").widgets_values[0] = "[]";
+    await load(other);
+    await choose(second);
+    seen.other = [await sized(settings.photos[second]), await text()];
+    await page.waitForTimeout(600);
+    await turn("Workspace.PreviousOpenedWorkflow");
+    seen.back = [await sized(settings.photos[first]), ...(await both())];
+    await turn("Workspace.NextOpenedWorkflow");
+    seen.again = [await sized(settings.photos[second]), await text()];
   });
 
   const enter = (from) =>
@@ -351,5 +374,26 @@ open(browser, url, { vue: settings.vue }, async (page, report) => {
     await look();
     await page.locator(".seada-photo").waitFor(WAIT);
     seen.back = [await text(), Number.parseInt(await shown())];
+  });
+
+  await scene("reload", async (seen) => {
+    await choose(first);
+    await sized(settings.photos[first]);
+    await click(0.45);
+    await between("SeAdaColorize");
+    const before = await history();
+    await page.waitForTimeout(1000); // until ComfyUI has noticed the change
+    const asked = page.waitForResponse(/seada\/run$/);
+    await page.getByRole("button", { name: "Show the photo" }).click(WAIT);
+    await asked;
+    await opened(page, url); // the same page once more, in the middle of the run
+    while (Object.values(await get("/queue")).some((items) => items.length)) await page.waitForTimeout(100);
+    await page.waitForTimeout(400);
+    seen.queued = (await history()).length - before.length;
+    await look();
+    await page.locator(".seada-photo").waitFor(WAIT);
+    await page.waitForTimeout(600);
+    seen.hints = [await text(), Number.parseInt(await shown())];
+    report.errors.length = 0; // the page's own while it was left
   });
 });
