@@ -7,7 +7,11 @@ import time
 import pytest
 from comfy_server import PromptError, colorize, node
 
-IN_SERVER = "import sys, time\nruns = next(m for n, m in sys.modules.items() if n.endswith('ComfyUI-SeAda.nodes.runs'))\nresult = 0\n"
+IN_SERVER = """
+import sys
+runs = next(module for name, module in sys.modules.items() if name.endswith("ComfyUI-SeAda.nodes.runs"))
+result = 0
+"""
 
 
 def photo(**source) -> dict:
