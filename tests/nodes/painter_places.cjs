@@ -44,6 +44,7 @@ open(browser, url, { vue: settings.vue }, async (page, report) => {
       return JSON.parse(node.widgets.find((widget) => widget.name === "points").value).length;
     });
   const shown = () => page.locator(".seada-message").textContent();
+  const both = async () => [await text(), Number.parseInt(await shown())]; // the node's hints, and the painter's
   const click = async (across) => {
     const box = await page.locator(".seada-photo").boundingBox();
     await page.mouse.click(box.x + box.width * across, box.y + box.height / 2);
@@ -93,7 +94,6 @@ open(browser, url, { vue: settings.vue }, async (page, report) => {
   await scene("history", async (seen) => {
     await choose(first);
     await sized(settings.photos[first]);
-    const both = async () => [await text(), Number.parseInt(await shown())];
     const state = (seen.counts = { loaded: await both() });
     const keys = async (name, ...presses) => {
       for (const key of presses) {
@@ -102,10 +102,7 @@ open(browser, url, { vue: settings.vue }, async (page, report) => {
       }
       state[name] = await both();
     };
-    const outside = async () => {
-      await page.mouse.click(70, 880);
-      await page.waitForTimeout(300);
-    };
+    const outside = () => page.mouse.click(70, 880).then(() => page.waitForTimeout(300));
     for (const across of [0.4, 0.5, 0.6]) await click(across);
     state.painted = await both();
     await keys("undone", "Control+z", "Control+z");
@@ -177,7 +174,6 @@ open(browser, url, { vue: settings.vue }, async (page, report) => {
     const { color, spread } = (await hints()).at(-1);
     seen.lock = [color, spread];
     await page.mouse.move(1390, 300);
-    await page.waitForTimeout(600);
   });
 
   await scene("reroute", async (seen) => {
@@ -220,6 +216,12 @@ open(browser, url, { vue: settings.vue }, async (page, report) => {
     await between("SeAdaColorize"); // as before: the server has the result and sends none by itself
     await page.getByRole("button", { name: "Show the photo" }).click(WAIT);
     seen.shown = await sized(settings.photos[second], RUN);
+    await page.evaluate(() => { // as the page does for the loader's picture, sooner or later
+      const loader = window.app.graph.nodes.find((node) => node.type === "SeAdaLoadPhoto");
+      loader.addWidget("text", "preview", "", () => {}).serialize = false;
+    });
+    await page.waitForTimeout(700);
+    seen.stale = /changed/.test(await shown());
   });
 
   await scene("bad node before", async (seen) => {
@@ -236,7 +238,6 @@ open(browser, url, { vue: settings.vue }, async (page, report) => {
   });
 
   await scene("tabs", async (seen) => {
-    const both = async () => [await text(), Number.parseInt(await shown())];
     const turn = async (command) => {
       await page.evaluate((id) => window.app.extensionManager.command.execute(id), command);
       await page.waitForTimeout(1000);
@@ -373,7 +374,7 @@ open(browser, url, { vue: settings.vue }, async (page, report) => {
     await page.waitForTimeout(1500);
     await look();
     await page.locator(".seada-photo").waitFor(WAIT);
-    seen.back = [await text(), Number.parseInt(await shown())];
+    seen.back = await both();
   });
 
   await scene("reload", async (seen) => {
@@ -393,7 +394,7 @@ open(browser, url, { vue: settings.vue }, async (page, report) => {
     await look();
     await page.locator(".seada-photo").waitFor(WAIT);
     await page.waitForTimeout(600);
-    seen.hints = [await text(), Number.parseInt(await shown())];
+    seen.hints = await both();
     report.errors.length = 0; // the page's own while it was left
   });
 });
