@@ -96,10 +96,7 @@ open(browser, url, { vue: settings.vue }, async (page, report) => {
     await sized(settings.photos[first]);
     const state = (seen.counts = { loaded: await both() });
     const keys = async (name, ...presses) => {
-      for (const key of presses) {
-        await page.keyboard.press(key);
-        await page.waitForTimeout(450);
-      }
+      for (const key of presses) await page.keyboard.press(key).then(() => page.waitForTimeout(450));
       state[name] = await both();
     };
     const outside = () => page.mouse.click(70, 880).then(() => page.waitForTimeout(300));
@@ -239,6 +236,7 @@ open(browser, url, { vue: settings.vue }, async (page, report) => {
 
   await scene("tabs", async (seen) => {
     const turn = async (command) => {
+      await page.mouse.move(1390, 300);
       await page.evaluate((id) => window.app.extensionManager.command.execute(id), command);
       await page.waitForTimeout(1000);
       await look();
@@ -251,12 +249,13 @@ open(browser, url, { vue: settings.vue }, async (page, report) => {
     other.nodes.find((node) => node.type === "SeAdaHints").widgets_values[0] = "[]";
     await load(other);
     await choose(second);
-    seen.other = [await sized(settings.photos[second]), await text()];
-    await page.waitForTimeout(600);
+    await sized(settings.photos[second]);
+    await click(0.45);
+    seen.other = await both();
     await turn("Workspace.PreviousOpenedWorkflow");
     seen.back = [await sized(settings.photos[first]), ...(await both())];
     await turn("Workspace.NextOpenedWorkflow");
-    seen.again = [await sized(settings.photos[second]), await text()];
+    seen.again = [await sized(settings.photos[second]), ...(await both())];
   });
 
   const enter = (from) =>

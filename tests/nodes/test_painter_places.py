@@ -108,7 +108,7 @@ def test_a_fault_before_the_painter_is_said_there(scene):
 
 
 def test_each_tab_has_its_own_hints_and_photo(scene):
-    assert scene("tabs") == {"one": [2, 2], "other": [True, 0], "back": [True, 2, 2], "again": [True, 0]}
+    assert scene("tabs") == {"one": [2, 2], "other": [1, 1], "back": [True, 2, 2], "again": [True, 1, 1]}
 
 
 def test_a_page_that_is_loaded_again_keeps_the_hints_and_leaves_nothing_in_the_history(scene):
