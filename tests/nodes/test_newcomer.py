@@ -1,4 +1,4 @@
-"""The first five minutes: Browse Templates, the first of this pack's, Run, in ComfyUI's page and both of its renderers."""
+"""The first five minutes: Browse Templates, the first of this pack, Run, in the page and both of its renderers."""
 
 import json
 
