@@ -1,10 +1,10 @@
 // Opens a template through the page's dialog and presses Run, as a newcomer does. Usage: node newcomer.cjs BROWSER URL SETTINGS,
-// where SETTINGS is JSON: {pack: its name in the dialog, template, vue: Nodes 2.0 or not}. Prints JSON: {nodes: types, thumbnails:
-// whether each of the pack's that are in sight is there, saved: ComfyUI's description of the file, errors}.
+// where SETTINGS is JSON: {pack: its name in the dialog, template, vue: Nodes 2.0 or not, size: of thumbnails}. Prints JSON: {nodes: types,
+// thumbnails: how many are shown, saved: ComfyUI's description of the file, errors}.
 const { open } = require("./page.cjs");
 
 const [browser, url, given] = process.argv.slice(2);
-const { pack, template, vue } = JSON.parse(given);
+const { pack, template, vue, size } = JSON.parse(given);
 const WAIT = { timeout: 20000 };
 
 open(browser, url, { vue }, async (page, report) => {
@@ -13,9 +13,9 @@ open(browser, url, { vue }, async (page, report) => {
   const card = page.getByText(template).first();
   await card.waitFor(WAIT);
   await page.waitForTimeout(2000);
-  report.thumbnails = await page.evaluate(() =>
-    [...document.querySelectorAll('img[src*="workflow_templates"]')].filter((image) => image.complete).map((image) => image.naturalWidth > 0),
-  );
+  const isOurs = (image) => image.naturalWidth === size[0] && image.naturalHeight === size[1]; // its address may be a blob's
+  const sizes = await page.evaluate(() => [...document.images].map(({ naturalWidth, naturalHeight }) => ({ naturalWidth, naturalHeight })));
+  report.thumbnails = sizes.filter(isOurs).length;
   await card.click();
   await page.waitForFunction(() => window.app.graph.nodes.some((node) => node.type === "SeAdaSavePhoto"), null, WAIT);
   report.nodes = await page.evaluate(() => window.app.graph.nodes.map((node) => node.type));
