@@ -18,6 +18,7 @@ from . import (
     palettes,
     photo,
     reference,
+    runs,
     semantic_adapter,
     templates,
     video,
@@ -60,5 +61,6 @@ class SeAdaExtension(ComfyExtension):
 async def comfy_entrypoint() -> SeAdaExtension:
     model_folders.register_model_folder()
     painter.register()
+    runs.register()
     templates.register()
     return SeAdaExtension()

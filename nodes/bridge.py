@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import html
 import logging
 import os
-import uuid
 from collections.abc import Awaitable, Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -50,7 +48,6 @@ SeadaPhoto = io.Custom("SEADA_PHOTO")
 DTYPES = [torch.float16, torch.float32]
 SHOWN_SIDE = 1024  # longest side of a photo shown on a node, px
 PREVIEW_SIDE = 512  # longest side of a preview beside the progress bar, px
-POLL_SECONDS = 0.1  # for the end of a prompt
 _CASTING = {
     getattr(nn, name): getattr(comfy.ops.manual_cast, name) for name in ("Linear", "Conv2d", "GroupNorm", "LayerNorm")
 }
@@ -312,6 +309,12 @@ def add_post_route(path: str, answer: Callable[[web.Request], Awaitable[web.Resp
         PromptServer.instance.routes.post(path)(answer)
 
 
+def post_handler(path: str) -> Handler:
+    """What ComfyUI's own server does with POSTs to a path."""
+    routes = PromptServer.instance.routes
+    return next(one.handler for one in routes if (one.method, one.path) == ("POST", path))
+
+
 def change_answers(path: str, change: Callable[[str], str]) -> None:
     """Changes the text of what ComfyUI's server answers to GETs of a path, if one is running."""
     from aiohttp import web
@@ -336,37 +339,6 @@ def execution() -> tuple[str, str, int | None]:
 def show_text(text: str) -> None:
     """Shows a text on the node that this thread executes. The page takes it for HTML, so names of files are escaped."""
     PromptServer.instance.send_progress_text(html.escape(text), execution()[1])
-
-
-_following: dict[str, list[tuple[Callable[[str], None], bool]]] = {}  # by the id of the prompt that runs
-
-
-def run_again(announce: Callable[[str], None], wanted: bool) -> None:
-    """Queues the prompt that runs once more, in its place in the line, when it has succeeded; if that is `wanted`.
-
-    A prompt that fails or is interrupted is not repeated. Of all calls in a run one that wants it is enough, and one
-    run follows. Before it begins, `announce` is called with its id.
-    """
-    prompt_id, queue = execution()[0], PromptServer.instance.prompt_queue
-    waiting = _following.setdefault(prompt_id, [])
-    waiting.append((announce, wanted))
-    if len(waiting) == 1:
-        item = next(item for item in queue.get_current_queue_volatile()[0] if item[1] == prompt_id)
-        item = (*item[:3], dict(item[3]), *item[4:])  # its extra data loses keys when it is done
-        asyncio.run_coroutine_threadsafe(_repeat(queue, item), PromptServer.instance.loop)
-
-
-async def _repeat(queue: Any, item: tuple) -> None:
-    number, prompt_id, *rest = item
-    while any(running[1] == prompt_id for running in queue.get_current_queue_volatile()[0]):
-        await asyncio.sleep(POLL_SECONDS)
-    waiting = _following.pop(prompt_id)
-    status = queue.get_history(prompt_id, map_function=lambda entry: entry["status"]).get(prompt_id)
-    if status is not None and status["completed"] and any(wanted for _, wanted in waiting):
-        following = str(uuid.uuid4())
-        for announce, _ in waiting:
-            announce(following)
-        queue.put((number, following, *rest))
 
 
 def warned(warnings: Sequence[str]) -> dict[str, list[str]] | None:

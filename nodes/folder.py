@@ -12,7 +12,7 @@ from comfy_api.latest import io
 from comfy_execution.graph import ExecutionBlocker
 
 from ..seada_core.files import folders, pictures
-from . import bridge, inputs
+from . import bridge, inputs, runs
 from .photo import inside, load, provide_samples
 
 SHOWN_FOLDERS = 8  # in a message
@@ -153,7 +153,7 @@ def _next_photo(folder: str, first: int, count: int) -> io.NodeOutput:
             this.faults.append(str(error))
     if begins and loaded is None:
         raise ValueError("none of the files could be read:\n" + "\n".join(this.faults))
-    bridge.run_again(lambda following: _rounds.update({(following, node, index): this}), this.at < len(this.files))
+    runs.run_again(lambda following: _rounds.update({(following, node, index): this}), this.at < len(this.files))
     warnings = bridge.warned(this.faults[before:])
     if loaded is None:  # the last files cannot be read: nothing that follows runs
         none, report = ExecutionBlocker(None), "\n".join(_skipped(this.faults))

@@ -8,6 +8,7 @@ const [executablePath, url] = process.argv.slice(2);
 const ROOT = path.resolve(__dirname, "../..");
 const HINTS = [
   { x: 130, y: 215, color: "#2f6fb0", radius: 10 },
+  { x: 440, y: 215, color: "#2f6fb0", radius: 10 }, // between the brown ones, on the same saucer
   { points: [[300, 130], [340, 150], [370, 165]], color: "#7a5238", radius: 8 },
   { x: 60, y: 60, color: "#a8763c", radius: 10 },
   { x: 520, y: 330, color: "#a8763c", radius: 10 },
@@ -15,7 +16,7 @@ const HINTS = [
 
 (async () => {
   const browser = await chromium.launch({ executablePath, args: ["--no-sandbox"] });
-  const page = await browser.newPage({ viewport: { width: 2800, height: 1200 } });
+  const page = await browser.newPage({ viewport: { width: 3200, height: 1200 } });
   await page.goto(url, { timeout: 240000 });
   await page.waitForFunction(() => window.app?.graph && window.app.extensionManager, null, { timeout: 240000 });
   await page.waitForTimeout(4000);
@@ -48,7 +49,7 @@ const HINTS = [
   const shoot = (name, clip) => page.screenshot({ path: path.join(ROOT, "docs", `${name}.jpg`), type: "jpeg", quality: 85, clip });
 
   const whole = await show("seada-full-graph", (graph) => graph.nodes.splice(-1), 1, 330);
-  await page.setViewportSize({ width: 2800, height: Math.ceil(whole.y + whole.height) });
+  await page.setViewportSize({ width: 3200, height: Math.ceil(whole.y + whole.height) + 120 }); // without the page's bar
   await page.evaluate(async () => {
     const { api } = await import("/scripts/api.js");
     const done = new Promise((resolve) => api.addEventListener("execution_success", resolve));

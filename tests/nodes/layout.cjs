@@ -1,7 +1,8 @@
 // Measures workflows in ComfyUI's page. Usage: node layout.cjs BROWSER URL SETTINGS, where SETTINGS is JSON: {vue: Nodes 2.0
 // or not, folder: for screenshots or null, workflows: [file, ...]}. Prints JSON: {workflows: {name: {nodes: {id: [x, y,
-// width, height]}, groups: [[title, x, y, width, height], ...]}}}, with titles of nodes, as the page shows them; and what it shows
-// in new nodes: `automatic`, `sent` (the values) and `chosen` (after steps and prompt have values).
+// width, height]}, groups: [[title, x, y, width, height], ...], behind: [[source, target, node], ...]}}}, as the page shows
+// them: nodes with their titles, and links that run behind other nodes than their own; and what it shows in new nodes:
+// `automatic`, `sent` (the values) and `chosen` (after steps and prompt have values).
 const fs = require("fs");
 const path = require("path");
 const { open } = require("./page.cjs");
@@ -12,6 +13,42 @@ const SCALE = 0.75;
 
 open(browser, url, { vue: settings.vue, viewport: { width: 2600, height: 1700 } }, async (page, report) => {
   report.workflows = {};
+  /** [source, target, node] for each link that is drawn behind a node, whose box is in `boxes`, which it does not end at. */
+  const behind = async (boxes) => {
+    await page.evaluate((given) => {
+      const { canvas } = window.app; // only links that are in sight have a path
+      const edges = Object.values(given).map(([x, y, width, height]) => [x, y, x + width, y + height]);
+      const [left, top] = [0, 1].map((k) => Math.min(...edges.map((edge) => edge[k])));
+      const [right, bottom] = [2, 3].map((k) => Math.max(...edges.map((edge) => edge[k])));
+      canvas.ds.scale = Math.min(2300 / (right - left), 1400 / (bottom - top), 0.75);
+      canvas.ds.offset = [130 / canvas.ds.scale - left, 150 / canvas.ds.scale - top];
+      canvas.setDirty(true, true);
+    }, boxes);
+    await page.waitForTimeout(500);
+    return page.evaluate((given) => {
+      const { graph } = window.app;
+      const found = [];
+      const sheet = new OffscreenCanvas(1, 1).getContext("2d");
+      for (const link of (graph.links.values?.() ?? Object.values(graph.links))) {
+        const parts = [link];
+        for (let id = link.parentId; id !== undefined; ) {
+          parts.push(graph.reroutes.get(id));
+          id = parts.at(-1).parentId;
+        }
+        if (parts.some((part) => !part.path)) throw new Error(`link ${link.id} is not drawn`);
+        for (const [id, [x, y, width, height]] of Object.entries(given)) {
+          if ([link.origin_id, link.target_id].map(String).includes(id)) continue;
+          [sheet.canvas.width, sheet.canvas.height] = [width, height]; // clears it
+          sheet.translate(-x, -y);
+          sheet.lineWidth = 2;
+          for (const part of parts) sheet.stroke(part.path);
+          const pixels = sheet.getImageData(6, 6, width - 12, height - 12).data;
+          if (pixels.some((value) => value)) found.push([link.origin_id, link.target_id, id].map(String));
+        }
+      }
+      return found;
+    }, boxes);
+  };
   report.vue = await page.evaluate(() => window.LiteGraph.vueNodesMode === true);
   for (const file of settings.workflows) {
     const name = path.basename(file, ".json");
@@ -42,6 +79,7 @@ open(browser, url, { vue: settings.vue, viewport: { width: 2600, height: 1700 } 
       const groups = (graph.groups ?? graph._groups).map((group) => [group.title, ...group.pos, ...group.size].map((n) => n));
       return { nodes, groups };
     });
+    report.workflows[name].behind = await behind(report.workflows[name].nodes);
     if (settings.folder) await page.screenshot({ path: path.join(settings.folder, `${name}-${settings.vue ? "vue" : "classic"}.png`) });
   }
   await page.evaluate(() => {

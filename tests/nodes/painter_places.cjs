@@ -2,7 +2,7 @@
 // SETTINGS is JSON: {workflow, vue: Nodes 2.0 or not, photos: {name: [W, H]}, tiff: name, folder: for screenshots or null}.
 // Prints JSON: what was seen in each scene.
 const fs = require("fs");
-const { open } = require("./page.cjs");
+const { open, opened } = require("./page.cjs");
 
 const [browser, url, given] = process.argv.slice(2);
 const settings = JSON.parse(given);
@@ -44,6 +44,7 @@ open(browser, url, { vue: settings.vue }, async (page, report) => {
       return JSON.parse(node.widgets.find((widget) => widget.name === "points").value).length;
     });
   const shown = () => page.locator(".seada-message").textContent();
+  const both = async () => [await text(), Number.parseInt(await shown())]; // the node's hints, and the painter's
   const click = async (across) => {
     const box = await page.locator(".seada-photo").boundingBox();
     await page.mouse.click(box.x + box.width * across, box.y + box.height / 2);
@@ -93,19 +94,12 @@ open(browser, url, { vue: settings.vue }, async (page, report) => {
   await scene("history", async (seen) => {
     await choose(first);
     await sized(settings.photos[first]);
-    const both = async () => [await text(), Number.parseInt(await shown())];
     const state = (seen.counts = { loaded: await both() });
     const keys = async (name, ...presses) => {
-      for (const key of presses) {
-        await page.keyboard.press(key);
-        await page.waitForTimeout(450);
-      }
+      for (const key of presses) await page.keyboard.press(key).then(() => page.waitForTimeout(450));
       state[name] = await both();
     };
-    const outside = async () => {
-      await page.mouse.click(70, 880);
-      await page.waitForTimeout(300);
-    };
+    const outside = () => page.mouse.click(70, 880).then(() => page.waitForTimeout(300));
     for (const across of [0.4, 0.5, 0.6]) await click(across);
     state.painted = await both();
     await keys("undone", "Control+z", "Control+z");
@@ -121,11 +115,7 @@ open(browser, url, { vue: settings.vue }, async (page, report) => {
     await keys("redone outside", "Control+y");
     await look();
     await click(0.55);
-    await page.keyboard.press("Control+z");
-    await page.keyboard.press("Control+z");
-    await page.keyboard.press("Control+z");
-    await page.keyboard.press("Control+z");
-    await page.keyboard.press("Control+z");
+    for (let i = 0; i < 5; i++) await page.keyboard.press("Control+z");
     await page.waitForTimeout(600);
     seen.nodes = await page.evaluate(() => window.app.graph.nodes.length);
   });
@@ -181,7 +171,6 @@ open(browser, url, { vue: settings.vue }, async (page, report) => {
     const { color, spread } = (await hints()).at(-1);
     seen.lock = [color, spread];
     await page.mouse.move(1390, 300);
-    await page.waitForTimeout(600);
   });
 
   await scene("reroute", async (seen) => {
@@ -201,7 +190,11 @@ open(browser, url, { vue: settings.vue }, async (page, report) => {
     seen.bypassed = await sized(settings.photos[first]);
   });
 
+  const get = (address) => page.evaluate(async (path) => (await fetch(path)).json(), address);
+  const history = async () => Object.keys(await get("/history"));
+
   await scene("slow nodes", async (seen) => {
+    const before = await history();
     await choose(first);
     await sized(settings.photos[first]);
     await between("SeAdaColorize");
@@ -212,7 +205,7 @@ open(browser, url, { vue: settings.vue }, async (page, report) => {
     seen.stale = [await size(), await shown()];
     await page.getByRole("button", { name: "Update the photo" }).click();
     seen.second = await sized(settings.photos[second], RUN);
-    seen.history = await page.evaluate(async () => Object.keys(await (await fetch("/history")).json()).length);
+    seen.queued = (await history()).length - before.length;
   });
 
   await scene("cached", async (seen) => {
@@ -220,6 +213,12 @@ open(browser, url, { vue: settings.vue }, async (page, report) => {
     await between("SeAdaColorize"); // as before: the server has the result and sends none by itself
     await page.getByRole("button", { name: "Show the photo" }).click(WAIT);
     seen.shown = await sized(settings.photos[second], RUN);
+    await page.evaluate(() => { // as the page does for the loader's picture, sooner or later
+      const loader = window.app.graph.nodes.find((node) => node.type === "SeAdaLoadPhoto");
+      loader.addWidget("text", "preview", "", () => {}).serialize = false;
+    });
+    await page.waitForTimeout(700);
+    seen.stale = /changed/.test(await shown());
   });
 
   await scene("bad node before", async (seen) => {
@@ -233,6 +232,30 @@ open(browser, url, { vue: settings.vue }, async (page, report) => {
     await page.getByRole("button", { name: "Show the photo" }).click(WAIT);
     await page.getByRole("button", { name: "Try again" }).waitFor(WAIT);
     seen.message = await page.locator(".seada-empty span").textContent();
+  });
+
+  await scene("tabs", async (seen) => {
+    const turn = async (command) => {
+      await page.mouse.move(1390, 300);
+      await page.evaluate((id) => window.app.extensionManager.command.execute(id), command);
+      await page.waitForTimeout(1000);
+      await look();
+    };
+    await choose(first);
+    await sized(settings.photos[first]);
+    await click(0.45);
+    seen.one = await both();
+    const other = structuredClone(workflow); // with nodes of the same ids
+    other.nodes.find((node) => node.type === "SeAdaHints").widgets_values[0] = "[]";
+    await load(other);
+    await choose(second);
+    await sized(settings.photos[second]);
+    await click(0.45);
+    seen.other = await both();
+    await turn("Workspace.PreviousOpenedWorkflow");
+    seen.back = [await sized(settings.photos[first]), ...(await both())];
+    await turn("Workspace.NextOpenedWorkflow");
+    seen.again = [await sized(settings.photos[second]), ...(await both())];
   });
 
   const enter = (from) =>
@@ -350,6 +373,27 @@ open(browser, url, { vue: settings.vue }, async (page, report) => {
     await page.waitForTimeout(1500);
     await look();
     await page.locator(".seada-photo").waitFor(WAIT);
-    seen.back = [await text(), Number.parseInt(await shown())];
+    seen.back = await both();
+  });
+
+  await scene("reload", async (seen) => {
+    await choose(first);
+    await sized(settings.photos[first]);
+    await click(0.45);
+    await between("SeAdaColorize");
+    const before = await history();
+    await page.waitForTimeout(1000); // until ComfyUI has noticed the change
+    const asked = page.waitForResponse(/seada\/run$/);
+    await page.getByRole("button", { name: "Show the photo" }).click(WAIT);
+    await asked;
+    await opened(page, url); // the same page once more, in the middle of the run
+    while (Object.values(await get("/queue")).some((items) => items.length)) await page.waitForTimeout(100);
+    await page.waitForTimeout(400);
+    seen.queued = (await history()).length - before.length;
+    await look();
+    await page.locator(".seada-photo").waitFor(WAIT);
+    await page.waitForTimeout(600);
+    seen.hints = await both();
+    report.errors.length = 0; // the page's own while it was left
   });
 });

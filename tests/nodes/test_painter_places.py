@@ -95,16 +95,24 @@ def test_slow_nodes_run_when_asked_and_a_photo_that_is_not_the_newest_says_so(sc
         "first": True,
         "stale": ["300 × 200", "The nodes before have changed."],
         "second": True,
-        "history": 0,  # nothing that the user did not queue
+        "queued": 0,  # in the history, which has what the user queued
     }
 
 
 def test_a_cached_result_before_the_painter_is_not_a_dead_end(scene):
-    assert scene("cached") == {"shown": True}
+    assert scene("cached") == {"shown": True, "stale": False}  # nor do the page's own widgets make it an old one
 
 
 def test_a_fault_before_the_painter_is_said_there(scene):
     assert scene("bad node before")["message"].startswith("The photo could not be made: bad colour 'no colour'")
+
+
+def test_each_tab_has_its_own_hints_and_photo(scene):
+    assert scene("tabs") == {"one": [2, 2], "other": [1, 1], "back": [True, 2, 2], "again": [True, 1, 1]}
+
+
+def test_a_page_that_is_loaded_again_keeps_the_hints_and_leaves_nothing_in_the_history(scene):
+    assert scene("reload") == {"queued": 0, "hints": [2, 2]}
 
 
 def test_in_a_subgraph_the_painter_works_and_finds_the_photo_outside(scene):

@@ -144,17 +144,15 @@ async function pictureOf(node) {
   const first = { class_type: "ImageFromBatch", inputs: { image: source, batch_index: 0, length: 1 } };
   const shown = { class_type: "PreviewImage", inputs: { images: ["seada-first", 0] } };
   Object.assign(prompt, { "seada-first": first, "seada-photo": shown });
-  const { prompt_id: run } = await post("/prompt", { prompt });
+  const { prompt_id: run } = await post("/seada/run", { prompt }); // as ComfyUI's /prompt, but not for the user's history
   for (;;) {
     await wait(POLL_MS);
     if (!node.graph) await post("/queue", { delete: [run] }); // the node was removed
-    const { queue_running, queue_pending } = await (await api.fetchApi("/queue")).json();
-    if ([...queue_running, ...queue_pending].some(([, id]) => id === run)) continue;
-    const { [run]: entry } = await (await api.fetchApi(`/history/${run}`)).json();
-    await post("/history", { delete: [run] }).catch(() => {}); // the user did not queue it
-    const picture = entry?.outputs["seada-photo"]?.images[0];
+    const { ended, outcome } = await post("/seada/ran", { run });
+    if (!ended) continue;
+    const picture = outcome?.outputs["seada-photo"]?.images[0];
     if (picture) return view(picture.filename, picture.subfolder, picture.type);
-    const { exception_message: reason } = entry?.status?.messages?.find(([kind]) => kind === "execution_error")?.[1] ?? {};
+    const { exception_message: reason } = outcome?.status?.messages?.find(([kind]) => kind === "execution_error")?.[1] ?? {};
     throw new Error(t("The photo could not be made: {reason}", { reason: reason?.trim() ?? t("the run was interrupted") }));
   }
 }
@@ -168,5 +166,5 @@ async function post(path, data) {
   const [fault] = Object.values(body.node_errors ?? {}).flatMap(({ class_type, errors }) =>
     errors.map(({ message, details }) => `${class_type}: ${message} ${details ?? ""}`.trim()),
   );
-  throw new Error(t("The photo could not be made: {reason}", { reason: fault ?? body.error?.message ?? `status ${answer.status}` }));
+  throw new Error(t("The photo could not be made: {reason}", { reason: fault ?? body.error?.message ?? body.error ?? `status ${answer.status}` }));
 }

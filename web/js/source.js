@@ -83,7 +83,9 @@ export function upstreamOf(origin) {
 
 /** A text that changes when the picture that leaves an output may change. */
 export function fingerprint(origin) {
-  const values = (node) => node.widgets?.map((widget) => (widget.serialize === false ? null : widget.value));
+  // others come and go by themselves, such as a loader's preview
+  const isSetting = (widget) => widget.serialize !== false;
+  const values = (node) => node.widgets?.filter(isSetting).map((widget) => widget.value);
   return JSON.stringify([
     origin.slot,
     upstreamOf(origin).map(({ node, slot, hosts }) => [node.id, slot, node.type, ...[node, ...hosts].map(values)]),
