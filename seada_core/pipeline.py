@@ -205,7 +205,7 @@ class Colorizer:
         size = diffusion_size(photo_size, options.size)
         memory.check(self.preset, size, len(gray), self.dtype, self.device)
         small = decoded = prints.restored(gray, size, self.device)
-        if small is gray:
+        if small.data_ptr() == gray.data_ptr():
             small = decoded = gray.clone()  # the caller's may change in place, see `Captured`
 
         prompt = self.caption(small) if options.prompt is None else options.prompt
