@@ -20,7 +20,7 @@ setup:
 	$(VENV)/bin/pre-commit install
 
 test:
-	$(BIN)python -m pytest -n 2 --dist loadfile
+	$(BIN)python -m pytest -n 3 --dist loadfile
 
 check:
 	$(BIN)ruff check .

@@ -57,6 +57,7 @@ def test_the_photo_s_luminance_is_kept():
     assert (luminance(merged) - gray).abs().max() < 1e-3
 
 
+@pytest.mark.slow
 def test_other_views_and_large_movements_are_refused():
     picture = photo()
     gray = luminance(picture)

@@ -77,6 +77,7 @@ def test_subtitles_and_chapters_stay(run, film, tmp_path):
     assert "subtitle stream 2 was skipped" in err[0]
 
 
+@pytest.mark.slow
 def test_names_of_results(run, film, tmp_path):
     assert run(film, *PROMPT)[0] == 0
     assert (tmp_path / "film-color.mp4").exists()

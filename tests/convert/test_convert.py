@@ -70,6 +70,7 @@ def test_original_names_to_diffusers_to_parts_is_the_same_model(small_sd15, tmp_
     assert np.array_equal(*pictures)
 
 
+@pytest.mark.slow
 def test_diffusers_own_pipeline_loads_the_export_and_agrees(small_sd15, tmp_path, capsys):
     from diffusers import StableDiffusionPipeline
 

@@ -26,6 +26,7 @@ from seada_core.options import ColorizeOptions
 torch.set_num_threads(1)
 
 
+@pytest.mark.slow
 def test_figures_are_those_of_each_measure_on_its_own(folder, photos, capsys):
     assert command(folder, "--features", LITE, "--batch", 3) == 0
     report = report_of(folder)

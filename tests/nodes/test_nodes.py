@@ -33,6 +33,7 @@ def test_outside_comfyui_the_pack_does_nothing():
     assert not hasattr(module, "comfy_entrypoint")
 
 
+@pytest.mark.slow
 def test_importing_the_pack_takes_little_more_time_than_compiling_it(comfy):
     """Both in one thread's time of one process, so that other jobs on the machine hardly count."""
     code = """

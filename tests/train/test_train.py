@@ -412,7 +412,8 @@ def test_training_without_tensorboard_logs_and_previews_in_files(parts, tiny_pre
     assert previews == [f"{name}-{step:07}.png" for name in ("codes", "decode") for step in (2, 4)]
 
 
-@pytest.mark.parametrize("name", ["stage2", pytest.param("decoder", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["stage2", "decoder"])
 def test_options_that_save_memory_validate_and_resume(name, parts, tiny_preset, cache, tmp_path):
     """Frozen parts in bf16, checkpointed blocks, micro-batches: a resumed run ends where one in one go does."""
     options = {"precision": "bf16", "frozen": "bf16", "gradient_checkpointing": True, "optimizer": "sgd"}

@@ -29,7 +29,7 @@ def tensor(image) -> torch.Tensor:
     return torch.from_numpy(np.asarray(image.convert("RGB")).copy()).permute(2, 0, 1).float() / 255
 
 
-@pytest.mark.parametrize("size", [(50, 70), (64, 64), (1, 1), (3, 90), (130, 17)])
+@pytest.mark.parametrize("size", [(50, 70), (64, 64), (1, 1), pytest.param((3, 90), marks=pytest.mark.slow), (130, 17)])
 def test_same_size_and_luminance(colorizer, size):
     image = photo(*size)
     result = colorizer(image, steps=2)
