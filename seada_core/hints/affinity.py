@@ -112,8 +112,8 @@ class Affinities(NamedTuple):
 
     @torch.no_grad()
     def region(self, gray: Tensor, score: Tensor, embedded: Embedded) -> Tensor:
-        """The region (B, 1, H, W) in [0, 1] of a thing: what belongs together with its best cells rather than with those
-        that have low scores; what is then certain is where the second of two passes starts from.
+        """The region (B, 1, H, W) in [0, 1] of a thing: what belongs together with the best cells of its scores rather
+        than with the cells of low ones. The second of two passes starts from what is certain after the first.
 
         Args:
             gray: photos (B, 1, H, W) in [0, 1].
