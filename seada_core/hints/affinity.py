@@ -85,13 +85,13 @@ class Affinities(NamedTuple):
         small = resize(gray, embedded_size(size_of(gray), self.affinity.config.size)).clamp(0, 1)
         return self.affinity.embed(small.to(self.affinity.out.weight), self.classifier)
 
-    def shares(self, embedded: Embedded, cells: Callable[[tuple[int, int]], Tensor]) -> tuple[Tensor, Tensor]:
+    def shares(self, embedded: Embedded, hint_map: Tensor) -> tuple[Tensor, Tensor]:
         """How much of each hint arrives at each cell (B, N, h, w), and the hints' chroma (B, N, 2).
 
         Args:
-            cells: gives the hint map (B, 3 or 5, h, w) for the grid (h, w) of the embeddings.
+            hint_map: (B, 3 or 5, h, w), on the grid (h, w) of the embeddings.
         """
-        places, values, valid = hint_cells(cells(size_of(embedded[0])))
+        places, values, valid = hint_cells(hint_map)
         return self.affinity.shares(embedded, places, valid, reach(values)).to(values), values[..., :2]
 
     @torch.no_grad()
@@ -105,7 +105,7 @@ class Affinities(NamedTuple):
         missing = torch.where(hint_map[:, 2:3] > 0, hint_map[:, :2] - chroma, 0)
         missing = torch.cat([missing, hint_map[:, 2:]], dim=1)
         embedded = self.embed(gray) if embedded is None else embedded
-        shares, differences = self.shares(embedded, lambda size: resize_hint_map(missing, size))
+        shares, differences = self.shares(embedded, resize_hint_map(missing, size_of(embedded[0])))
         total = shares.sum(1, keepdim=True)
         shares = shares * (smoothstep(total, *DECIDED) / total.clamp_min(1e-6))
         return upsample_chroma(torch.einsum("bnc,bnhw->bchw", differences, shares), gray)
@@ -123,8 +123,7 @@ class Affinities(NamedTuple):
         here = F.interpolate(score, size_of(embedded[0]), mode="bilinear")
         found = here / here.amax((2, 3), keepdim=True).clamp_min(1e-6)
         for around, inside in (SEEDS, GROWN):
-            seeds = _seeds(found <= around, found >= inside)
-            shares, values = self.shares(embedded, lambda _, seeds=seeds: seeds)
+            shares, values = self.shares(embedded, _seeds(found <= around, found >= inside))
             found = torch.einsum("bn,bnhw->bhw", values[..., 0], shares)[:, None]
             found = found / found.amax((2, 3), keepdim=True).clamp_min(1e-6)
         found = smoothstep(found, *REGION)
