@@ -37,6 +37,12 @@ def test_every_node_has_a_help_page_and_every_help_page_a_node(nodes):
     assert {node.node_id for node in nodes} == {page.stem for page in (ROOT / "web" / "docs").iterdir()}
 
 
+def test_help_pages_have_no_tables_which_the_narrow_panel_would_cut():
+    pages = sorted((ROOT / "web" / "docs").rglob("*.md"))
+    assert len(pages) > 40  # English and Chinese
+    assert [page.name for page in pages if re.search(r"^\s*\||<table", page.read_text(encoding="utf-8"), re.M)] == []
+
+
 def test_reading_the_schemas_leaves_no_stub_behind(nodes):
     found = {name.split(".")[0] for name in sys.modules}
     assert found.isdisjoint({node_texts.PACK, *node_texts.STAND_INS} - {"aiohttp"})  # aiohttp may be a real one
