@@ -341,10 +341,14 @@ const [width, height] = settings.photo;
   }, fragment, { timeout: 120000 }).then((value) => value.jsonValue());
   await run(["SeAdaLoadFolder", { folder: "strangers" }], ["PreviewAny", {}, "NAME"]);
   report.stranger.names = await shown("onerror");
+  await page.evaluate(async () => {
+    const { api } = await import("/scripts/api.js");
+    const keep = ({ detail }) => (window.rejection = detail.exception_message);
+    api.addEventListener("execution_error", keep, { once: true });
+  });
   await run(["SeAdaPalette", { colors: markup }], ["PreviewImage", {}, "preview"]);
-  const rejected = () => document.body.innerText.includes("bad colour");
-  await page.waitForFunction(rejected, null, { timeout: 120000 });
-  report.stranger.error = await page.evaluate(() => document.body.innerText.match(/bad colour[^\n]*/)[0]);
+  report.stranger.error = await page.waitForFunction(() => window.rejection, null, { timeout: 120000 }).then((message) => message.jsonValue());
+  await page.waitForTimeout(1000); // until the page shows it, some only on request
   report.stranger.marksOfAnswers = await marks();
   report.errors.length = ownErrors; // drop the page's message about the failed prompt
 

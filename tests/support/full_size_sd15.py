@@ -4,7 +4,7 @@ SD15 = """
 import torch, comfy.model_management, comfy.model_patcher, comfy.sd, comfy.sd1_clip, comfy.supported_models
 from importlib import import_module
 pack = type(a).__module__.rsplit(".nodes.", 1)[0]
-bridge, presets, checkpoints = (
+bridge, presets, part_files = (
     import_module(pack + name) for name in (".nodes.bridge", ".seada_core.presets", ".seada_core.weights.part_files")
 )
 Control = import_module(pack + ".nodes.controlnet_rca").Control

@@ -121,7 +121,7 @@ def test_without_residuals_the_controller_learns_and_acts_through_rca_from_the_s
     seen = all(p.grad is not None and p.grad.abs().sum() > 0 for p in control.encoder.mid_block.parameters())
     assert seen == (name == "control")
     other = stage(replace(batch, rgb=batch.rgb.flip(-1)))
-    assert not torch.equal(other["diffusion"], terms["diffusion"])  # the condition is heard
+    assert not torch.equal(other["diffusion"], terms["diffusion"])  # the condition counts
 
 
 def test_stage1_sees_colour_and_the_others_grey(parts, tiny_preset, cache, monkeypatch):
