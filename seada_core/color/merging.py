@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from ..threads import torch_threads
 from .sizes import size_of
 from .spaces import CB, CR, KB, KG, KR, _channels, rgb_to_ycbcr, ycbcr_to_rgb
 
@@ -176,18 +177,15 @@ def merge_tiled(
 
 def _in_threads(work: Callable[[tuple[int, int]], None], tiles: Sequence[tuple[int, int]]) -> None:
     """Each tile by one thread: threads that share a tile wait for each other after every operation."""
-    threads = torch.get_num_threads()
 
     @torch.no_grad()  # a thread's own
     def by_one_thread(tile: tuple[int, int]) -> None:
         work(tile)
 
-    try:
-        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            for _ in pool.map(by_one_thread, tiles):
-                pass
-    finally:
-        torch.set_num_threads(threads)  # some libraries have one number for all threads
+    threads = torch.get_num_threads()
+    with torch_threads(1), ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        for _ in pool.map(by_one_thread, tiles):
+            pass
 
 
 def to_bytes(rgb: Tensor) -> np.ndarray:

@@ -6,14 +6,14 @@ written by the same thread, so that one thread's file work overlaps with the oth
 
 from __future__ import annotations
 
-import contextlib
 import threading
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 
 import torch
 
+from ..threads import torch_threads
 from .options import RunOptions
 from .plan import Job, Report
 from .worker import Worker
@@ -51,7 +51,7 @@ def run(worker: Worker, groups: Iterable[Sequence[Job]], threads: int) -> Genera
             ended.set()
             raise
 
-    with one_thread_each(), ThreadPoolExecutor(threads, "colorize", torch.set_num_threads, (1,)) as pool:
+    with torch_threads(1), ThreadPoolExecutor(threads, "colorize", torch.set_num_threads, (1,)) as pool:
         try:
             for group in groups:
                 pending.append(pool.submit(work, group))
@@ -61,14 +61,3 @@ def run(worker: Worker, groups: Iterable[Sequence[Job]], threads: int) -> Genera
                 yield from pending.popleft().result()
         finally:
             pool.shutdown(cancel_futures=True)
-
-
-@contextlib.contextmanager
-def one_thread_each() -> Iterator[None]:
-    """Within the block torch computes by one thread."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -12,6 +12,7 @@ import torch
 from ..color.merging import merge_tiled
 from ..color.sizes import diffusion_size, resize
 from ..files import pictures
+from ..threads import half_of_the_threads
 from .keys import KeyPainter
 from .motion import Array
 from .segments import LENGTH, Segments
@@ -49,6 +50,7 @@ def size_of(paths: Sequence[Path]) -> tuple[int, int]:
     return height, width
 
 
+@half_of_the_threads()
 def colorize_frames(
     paths: Sequence[Path],
     folder: Path,

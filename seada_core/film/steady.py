@@ -12,12 +12,14 @@ one, and memory does not depend on their number.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
 
+from .background import in_background
 from .fill import fill
 from .memory import Views, recalled, remembered
 from .motion import Array, Motion, motions
@@ -27,6 +29,7 @@ AHEAD = 5  # keys after a frame that its colours depend on
 REACH = 10.0  # seconds that given colours are carried back
 MEMORY = 30.0  # keys' worth of weight that the past has at most
 COVERED = 0.6  # share of a frame that a key must explain; where it is less, the next key comes earlier
+WAITING = 1  # chains between two keys that wait for the painter, and painted ones that wait to be used
 CUT = 0.25  # share of a frame that is found in the one before; where it is less, a shot begins
 
 
@@ -54,11 +57,19 @@ class Key:
     views: Views = ()  # that the shot remembers
 
     @classmethod
-    def first(cls, index: int, time: float, luma: Array, painter: Painter) -> Key:
+    def first(cls, index: int, time: float, luma: Array, shot: Any, own: Array) -> Key:
         """The first key of a shot."""
-        shot = painter.begin(luma, time)
-        own = painter.paint(luma, time, shot)
         return cls(index, time, luma, shot, own, own, views=remembered((), luma, own[..., :2]))
+
+    def next(self, index: int, time: float, luma: Array, own: Array, to_this: Motion) -> Key:
+        """The key after this one, averaged over what is carried here along its motion to this one, and remembered."""
+        carried = _carried(self.past, to_this)
+        found = recalled(self.views, luma, np.minimum(carried[..., 2] + carried[..., 3], 1))
+        if found is not None:
+            colors, trust = found
+            carried = _joined(carried, np.dstack([colors, MEMORY * trust, np.zeros_like(trust)]))
+        past = _joined(own, carried)
+        return Key(index, time, luma, self.shot, own, past, views=remembered(self.views, luma, past[..., :2]))
 
 
 @dataclass
@@ -100,9 +111,17 @@ def steady(
         given: times of frames that are keys in any case, since colours are given for them.
         resume: a key of an earlier run; `frames` are those after it.
     """
+    chains = in_background(_chains(frames, spacing, given, resume), WAITING)
+    painted = in_background(_painted(chains, painter, None if resume is None else resume.shot), WAITING)
+    with closing(painted):
+        yield from _steady(_intervals(painted, resume), given, resume)
+
+
+def _steady(intervals: Iterable[Interval], given: Sequence[float], resume: Key | None) -> Iterator[Steady]:
+    """The frames of all intervals."""
     waiting: deque[Interval] = deque()  # of one shot
     settled: Array | None = None  # of the first one's first key
-    for interval in _intervals(frames, painter, spacing, given, resume):
+    for interval in intervals:
         waiting.append(interval)
         while waiting:
             now = waiting[0]
@@ -143,71 +162,96 @@ def _ahead(key: Key, following: Sequence[Interval], given: Sequence[float]) -> l
     return None
 
 
-def _intervals(
-    frames: Iterable[tuple[float, Array]], painter: Painter, spacing: int, given: Sequence[float], key: Key | None
-) -> Iterator[Interval]:
-    """The intervals of all shots. Every key is painted, and averaged over the past."""
-    chain = _Chain(key) if key is not None else None
-    for index, (time, luma) in enumerate(frames, 0 if key is None else key.index + 1):
-        if chain is not None:
-            step = motions(chain.lumas[-1], luma)
-            if float(step[1].confidence.mean()) >= CUT:
-                covered = chain.add(time, luma, step)
-                if time in given or chain.length == spacing or covered < COVERED:
-                    interval = chain.close(painter)
-                    yield interval
-                    assert interval.last is not None
-                    chain = _Chain(interval.last)
-                continue
-            yield chain.close(painter, ends_shot=True)
-        chain = _Chain(Key.first(index, time, luma, painter))
-    if chain is not None:
-        yield chain.close(painter, ends_shot=True)
-
-
+@dataclass
 class _Chain:
-    """The frames since a key, and the motion along them."""
+    """The frames from a key to the next one, and the motion along them. A chain of one frame is a shot's last key."""
 
-    def __init__(self, key: Key):
-        self.key = key
-        self.times, self.lumas = [key.time], [key.luma]
-        self.steps: list[tuple[Motion, Motion]] = []  # from each frame to the next, and back
-        self.whole: list[tuple[Motion, Motion]] = []  # from the key to each frame, and back
+    index: int  # of the first frame
+    times: list[float]
+    lumas: list[Array]
+    begins_shot: bool = False
+    ends_shot: bool = False
+    to_first: list[Motion] = field(default_factory=list)  # of each frame after the first
+    to_last: list[Motion] = field(default_factory=list)  # of each frame before the last, once it is closed
 
     @property
     def length(self) -> int:
-        return len(self.steps)
+        return len(self.times) - 1
 
-    def add(self, time: float, luma: Array, step: tuple[Motion, Motion]) -> float:
-        """Add a frame; returns the share of it that the key explains."""
-        whole = motions(self.key.luma, luma, (self.whole[-1], step)) if self.whole else step
-        self.times.append(time)
-        self.lumas.append(luma)
-        self.steps.append(step)
-        self.whole.append(whole)
-        return float(whole[1].confidence.mean())
 
-    def close(self, painter: Painter, ends_shot: bool = False) -> Interval:
-        """The interval to the last frame, which becomes a key."""
-        if not self.length:  # the shot is a single frame, or ends with a key
-            self.key.ends_shot = True
-            return Interval(self.key, ends_shot=ends_shot)
-        time, luma = self.times[-1], self.lumas[-1]
-        own = painter.paint(luma, time, self.key.shot)
-        to_first = [whole[1] for whole in self.whole]
-        carried = _carried(self.key.past, to_first[-1])
-        found = recalled(self.key.views, luma, np.minimum(carried[..., 2] + carried[..., 3], 1))
-        if found is not None:
-            colors, trust = found
-            carried = _joined(carried, np.dstack([colors, MEMORY * trust, np.zeros_like(trust)]))
-        past = _joined(own, carried)
-        views = remembered(self.key.views, luma, past[..., :2])
-        last = Key(self.key.index + self.length, time, luma, self.key.shot, own, past, ends_shot, views)
-        rest = [self.steps[-1]]  # from each frame to the last, and back
-        for number in range(self.length - 2, 0, -1):
-            rest.insert(0, motions(self.lumas[number], luma, (self.steps[number], rest[0])))
-        to_last = [self.whole[-1][0], *(there for there, _ in rest[: self.length - 1])]
-        return Interval(self.key, last, self.lumas[1:-1], to_first, to_last, ends_shot)
+def _chains(
+    frames: Iterable[tuple[float, Array]], spacing: int, given: Sequence[float], resume: Key | None
+) -> Iterator[_Chain]:
+    """The frames from key to key."""
+    chain = _Chain(resume.index, [resume.time], [resume.luma]) if resume is not None else None
+    steps: list[tuple[Motion, Motion]] = []  # from each frame of the chain to the next, and back
+    whole: tuple[Motion, Motion] | None = None  # from its first frame to its last, and back
+    for index, (time, luma) in enumerate(frames, 0 if resume is None else resume.index + 1):
+        if chain is not None:
+            step = motions(chain.lumas[-1], luma)
+            if float(step[1].confidence.mean()) >= CUT:
+                whole = motions(chain.lumas[0], luma, (whole, step)) if whole is not None else step
+                steps.append(step)
+                chain.times.append(time)
+                chain.lumas.append(luma)
+                chain.to_first.append(whole[1])
+                if time in given or chain.length == spacing or float(whole[1].confidence.mean()) < COVERED:
+                    yield _closed(chain, steps, whole)
+                    chain, steps, whole = _Chain(index, [time], [luma]), [], None
+                continue
+            chain.ends_shot = True
+            yield _closed(chain, steps, whole)
+        chain, steps, whole = _Chain(index, [time], [luma], begins_shot=True), [], None
+    if chain is not None:
+        chain.ends_shot = True
+        yield _closed(chain, steps, whole)
+
+
+def _closed(chain: _Chain, steps: list[tuple[Motion, Motion]], whole: tuple[Motion, Motion] | None) -> _Chain:
+    """The chain with the motions to its last frame, which becomes a key."""
+    if whole is not None:
+        rest = steps[-1]  # from a frame to the last, and back
+        for number in range(chain.length - 1, 0, -1):
+            if number < chain.length - 1:
+                rest = motions(chain.lumas[number], chain.lumas[-1], (steps[number], rest))
+            chain.to_last.insert(0, rest[0])
+        chain.to_last.insert(0, whole[0])
+    return chain
+
+
+def _painted(
+    chains: Generator[_Chain, None, None], painter: Painter, shot: Any
+) -> Iterator[tuple[_Chain, Any, list[Array]]]:
+    """Chains with their shots, and what is painted of their keys: the first of a shot, and the last of every chain.
+
+    Args:
+        shot: of the key that a film goes on from.
+    """
+    with closing(chains):
+        for chain in chains:
+            keys = []
+            if chain.begins_shot:
+                shot = painter.begin(chain.lumas[0], chain.times[0])
+                keys.append(0)
+            if chain.length:
+                keys.append(-1)
+            yield chain, shot, [painter.paint(chain.lumas[key], chain.times[key], shot) for key in keys]
+
+
+def _intervals(painted: Iterable[tuple[_Chain, Any, list[Array]]], key: Key | None) -> Iterator[Interval]:
+    """The intervals of all shots. Every key is averaged over the past."""
+    for chain, shot, own in painted:
+        if chain.begins_shot:
+            key = Key.first(chain.index, chain.times[0], chain.lumas[0], shot, own[0])
+        assert key is not None
+        if not chain.length:
+            key.ends_shot = True
+            yield Interval(key, ends_shot=chain.ends_shot)
+            continue
+        last = key.next(chain.index + chain.length, chain.times[-1], chain.lumas[-1], own[-1], chain.to_first[-1])
+        last.ends_shot = chain.ends_shot
+        yield Interval(key, last, chain.lumas[1:-1], chain.to_first, chain.to_last, chain.ends_shot)
+        key = last
 
 
 def _carried(maps: Array, motion: Motion) -> Array:

@@ -10,6 +10,7 @@ import torch
 
 from ..color.sizes import diffusion_size
 from ..files import atomic
+from ..threads import half_of_the_threads
 from .background import in_background
 from .keys import KeyPainter
 from .segments import LENGTH, Segments
@@ -20,6 +21,7 @@ from .writing import Encoding, SegmentWriter, assemble, explained
 Progress = Callable[[int, int, Frame, Steady], None]  # frames done, in all, and the last one
 
 
+@half_of_the_threads()
 def colorize_film(
     film: Film,
     target: Path,

@@ -6,7 +6,7 @@ pytest.importorskip("cv2")
 
 from seada_core.film.fill import fill
 from seada_core.film.keys import GIVEN
-from seada_core.film.steady import AHEAD, SPACING, Key, steady
+from seada_core.film.steady import AHEAD, SPACING, WAITING, Key, steady
 
 RED, BLUE = np.array([-0.1, 0.3], np.float32), np.array([0.3, -0.1], np.float32)
 
@@ -145,7 +145,7 @@ def test_no_more_is_read_ahead_than_colours_depend_on():
             yield time, luma
 
     for result in steady(frames(), Flickering()):
-        assert len(read) <= result.index + (AHEAD + 2) * SPACING + 1
+        assert len(read) <= result.index + (AHEAD + 3 + 3 * WAITING) * SPACING + 1
 
 
 def test_fast_motion_gets_more_keys():
