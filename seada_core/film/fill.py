@@ -22,11 +22,11 @@ def fill(chroma: Array, certain: Array, luma: Array) -> Array:
     height, width = luma.shape
     rows, columns = -(-height // CELL), -(-width // CELL)
     weight = np.square(certain)
-    values = np.concatenate([chroma * weight[..., None], weight[..., None]], -1).reshape(-1, 3)
+    values = chroma[..., 0] * weight, chroma[..., 1] * weight, weight
     level = np.minimum((luma * LEVELS).astype(np.int64), LEVELS - 1)
     cells = (level * rows + (np.arange(height) // CELL)[:, None]) * columns + np.arange(width) // CELL
     size = LEVELS * rows * columns
-    grid = np.stack([np.bincount(cells.ravel(), values[:, c], size) for c in range(3)])
+    grid = np.stack([np.bincount(cells.ravel(), value.ravel(), size) for value in values])
     wider = grid.astype(np.float32).reshape(3, LEVELS, rows, columns)
     total, share = np.zeros_like(wider), np.float32(1)
     for ring in range(RINGS):
@@ -34,17 +34,13 @@ def fill(chroma: Array, certain: Array, luma: Array) -> Array:
             wider = _blur(wider, axis, 2**ring)
         total += share * wider
         share *= FARTHER
-    place = np.stack(
-        np.broadcast_arrays(
-            (2 * np.arange(width) + 1) / width - 1,
-            ((2 * np.arange(height) + 1) / height - 1)[:, None],
-            luma * 2 - 1,
-        ),
-        -1,
-    )
+    place = np.empty((height, width, 3), np.float32)
+    place[..., 0] = (2 * np.arange(width) + 1) / width - 1
+    place[..., 1] = ((2 * np.arange(height) + 1) / height - 1)[:, None]
+    place[..., 2] = luma * 2 - 1
     found = F.grid_sample(
         torch.from_numpy(total)[None],
-        torch.from_numpy(place.astype(np.float32))[None, None],
+        torch.from_numpy(place)[None, None],
         padding_mode="border",
         align_corners=False,
     )[0, :, 0].numpy()
