@@ -346,7 +346,8 @@ const [width, height] = settings.photo;
     const keep = ({ detail }) => (window.rejection = detail.exception_message);
     api.addEventListener("execution_error", keep, { once: true });
   });
-  await run(["SeAdaPalette", { colors: markup }], ["PreviewImage", {}, "preview"]);
+  // frontend 1.49 hands on the value of the widget of this name that a node of the same number had before: the folder's 0
+  await run(["SeAdaPalette", { colors: markup, count: 5 }], ["PreviewImage", {}, "preview"]);
   report.stranger.error = await page.waitForFunction(() => window.rejection, null, { timeout: 120000 }).then((message) => message.jsonValue());
   await page.waitForTimeout(1000); // until the page shows it, some only on request
   report.stranger.marksOfAnswers = await marks();
