@@ -99,6 +99,14 @@ class AffinityConfig:
 
 
 @dataclass(frozen=True)
+class PeopleConfig:
+    """People and what they wear: see `models.people`."""
+
+    width: int = setting(96)
+    size: int = setting(160, "short side of the photo that is looked at, px")
+
+
+@dataclass(frozen=True)
 class CodecConfig:
     """The luminance-aware VQ decoder, EDN Eq. 5. Tuples are by resolution: 1, 1/2, 1/4, 1/8 of the picture."""
 
@@ -247,6 +255,7 @@ class Preset:
     control: ControlConfig = field(default_factory=ControlConfig)
     hint: HintConfig = field(default_factory=HintConfig)
     affinity: AffinityConfig = field(default_factory=AffinityConfig)
+    people: PeopleConfig = field(default_factory=PeopleConfig)
     codec: CodecConfig = field(default_factory=CodecConfig)
     tokens: TokenConfig = field(default_factory=TokenConfig)
     captioner: CaptionerConfig = field(default_factory=CaptionerConfig)
@@ -283,6 +292,8 @@ SD15 = Preset(
         "decoder": replace(_SD15, steps=5_000),
         "ccd": replace(_SD15, steps=50_000, generic_prob=0.5),
         "affinity": replace(_SD15, steps=2_000, lr=1.5e-3),  # needs --control.recognition, and is not in the recipe
+        # needs --control.recognition and photos with labels, and is not in the recipe
+        "people": replace(_SD15, steps=2_000, lr=1e-3),
         "tokens": replace(_SD15, steps=42_000),
         "joint": replace(_SD15, steps=10_000),
     },
@@ -364,6 +375,10 @@ MINI = Preset(
             ema=0.998,
             train_unet=False,
             empty_prob=1.0,
+        ),
+        # needs photos with labels, and is not in the recipe
+        "people": replace(
+            _MINI, steps=3000, batch=24, resolution=144, crop=144, lr=2e-3, warmup=200, decay=0.6, ema=0.995
         ),
         "tokens": replace(_MINI, steps=450, batch=32, lr=1e-3, warmup=20, decay=0.7),
         "joint": replace(_MINI, steps=100, batch=16, lr=5e-5, warmup=10),

@@ -18,6 +18,7 @@ from .hints import grounding
 from .hints.affinity import affinities_of
 from .hints.color_phrases import ColorPhrase, color_phrases, contradictions
 from .hints.maps import over
+from .hints.people import people_finder
 from .models.captioners.coca import classifier_of
 from .options import ColorizeOptions
 from .pipeline import Colorizer
@@ -29,7 +30,7 @@ ATTENTION_STEPS = 4  # sampling steps whose attention is recorded
 WORD_WEIGHT = 0.95  # the mask of a word's colour where its thing certainly is
 UNKNOWN = 0.5  # share of a prompt's words that the model does not know from which that is said
 FINDERS = {  # ways to find things, and the parts that each uses
-    "recognition": ("captioner", "controlnet_rca", "affinity"),
+    "recognition": ("captioner", "controlnet_rca", "affinity", "people"),
     "attention": ("semantic_encoder", "semantic_adapter", "unet", "controlnet_rca", "affinity"),
 }
 ClipSeg = tuple[nn.Module, object]  # the model and its tokenizer
@@ -140,7 +141,10 @@ def find_regions(
         return grounding.clipseg_regions(model.to(colorizer.device), tokenizer, gray.to(colorizer.device), things)
     if finder(colorizer, source) == "recognition":
         captioner = cast("CoCaCaptioner", colorizer.part("captioner"))  # the only kind with a classifier
-        return grounding.recognized_regions(captioner, gray.to(colorizer.device), things)
+        gray = gray.to(colorizer.device)
+        scores = grounding.recognized_regions(captioner, gray, things)
+        people = people_finder(colorizer.has, colorizer.part)
+        return scores if people is None else people.regions(gray, things, scores)
     small = resize(gray, diffusion_size(size_of(gray), colorizer.preset.sampling.size)).to(colorizer.device)
     clip = colorizer.part("semantic_encoder").tokenizer
     words = clip.encode(prompt)

@@ -139,11 +139,16 @@ def _seeds(around: Tensor, inside: Tensor) -> Tensor:
     return torch.cat([inside, torch.zeros_like(inside), inside | around], dim=1).float()
 
 
+def classifier_of_control(has: Callable[[str], bool], part: Callable[[str], nn.Module]) -> EfficientNetLite | None:
+    """The classifier of a model's controller, where there are such."""
+    return (
+        getattr(getattr(part("controlnet_rca"), "mapper", None), "classifier", None) if has("controlnet_rca") else None
+    )
+
+
 def affinities_of(has: Callable[[str], bool], part: Callable[[str], nn.Module]) -> Affinities | None:
     """Those of a model that has the part, and a controller with a classifier."""
-    if not (has("affinity") and has("controlnet_rca")):
-        return None
-    classifier = getattr(getattr(part("controlnet_rca"), "mapper", None), "classifier", None)
+    classifier = classifier_of_control(has, part) if has("affinity") else None
     return None if classifier is None else Affinities(cast("Affinity", part("affinity")), classifier)
 
 

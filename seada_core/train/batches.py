@@ -27,6 +27,7 @@ class Batch:
         seeds: a seed per picture for its random numbers.
         uniform: (B,) in [0, 1), stratified over the pictures of a step on all processes.
         recognized: a classifier's maps of the grey pictures, each (B, C, h, w), where they are known.
+        labels: (B, H, W) uint8, what pixels show, where it is known of all these pictures.
     """
 
     rgb: Tensor
@@ -37,6 +38,7 @@ class Batch:
     seeds: list[int]
     uniform: Tensor
     recognized: list[Tensor] | None = None
+    labels: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.rgb)
@@ -71,8 +73,8 @@ class Batch:
         """A batch of changed values: tensors, and lists with a value per picture."""
         values: dict[str, Any] = {of.name: getattr(self, of.name) for of in fields(self)}
         maps = values.pop("recognized")
-        changed = None if maps is None else [change(m) for m in maps]
-        return Batch(**{name: change(value) for name, value in values.items()}, recognized=changed)
+        changed: dict[str, Any] = {name: None if value is None else change(value) for name, value in values.items()}
+        return Batch(**changed, recognized=None if maps is None else [change(m) for m in maps])
 
 
 class Batches(Dataset):
@@ -114,17 +116,18 @@ class Batches(Dataset):
         strata = np.random.default_rng([self.seed, step, 2]).permutation(self.batch)[mine]
         indices = [self.picture_at(place) for place in places]
         rngs = [np.random.default_rng([self.seed, place, 1]) for place in places]
-        rgb, latent, recognized = self.cache.take(indices, rngs, self.crop)
+        taken = self.cache.take(indices, rngs, self.crop)
         captions, color_captions = zip(*(_captions(self.cache.records[i], rng) for i, rng in zip(indices, rngs)))
         return Batch(
-            rgb=rgb,
-            latent=latent,
+            rgb=taken.rgb,
+            latent=taken.latent,
             captions=list(captions),
             color_captions=list(color_captions),
             places=list(places),
             seeds=[int(rng.integers(2**63)) for rng in rngs],
             uniform=torch.tensor([(s + rng.random()) / self.batch for s, rng in zip(strata, rngs)]).float(),
-            recognized=recognized,
+            recognized=taken.recognized,
+            labels=taken.labels,
         )
 
 

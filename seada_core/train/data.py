@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -26,6 +27,16 @@ from .sources import DataError, Tally, samples
 Encoder = Callable[[Tensor], Tensor]  # (B, 3, H, W) in [0, 1] -> scaled latents (B, 4, H/8, W/8)
 Log = Callable[[str], None]
 UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)  # what `square` may raise
+
+
+class Taken(NamedTuple):
+    """Some pictures (B, 3, crop, crop) in [0, 1], their latents (B, 4, crop/8, crop/8), the classifier's maps of the
+    grey pictures, and labels (B, crop, crop) uint8, the last two where they are known."""
+
+    rgb: Tensor
+    latent: Tensor
+    recognized: list[Tensor] | None = None
+    labels: Tensor | None = None
 
 
 class Pictures(Protocol):
@@ -47,11 +58,8 @@ class Pictures(Protocol):
     def report(self) -> dict:
         """How many pictures were read, skipped, and have no captions; see `Tally`."""
 
-    def take(
-        self, indices: Sequence[int], rngs: Sequence[np.random.Generator], crop: int
-    ) -> tuple[Tensor, Tensor, list[Tensor] | None]:
-        """Pictures (B, 3, crop, crop) in [0, 1], their latents (B, 4, crop/8, crop/8), and the classifier's maps of
-        the grey pictures where they are known; what is random about a picture comes from its generator."""
+    def take(self, indices: Sequence[int], rngs: Sequence[np.random.Generator], crop: int) -> Taken:
+        """Some pictures; what is random about one comes from its generator."""
 
 
 class Records:
@@ -154,26 +162,29 @@ class Cache:
             return share.view(place, view)
         return _view(_to_tensor(self.picture(index)), index, view, self.meta)
 
-    def take(
-        self, indices: Sequence[int], rngs: Sequence[np.random.Generator], crop: int
-    ) -> tuple[Tensor, Tensor, list[Tensor] | None]:
+    def take(self, indices: Sequence[int], rngs: Sequence[np.random.Generator], crop: int) -> Taken:
         """See `Pictures`. A picture is cropped at a random multiple of 8 px, and mirrored half of the time where the
         cache holds mirrored latents."""
         spare, cells = (self.meta["resolution"] - crop) // 8, crop // 8
         tops, lefts = np.array([rng.integers(0, spare + 1, 2) for rng in rngs]).T
         mirror = np.array([rng.random() for rng in rngs]) < (0.5 if self.meta["mirror"] else 0)
-        rgb, latents = [], []
+        rgb, latents, labels = [], [], []
         for index, top, left, flip in zip(indices, tops, lefts, mirror):
             view = self.view(index, int(flip))
             rgb.append(view[:, top * 8 : (top + cells) * 8, left * 8 : (left + cells) * 8])
             latent = self.latents[index, int(flip), :, top : top + cells, left : left + cells]
             latents.append(torch.from_numpy(latent.astype(np.float32)))
+            label = labels_of(self.records[index], self.meta["resolution"])
+            if label is not None:
+                label = label.flip(-1) if flip else label
+                labels.append(label[top * 8 : (top + cells) * 8, left * 8 : (left + cells) * 8])
         recognized = None
         if self.recognized and not spare:  # the maps are those of whole pictures, not of crops
             recognized = [
                 torch.from_numpy(array[indices, mirror.astype(int)].astype(np.float32)) for array in self.recognized
             ]
-        return torch.stack(rgb), torch.stack(latents), recognized
+        known = torch.stack(labels) if len(labels) == len(rgb) else None
+        return Taken(torch.stack(rgb), torch.stack(latents), recognized, known)
 
     @property
     def report(self) -> dict:
@@ -292,6 +303,20 @@ def square(encoded: bytes, resolution: int) -> Image.Image:
     """An encoded picture, upright, its shorter side resized to `resolution` px and cropped to the middle square."""
     picture = ImageOps.exif_transpose(Image.open(io.BytesIO(encoded), formats=formats())).convert("RGB")
     return ImageOps.fit(picture, (resolution, resolution), Image.Resampling.LANCZOS)
+
+
+def labels_of(record: dict, resolution: int) -> Tensor | None:
+    """A record's `labels`, a PNG of one channel in base64, as `square` takes the photo: (H, W) uint8.
+
+    Raises DataError where they are no such PNG.
+    """
+    if "labels" not in record:
+        return None
+    try:
+        labels = Image.open(io.BytesIO(base64.b64decode(record["labels"])), formats=["PNG"]).convert("L")
+    except (*UNREADABLE, TypeError) as error:
+        raise DataError(f"{record.get('key')}: its labels are no PNG in base64 ({error})") from None
+    return torch.from_numpy(np.array(ImageOps.fit(labels, (resolution, resolution), Image.Resampling.NEAREST)))
 
 
 @torch.inference_mode()

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from ..color.spaces import luminance
 from . import aging
 from .color_captions import ColorDescriber, add_phrases, describe
-from .data import UNREADABLE, Encoder, Joined, Log, square
+from .data import UNREADABLE, Encoder, Joined, Log, Taken, square
 from .draws import send
 from .sources import DataError, Tally, samples
 
@@ -60,9 +60,7 @@ class ResidentPhotos:
         return len(self.photos)
 
     @torch.no_grad()
-    def take(
-        self, indices: Sequence[int], rngs: Sequence[np.random.Generator], crop: int
-    ) -> tuple[Tensor, Tensor, list[Tensor] | None]:
+    def take(self, indices: Sequence[int], rngs: Sequence[np.random.Generator], crop: int) -> Taken:
         """See `Pictures`. The square that a picture shows has a random size and place in its photo."""
         photos = torch.stack([self.photos[index] for index in indices])
         windows = [_window(rng) if self.augment else (1.0, 0.0, 0.0, False) for rng in rngs]
@@ -73,10 +71,10 @@ class ResidentPhotos:
             rgb[these] = aging.expose_all(rgb[these], [rngs[k] for k in old])
         latent = torch.cat([self.encoder(part) for part in rgb.split(AT_ONCE)])
         if self.recognize is None:
-            return rgb, latent, None
+            return Taken(rgb, latent)
         gray = luminance(rgb).expand(-1, 3, -1, -1)
         maps = zip(*(self.recognize(part) for part in gray.split(AT_ONCE)))
-        return rgb, latent, [torch.cat(parts).float() for parts in maps]
+        return Taken(rgb, latent, [torch.cat(parts).float() for parts in maps])
 
 
 def _window(rng: np.random.Generator) -> tuple[float, float, float, bool]:

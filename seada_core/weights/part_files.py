@@ -22,6 +22,7 @@ from ..models.affinity import Affinity
 from ..models.captioners.coca import TinyCoCa
 from ..models.ccd import HintEncoder
 from ..models.controlnet_rca import ControlNetRCA
+from ..models.people import People
 from ..models.semantic_adapter import SemanticAdapter, SemanticEncoder
 from ..models.token_diffusion import TokenDiffusion
 from ..models.tokenizer import END as CLIP_END
@@ -40,6 +41,7 @@ SECTIONS = {
     "controlnet_rca": ("unet", "control"),
     "hint_encoder": ("unet", "hint"),
     "affinity": ("affinity",),
+    "people": ("people",),
     "vq_decoder": ("codec",),
     "token_diffusion": ("tokens",),
     "captioner": ("captioner",),
@@ -60,6 +62,8 @@ def build(part: str, preset: Preset, tokenizer: Tokenizer | None = None) -> nn.M
         return HintEncoder(UNet(preset.unet), preset.hint)
     if part == "affinity":
         return Affinity(preset.affinity)
+    if part == "people":
+        return People(preset.people)
     if part == "vq_decoder":
         return VQDecoder(preset.codec)
     if part == "token_diffusion":

@@ -12,13 +12,15 @@ def pictures(count: int):
 
 def test_rows_cut_every_value_alike():
     maps = [torch.arange(4.0).view(4, 1, 1, 1), torch.arange(4.0).view(4, 1, 1, 1) + 10]
-    batch = make_batch(pictures(4), captions=list("abcd"), recognized=maps)
+    labels = torch.arange(4, dtype=torch.uint8).view(4, 1, 1)
+    batch = make_batch(pictures(4), captions=list("abcd"), recognized=maps, labels=labels)
     part = batch.rows(1, 3)
     assert len(part) == 2 and part.captions == ["b", "c"] and part.places == [1, 2]
     assert torch.equal(part.rgb, batch.rgb[1:3]) and torch.equal(part.uniform, batch.uniform[1:3])
     assert [m.flatten().tolist() for m in part.recognized] == [[1, 2], [11, 12]]
     assert batch.rows(0, 2).recognized[0].flatten().tolist() == [0, 1]
-    assert replace(batch, recognized=None).rows(1, 3).recognized is None
+    without = replace(batch, recognized=None, labels=None).rows(1, 3)
+    assert without.recognized is None and without.labels is None
     assert all(len(getattr(batch.rows(0, 8), of.name)) == 4 for of in fields(batch) if of.name != "recognized")
 
 

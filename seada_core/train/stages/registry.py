@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ...models.captioners.coca import TinyCoCa
     from ...models.ccd import HintEncoder
     from ...models.controlnet_rca import ControlNetRCA
+    from ...models.people import People
     from ...models.semantic_adapter import SemanticAdapter, SemanticEncoder
     from ...models.token_diffusion import TokenDiffusion
     from ...models.unet import UNet
@@ -34,6 +35,7 @@ class Parts(TypedDict, total=False):
     captioner: TinyCoCa
     controlnet_rca: ControlNetRCA
     hint_encoder: HintEncoder
+    people: People
     semantic_adapter: SemanticAdapter
     semantic_encoder: SemanticEncoder
     token_diffusion: TokenDiffusion
@@ -191,6 +193,7 @@ STAGES: dict[str, StageEntry] = {
             makes=("affinity",),
             learns=("affinity",),
         ),
+        StageEntry("people", "people", needs=("controlnet_rca",), makes=("people",), learns=("people",)),
         StageEntry(
             "tokens",
             "tokens",

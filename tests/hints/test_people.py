@@ -1,0 +1,86 @@
+"""People and what they wear: which words mean them, and how their regions and others' are put together."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from seada_core.hints import people as finding
+from seada_core.hints.people import PeopleFinder, people_finder
+from seada_core.models.efficientnet import EfficientNetLite0
+from seada_core.models.people import WORN, People, people_loss
+from seada_core.presets import PeopleConfig
+
+
+@pytest.mark.parametrize(
+    "thing, kind",
+    [
+        ("woman", "person"),
+        ("old men", "person"),
+        ("dancers", "person"),
+        ("summer dress", "dress"),
+        ("leather boots", "shoes"),
+        ("Wool coat", "jacket"),
+        ("hair", "hair"),
+        ("glass", None),
+        ("dress shop", None),
+        ("1950s", None),
+        ("", None),
+    ],
+)
+def test_the_last_word_says_what_a_thing_is(thing, kind):
+    names = ("person", *WORN)
+    found = finding._kind(thing)
+    assert (None if found is None else names[found]) == kind
+
+
+class Seen(PeopleFinder):
+    """A finder that sees a person in the left half of the photo, a dress below."""
+
+    __slots__ = ()
+
+    def look(self, gray):
+        seen = torch.zeros(len(gray), 1 + len(WORN), 8, 8)
+        seen[:, 0, :, :4] = 0.9
+        seen[:, 1 + WORN.index("dress"), 4:, :4] = 0.8
+        return seen
+
+
+def test_people_take_their_own_regions_and_other_things_lose_them():
+    finder, gray = Seen(None, None), torch.rand(1, 1, 16, 16)
+    scores = torch.full((1, 4, 4, 4), 0.5)
+    woman, dress, hat, horse = finder.regions(gray, ["woman", "red dress", "hat", "horse"], scores)[0]
+    seen = finder.look(gray)[0]
+    assert torch.equal(woman, seen[0]) and torch.equal(dress, seen[1 + WORN.index("dress")])
+    assert torch.equal(hat, torch.full((8, 8), 0.5))  # none is seen: as it was found otherwise
+    torch.testing.assert_close(horse, 0.5 * (1 - seen[0]))
+
+
+def test_a_photo_is_looked_at_in_its_shape_and_worn_things_are_shares_of_people():
+    torch.manual_seed(0)
+    finder = PeopleFinder(People(PeopleConfig(width=16, size=64)).eval(), EfficientNetLite0().eval())
+    for size, grid in (((64, 64), (16, 16)), ((400, 601), (16, 24)), ((1, 1), (16, 16))):
+        seen = finder.look(torch.rand(2, 1, *size))
+        assert seen.shape == (2, 1 + len(WORN), *grid)
+        torch.testing.assert_close(seen[:, 1:].sum(1), seen[:, 0])
+
+
+def test_the_loss_counts_what_is_known():
+    generator = torch.Generator().manual_seed(0)
+    person, worn = torch.randn(2, 1, 3, 3, generator=generator), torch.randn(2, len(WORN), 3, 3, generator=generator)
+    labels = torch.tensor([0, 1, 255, 2, 5, 15, 255, 0, 1]).view(1, 3, 3).expand(2, -1, -1)
+    are, wear = [], []
+    for b, y, x in ((b, y, x) for b in range(2) for y in range(3) for x in range(3)):
+        label = int(labels[b, y, x])
+        if label < 255:
+            are.append(-F.logsigmoid(person[b, 0, y, x] * (1 if label else -1)))
+        if 2 <= label < 255:
+            wear.append(-worn[b, :, y, x].log_softmax(0)[label - 2])
+    expected = torch.stack(are).mean() + 0.5 * torch.stack(wear).mean()
+    torch.testing.assert_close(people_loss(person, worn, labels), expected)
+    nothing = people_loss(person, worn, torch.full((2, 3, 3), 255))
+    assert nothing == 0
+
+
+def test_a_model_without_the_part_has_no_finder():
+    assert people_finder(lambda part: part != "people", lambda part: None) is None
+    assert people_finder(lambda part: part != "controlnet_rca", lambda part: None) is None
