@@ -102,7 +102,7 @@ class AffinityConfig:
 class PeopleConfig:
     """People and what they wear: see `models.people`."""
 
-    width: int = setting(96)
+    width: int = setting(64)
     size: int = setting(160, "short side of the photo that is looked at, px")
 
 
