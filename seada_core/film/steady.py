@@ -25,7 +25,7 @@ from .memory import Views, recalled, remembered
 from .motion import Array, Motion, motions
 
 SPACING = 8  # frames from key to key
-AHEAD = 6  # keys after a frame that its colours depend on
+AHEAD = 7  # keys after a frame that its colours depend on
 REACH = 10.0  # seconds that given colours are carried back
 MEMORY = 30.0  # keys' worth of weight that the past has at most
 COVERED = 0.6  # share of a frame that a key must explain; where it is less, the next key comes earlier
