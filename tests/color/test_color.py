@@ -230,7 +230,8 @@ def test_wrong_shapes_are_refused():
         merging.merge_tiled(np.zeros((4, 4, 3)), np.zeros((8, 8), np.uint8))
 
 
-def test_threads_that_share_the_tiles_give_the_same_picture():
+def test_threads_that_share_the_tiles_give_the_same_picture(monkeypatch):
+    monkeypatch.setattr(merging, "SHARED", 32)  # the side of the photos' tiles from which on it pays
     generator = torch.Generator().manual_seed(4)
     chroma = torch.rand(2, 30, 40, generator=generator) - 0.5
     gray = (torch.rand(160, 200, generator=generator) * 255).to(torch.uint8).numpy()
