@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .color.sizes import DECODE_SIZE, decode_size, diffusion_size, resize, size_of
@@ -53,21 +54,14 @@ def word_hints(
     phrases = color_phrases(prompt)
     if not phrases:
         return None, [], []
-    scores = find_regions(colorizer, gray, prompt, [phrase.thing for phrase in phrases], source, seed)
-    known = (scores.amax((0, 2, 3)) > 0).tolist()
+    things = [phrase.thing for phrase in phrases]
+    masks = _masks(colorizer, gray, things, find_regions(colorizer, gray, prompt, things, source, seed), source)
+    known = (masks.amax((0, 2, 3)) > 0).tolist()
     missing = [phrase for phrase, yes in zip(phrases, known) if not yes]
     phrases = [phrase for phrase, yes in zip(phrases, known) if yes]
     if not phrases:
         return None, [], missing
-    affinities = affinities_of(colorizer.has, colorizer.part)
-    if affinities is None:
-        masks = grounding.refine(gray.cpu(), scores[:, known].cpu())
-        masks = (2.2 * masks - 0.4).clamp(0, 1)  # likely pixels count fully, doubtful ones less
-    else:
-        here = resize(gray, decode_size(size_of(gray), DECODE_SIZE)).to(colorizer.device)
-        embedded = affinities.embed(here)
-        regions = [affinities.region(here, score, embedded) for score in scores[:, known].split(1, dim=1)]
-        masks = torch.cat(regions, dim=1).cpu()
+    masks = masks[:, known]
     # where things overlap, the likelier one gets the larger share of the pixel
     masks = masks * (masks / masks.sum(1, keepdim=True).clamp_min(1)) * WORD_WEIGHT
     result = None
@@ -76,6 +70,31 @@ def word_hints(
         layer = torch.cat([chroma.expand(len(mask), -1, *mask.shape[-2:]), mask], dim=1)
         result = layer if result is None else over(layer, result)
     return result, phrases, missing
+
+
+def _masks(
+    colorizer: Colorizer, gray: Tensor, things: Sequence[str], scores: Tensor, source: str | Path | ClipSeg
+) -> Tensor:
+    """The regions (B, N, h, w) in [0, 1] of things, on the CPU; 0 everywhere for what was not found.
+
+    They come from scores (B, N, any h, any w), or, of people and what they wear, from the part that knows these.
+    """
+    here = resize(gray, decode_size(size_of(gray), DECODE_SIZE)).to(colorizer.device)
+    people = people_finder(colorizer.has, colorizer.part) if source in ("auto", "recognition") else None
+    own = None
+    if people is not None:
+        own, everyone = people.regions(here, things)
+        scores = scores * (1 - F.interpolate(everyone, size_of(scores), mode="bilinear").to(scores))
+    affinities = affinities_of(colorizer.has, colorizer.part)
+    if affinities is None:
+        masks = (2.2 * grounding.refine(gray.cpu(), scores.cpu()) - 0.4).clamp(0, 1)  # doubtful pixels count less
+    else:
+        embedded = affinities.embed(here)
+        masks = torch.cat([affinities.region(here, score, embedded) for score in scores.split(1, dim=1)], 1).cpu()
+    if own is not None:
+        own = F.interpolate(own.cpu(), size_of(masks), mode="bilinear")
+        masks = torch.where(own.amax((2, 3), keepdim=True) > 0, own, masks)
+    return masks
 
 
 def prompt_notices(colorizer: Colorizer, prompt: str) -> list[str]:
@@ -141,10 +160,7 @@ def find_regions(
         return grounding.clipseg_regions(model.to(colorizer.device), tokenizer, gray.to(colorizer.device), things)
     if finder(colorizer, source) == "recognition":
         captioner = cast("CoCaCaptioner", colorizer.part("captioner"))  # the only kind with a classifier
-        gray = gray.to(colorizer.device)
-        scores = grounding.recognized_regions(captioner, gray, things)
-        people = people_finder(colorizer.has, colorizer.part)
-        return scores if people is None else people.regions(gray, things, scores)
+        return grounding.recognized_regions(captioner, gray.to(colorizer.device), things)
     small = resize(gray, diffusion_size(size_of(gray), colorizer.preset.sampling.size)).to(colorizer.device)
     clip = colorizer.part("semantic_encoder").tokenizer
     words = clip.encode(prompt)

@@ -7,16 +7,20 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..color.merging import upsample_chroma
 from ..color.sizes import resize, size_of
 from ..models.efficientnet import EfficientNetLite
 from ..models.people import WORN, People
-from .affinity import classifier_of_control, embedded_size
+from .affinity import classifier_of_control, embedded_size, smoothstep
 
 CERTAIN = 0.6  # probability from which a cell shows a person or what they wear
 LEAST = 0.0015  # share of a photo's cells that must be certain
+# Probabilities that are surely not of a region, and that surely are. Kinds of clothes are taken for each other, and the
+# prompt says which one there is, so that less is enough.
+BODY, CLOTHES = (0.3, 0.7), (0.15, 0.5)
+OTHERS = 0.5, 0.9  # of people, for other things
 
 _PEOPLE = frozenset(
     re.findall(
@@ -72,23 +76,23 @@ class PeopleFinder(NamedTuple):
         person, worn = self.people.look(small.to(self.people.out.weight), self.classifier)
         return torch.cat([person.sigmoid(), person.sigmoid() * worn.softmax(1)], dim=1)
 
-    def regions(self, gray: Tensor, things: Sequence[str], scores: Tensor) -> Tensor:
-        """Scores (B, N, h, w) of things, with those of people and what they wear where such are in the photo, and the
-        others' without the people.
-
-        Args:
-            scores: (B, N, any h, any w), of all things by another way.
-        """
+    def regions(self, gray: Tensor, things: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """The regions (B, N, H, W) in [0, 1] of those things that are people or what they wear, 0 everywhere where the
+        photo has none, and of all people (B, 1, H, W), where no other thing is."""
         seen = self.look(gray)
-        found = F.interpolate(scores.to(seen), size_of(seen), mode="bilinear")
-        there = (seen > CERTAIN).float().mean((2, 3)) >= LEAST
-        result = []
-        for n, kind in enumerate(_kind(thing) for thing in things):
-            if kind is None:
-                result.append(found[:, n] * (1 - seen[:, 0]))
-            else:
-                result.append(torch.where(there[:, kind, None, None], seen[:, kind], found[:, n]))
-        return torch.stack(result, dim=1)
+        seen = seen * ((seen > CERTAIN).float().mean((2, 3), keepdim=True) >= LEAST)
+        everyone = smoothstep(seen[:, :1], *OTHERS)
+        surely = torch.cat([smoothstep(seen[:, :1], *BODY), smoothstep(seen[:, 1:], *CLOTHES)], dim=1)
+        none = torch.zeros_like(surely[:, 0])
+        kinds = [_kind(thing) for thing in things]
+        found = torch.stack([none if kind is None else surely[:, kind] for kind in kinds], dim=1)
+        return _fitted(found, gray), _fitted(everyone, gray)
+
+
+def _fitted(regions: Tensor, gray: Tensor) -> Tensor:
+    """Regions (B, N, h, w) at the size of photos (B, 1, H, W), along their edges."""
+    layers = [upsample_chroma(layer.expand(-1, 2, -1, -1), gray)[:, :1] for layer in regions.split(1, dim=1)]
+    return torch.cat(layers, dim=1).clamp(0, 1)
 
 
 def people_finder(has: Callable[[str], bool], part: Callable[[str], nn.Module]) -> PeopleFinder | None:

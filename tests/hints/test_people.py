@@ -4,10 +4,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from seada_core import steering
 from seada_core.hints import people as finding
 from seada_core.hints.people import PeopleFinder, people_finder
 from seada_core.models.efficientnet import EfficientNetLite0
 from seada_core.models.people import WORN, People, people_loss
+from seada_core.pipeline import Colorizer
 from seada_core.presets import PeopleConfig
 
 
@@ -45,14 +47,40 @@ class Seen(PeopleFinder):
         return seen
 
 
-def test_people_take_their_own_regions_and_other_things_lose_them():
-    finder, gray = Seen(None, None), torch.rand(1, 1, 16, 16)
-    scores = torch.full((1, 4, 4, 4), 0.5)
-    woman, dress, hat, horse = finder.regions(gray, ["woman", "red dress", "hat", "horse"], scores)[0]
-    seen = finder.look(gray)[0]
-    assert torch.equal(woman, seen[0]) and torch.equal(dress, seen[1 + WORN.index("dress")])
-    assert torch.equal(hat, torch.full((8, 8), 0.5))  # none is seen: as it was found otherwise
-    torch.testing.assert_close(horse, 0.5 * (1 - seen[0]))
+def test_people_and_what_they_wear_are_found_and_nothing_else():
+    regions, everyone = Seen(None, None).regions(torch.rand(1, 1, 32, 32), ["woman", "red dress", "hat", "horse"])
+    assert regions.shape == (1, 4, 32, 32) and everyone.shape == (1, 1, 32, 32)
+    woman, dress, hat, horse = regions[0]
+    assert woman[:, :12].min() > 0.9 and woman[:, 20:].max() < 0.1
+    assert dress[20:, :12].min() > 0.9 and dress[:12].max() < 0.1 and dress[:, 20:].max() < 0.1
+    assert not hat.any() and not horse.any()  # no hat is seen, and horses are not its matter
+    assert everyone[0, 0, :, :12].min() > 0.9 and everyone[0, 0, :, 20:].max() < 0.1
+
+
+def test_a_few_doubtful_cells_are_no_person():
+    class Doubtful(Seen):
+        __slots__ = ()
+
+        def look(self, gray):
+            return super().look(gray).clamp(max=finding.CERTAIN)
+
+    regions, everyone = Doubtful(None, None).regions(torch.rand(1, 1, 32, 32), ["woman"])
+    assert not regions.any() and not everyone.any()
+
+
+def test_other_things_are_not_where_people_are(monkeypatch):
+    """Words by recognition: the woman takes her own region, and the horse that of its scores, without her."""
+    scores = torch.ones(1, 2, 8, 8)
+    scores[:, 0] = 0  # the classifier knows no women
+    scores[:, 1, :, 6:] = 0.1
+    mini = Colorizer.from_pretrained("mini")
+    monkeypatch.setattr(steering, "people_finder", lambda has, part: Seen(None, None))
+    gray = torch.full((1, 1, 64, 64), 0.5)
+    woman, horse = steering._masks(mini, gray, ["woman", "horse"], scores, "auto")[0]
+    assert woman[:, :24].min() > 0.9 and woman[:, 40:].max() < 0.1
+    assert horse[:, :20].mean() < 0.3 < horse[:, 36:46].mean()
+    woman, horse = steering._masks(mini, gray, ["woman", "horse"], scores, "attention")[0]
+    assert not woman.any() and horse[:, :20].mean() > 0.3
 
 
 def test_a_photo_is_looked_at_in_its_shape_and_worn_things_are_shares_of_people():

@@ -86,7 +86,9 @@ def test_the_papers_numbers_are_the_presets():
         "tokens": 42_000,
         "ccd": 50_000,
     }
-    for recipe in (recipe for name, recipe in recipes.items() if name not in ("affinity", "people")):  # not in the papers
+    for recipe in (
+        recipe for name, recipe in recipes.items() if name not in ("affinity", "people")
+    ):  # not in the papers
         assert (recipe.lr, recipe.batch, recipe.resolution, recipe.betas) == (1e-5, 32, 512, (0.9, 0.999))
         assert recipe.decay == 0 and recipe.warmup == 0
     assert recipes["ccd"].generic_prob == 0.5
