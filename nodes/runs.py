@@ -8,6 +8,7 @@ not stay in ComfyUI's history, whatever becomes of the page meanwhile: POST /sea
 from __future__ import annotations
 
 import asyncio
+import copy
 import json
 import time
 import uuid
@@ -46,8 +47,9 @@ def run_again(announce: Callable[[str], None], wanted: bool) -> None:
     waiting.append((announce, wanted))
     if len(waiting) == 1:
         item = next(item for item in queue.get_current_queue_volatile()[0] if item[1] == run)
-        item = (*item[:3], dict(item[3]), *item[4:])  # its extra data loses keys when it is done
-        asyncio.run_coroutine_threadsafe(_repeat(queue, item), PromptServer.instance.loop)
+        # a copy: the item loses extra data when it is done, and becomes part of the history, which pages cannot read
+        # once ComfyUI has executed its prompt again and noted NaN in it
+        asyncio.run_coroutine_threadsafe(_repeat(queue, copy.deepcopy(item)), PromptServer.instance.loop)
 
 
 async def _repeat(queue: Any, item: tuple) -> None:

@@ -256,7 +256,7 @@ def main(arguments: list[str] | None = None) -> int:
             seconds, holds = time.monotonic() - begun, held(server)
         finally:
             server.stop()
-    if abs(load.grown) > AIM_MEMORY:
+    if load.grown > AIM_MEMORY:
         load.faults.append(f"memory {load.grown:+.1f} % over the last third")
     third = load.memory[-max(len(load.memory) // 3, 2) :]
     rows = {

@@ -87,6 +87,7 @@ open(browser, url, { vue: settings.vue, viewport: { width: 2600, height: 1700 } 
     app.graph.clear();
     ["SeAdaColorize", "SeAdaLoadFolder", "SeAdaPaletteBank"].forEach((type, k) => {
       const node = LiteGraph.createNode(type);
+      node.id = 1000 + k; // frontend 1.49 hands on the values of widgets that nodes of the same numbers had before
       node.pos = [500 * k, 0];
       app.graph.add(node);
     });

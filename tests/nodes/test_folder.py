@@ -112,6 +112,8 @@ def walk(comfy):
 
 def test_each_photo_is_saved_in_a_run_of_its_own(comfy, folder, walk):
     runs = _runs(comfy, _saved(), 3)
+    # as queued: what ComfyUI notes in the prompts that it executes need not be JSON, which pages would not read
+    assert [run["prompt"][2] for run in runs] == [_saved()] * 3
     assert [run["outputs"]["save"]["images"][0]["filename"] for run in runs] == ["b.png", "c.png", "d.png"]
     assert [len(run["outputs"]["save"]["images"]) for run in runs] == [1, 1, 1]
     reports = [run["outputs"]["report"]["text"][0].splitlines() for run in runs]

@@ -38,6 +38,6 @@ def test_100_prompts_do_not_increase_memory(comfy):
     before = len(comfy.log.read_text())
     found = load.run(comfy, 100)
     assert found.faults == []
-    assert abs(found.grown) <= load.AIM_MEMORY
+    assert found.grown <= load.AIM_MEMORY  # less is no fault
     # each part of the two models once, and again where its loading was interrupted
     assert comfy.log.read_text()[before:].count("Requested to load Part") <= 8 * 2 + found.stopped

@@ -16,6 +16,7 @@ EDITS = [name for name in NAMES if name.startswith("seada-edit-")]  # their test
 SD15_FILE, RECOLOR_FILE = "v1-5-pruned-emaonly.safetensors", "ioclab_sd15_recolor.safetensors"
 FILMS = {"seada-video", "seada-steady-colors"}  # run in test_video.py
 FOLDER = "seada-folder-of-photos"  # in test_folder.py
+PHOTO_SIZE = (600, 400)  # of the pack's photo, which the other workflows colour
 SD15 = {"seada-sd15-full": {"ckpt_name"}, "seada-sd15-stock-controlnet": {"ckpt_name", "control_net_name"}}
 
 
@@ -130,7 +131,7 @@ def test_a_thumbnail_is_small_and_of_one_shape(name):
 
 @pytest.fixture(autouse=True)
 def example(request):
-    """The picture that the workflows load, where a test has a server."""
+    """The picture that a workflow loads as its reference, where a test has a server."""
     if "comfy" in request.fixturenames:
         from PIL import Image
 
@@ -142,11 +143,9 @@ def example(request):
 def test_a_workflow_runs(comfy, name):
     from PIL import Image
 
-    sizes = [(150, 130)]
-    sizes = [(600, 400)] if "SeAdaLoadPhoto" in {node["class_type"] for node in twin(name).values()} else sizes
     outputs, save = comfy.run(twin(name)), saver(name)
     pictures = [Image.open(comfy.picture(outputs, save, i)) for i in range(len(outputs[save]["images"]))]
-    assert [picture.size for picture in pictures] == sizes
+    assert [picture.size for picture in pictures] == [PHOTO_SIZE]
     for picture in pictures:
         assert picture.mode == "RGB"
         cb, cr = picture.convert("YCbCr").split()[1:]
@@ -231,7 +230,7 @@ def test_sd15_workflows_run_on_full_size_files(comfy):
             prompt[find(name, "KSampler")]["inputs"]["steps"] = 1
             prompt[find(name, "SeAdaEmptyLatent")]["inputs"]["size"] = 64
             picture = Image.open(comfy.picture(comfy.run(prompt), save))
-            assert picture.size == (150, 130)
+            assert picture.size == PHOTO_SIZE
             cb, cr = picture.convert("YCbCr").split()[1:]
             assert cb.getextrema() != (128, 128) or cr.getextrema() != (128, 128)
     finally:
