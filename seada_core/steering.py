@@ -80,7 +80,8 @@ def _masks(
     They come from scores (B, N, any h, any w), or, of people and what they wear, from the part that knows these.
     """
     here = resize(gray, decode_size(size_of(gray), DECODE_SIZE)).to(colorizer.device)
-    people = people_finder(colorizer.has, colorizer.part) if source in ("auto", "recognition") else None
+    recognizes = source in ("auto", *FINDERS) and finder(colorizer, str(source)) == "recognition"
+    people = people_finder(colorizer.has, colorizer.part) if recognizes else None
     own = None
     if people is not None:
         own, everyone = people.regions(here, things)

@@ -31,7 +31,7 @@ _PEOPLE = frozenset(
         footballer athlete gymnast boxer wrestler golfer fighter soldier sailor officer policeman fireman worker farmer
         fisherman miner cowboy nurse doctor teacher student singer musician guitarist drummer acrobat actor actress
         model waiter waitress chef cook priest nun monk king queen prince princess passenger tourist performer clown
-        jockey equestrian parkourist breakdancer""",
+        jockey equestrian parkourist breakdancer ladies babies families policemen firemen""",
     )
 )
 _WORN = {
@@ -46,7 +46,7 @@ _WORN = {
     "shorts": "shorts",
     "shoes": "shoe boot sandal sneaker heel slipper loafer",
     "bag": "bag handbag purse backpack satchel suitcase",
-    "scarf": "scarf tie shawl bowtie necktie",
+    "scarf": "scarf scarves tie shawl bowtie necktie",
     "stockings": "stocking sock tights",
 }
 _WORDS = {word: WORN.index(kind) for kind, words in _WORN.items() for word in words.split()}

@@ -19,6 +19,7 @@ from seada_core.presets import PeopleConfig
         ("woman", "person"),
         ("old men", "person"),
         ("dancers", "person"),
+        ("two ladies", "person"),
         ("summer dress", "dress"),
         ("leather boots", "shoes"),
         ("Wool coat", "jacket"),
