@@ -73,11 +73,11 @@ def output(part: str, colorizer: Colorizer, given: Inputs) -> Tensor:
     elif part == "token_diffusion":
         features = colorizer.part("vq_decoder").gray_features(given["gray"])
         found = [module(given["tokens"], t[None] // 10, given["tokens"], features[-1], given["context"])]
-    elif part == "affinity":
+    elif part in ("affinity", "people"):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             classifier = EfficientNetLite0().to(given["gray"])
-        found = list(module.embed(given["gray"], classifier))
+        found = list((module.embed if part == "affinity" else module.look)(given["gray"], classifier))
     elif part == "hint_encoder":
         encoded = module.encode(given["gray"], given["hints"])
         found = [*encoded]
