@@ -26,6 +26,14 @@ FARTHEST = 1e4  # a distance that no embedding reaches
 Embedded = tuple[Tensor, Tensor, Tensor]
 
 
+@torch.no_grad()
+def classifier_maps(gray: Tensor, classifier: EfficientNetLite) -> list[Tensor]:
+    """A classifier's maps of grey photos (B, 1, H, W) in [0, 1], H and W multiples of 16, of about unit deviation:
+    (B, 40, H / 4, W / 4), (B, 112, H / 8, W / 8), (B, 320, H / 16, W / 16)."""
+    maps = classifier.levels(F.interpolate(gray.expand(-1, 3, -1, -1), scale_factor=2, mode="bilinear"))
+    return [maps[level] / scale for level, scale in zip(LEVELS, DEVIATIONS)]
+
+
 class Residual(nn.Module):
     """Two convolutions on (B, C, h, w); at the start they change nothing."""
 
@@ -62,9 +70,7 @@ class Affinity(nn.Module):
 
         The classifier is the controller's.
         """
-        with torch.no_grad():
-            maps = classifier.levels(F.interpolate(gray.expand(-1, 3, -1, -1), scale_factor=2, mode="bilinear"))
-        return self(gray, [maps[level] / scale for level, scale in zip(LEVELS, DEVIATIONS)])
+        return self(gray, classifier_maps(gray, classifier))
 
     def forward(self, gray: Tensor, maps: list[Tensor]) -> Embedded:
         """See `embed`; maps: the classifier's, (B, 40, H / 4, W / 4), (B, 112, H / 8, W / 8), (B, 320, H / 16, W / 16),

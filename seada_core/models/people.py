@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ..color.sizes import size_of
 from ..presets import PeopleConfig
-from .affinity import CHANNELS, DEVIATIONS, LEVELS, Residual
+from .affinity import CHANNELS, Residual, classifier_maps
 from .efficientnet import EfficientNetLite
 
 # what the cells of a person are; "other" is all that has no name here
@@ -32,9 +32,7 @@ class People(nn.Module):
 
     def look(self, gray: Tensor, classifier: EfficientNetLite) -> tuple[Tensor, Tensor]:
         """See `forward`, for grey photos (B, 1, H, W) in [0, 1], H and W multiples of 16."""
-        with torch.no_grad():
-            maps = classifier.levels(F.interpolate(gray.expand(-1, 3, -1, -1), scale_factor=2, mode="bilinear"))
-        return self([maps[level] / scale for level, scale in zip(LEVELS, DEVIATIONS)])
+        return self(classifier_maps(gray, classifier))
 
     def forward(self, maps: list[Tensor]) -> tuple[Tensor, Tensor]:
         """Logits (B, 1, h, w) of people, and (B, 14, h, w) of `WORN`, of a person's cells.
