@@ -316,8 +316,8 @@ MINI = Preset(
     adapter=AdapterConfig(length=32, width=192),
     control=ControlConfig(mapper_channels=(24, 48, 96), condition_latent=32, recognition=True, additive=True),
     diffusion=DiffusionConfig(prediction="v_prediction", zero_terminal_snr=True),
-    codec=CodecConfig(channels=(24, 64, 96, 128), blocks=(1, 3, 3, 6)),
-    tokens=TokenConfig(width=96, layers=4, heads=4),
+    codec=CodecConfig(codes=2048, channels=(24, 64, 96, 128), blocks=(1, 3, 3, 6)),
+    tokens=TokenConfig(codes=2048, width=96, layers=4, heads=4),
     captioner=CaptionerConfig(image_size=192, recognition=True),
     sampling=SamplingConfig(steps=1, guidance=1.0, size=192, saturation=1.2),
     training={

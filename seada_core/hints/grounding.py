@@ -21,6 +21,7 @@ from ..color.sizes import size_of
 from ..errors import one_line
 from ..models.captioners.decoding import normalize
 from ..models.classifier import cell_log_probabilities, class_name, class_words
+from . import people
 from .propagation import propagate
 
 if TYPE_CHECKING:
@@ -91,9 +92,9 @@ def _texts(captioner: CoCaCaptioner, things: Sequence[str]) -> Tensor:
     return F.normalize(captioner.model._encode_text(tokens.to(device))[0].float(), dim=-1)
 
 
-def _classes(things: Sequence[str]) -> list[list[int]]:
-    """For each thing, ImageNet's classes of that name."""
-    words = [set(re.findall(r"[a-z]+", names.lower())) for names in class_words()]
+def _classes(things: Sequence[str], near: bool = False) -> list[list[int]]:
+    """For each thing, ImageNet's classes that are of that kind; with `near`, those too that are seen with it."""
+    words = [set(re.findall(r"[a-z]+", (s if near else s.split("|")[0]).lower())) for s in class_words()]
     return [[i for i, names in enumerate(words) if set(re.findall(r"[a-z]+", thing)) <= names] for thing in things]
 
 
@@ -150,15 +151,21 @@ def recognized_regions(captioner: CoCaCaptioner, gray: Tensor, things: Sequence[
 
     The mean of two scores of each cell: the similarity of its embedding to the text's (CoCa pools linearly, so that a
     picture's similarity is the sum of its cells': class activation maps, Zhou et al. 2016, with words for classes), and
-    the probability of ImageNet's classes of that name. Where only one of them reaches its threshold in some cell, it
-    counts alone. A thing that is not in the photo, or that neither has a word for, scores 0 everywhere.
+    the probability of ImageNet's classes of that kind. Where only one of them reaches its threshold in some cell, it
+    counts alone. What is not worn scores less where the classes of what people wear are likely: beside the people in
+    their photos, a motorcycle's words are like its riders. A thing that is not in the photo, or that neither has a word
+    for, scores 0 everywhere.
     """
     classes, known = _classes(things), [captioner.tokenizer.knows(thing) for thing in things]
-    texts = _texts(captioner, things)
+    texts, worn = _texts(captioner, things), _classes(["worn"])[0]
+    by_people = [
+        people.kind_of(thing) is not None or not set(here).isdisjoint(worn) for thing, here in zip(things, classes)
+    ]
     seen = [_look(captioner, gray, texts, size) for size in SIZES]
     total, shape = gray.new_zeros(()), refined_size(size_of(gray))
     for size in seen:
         grid, scores = size_of(size.log_probability), []
+        dressed = size.log_probability[:, worn].logsumexp(1).exp()
         for n, (here, knows) in enumerate(zip(classes, known)):
             candidates = [(size.near[..., n].unflatten(1, grid), NEAR)] if knows else []
             if here:
@@ -166,9 +173,10 @@ def recognized_regions(captioner: CoCaCaptioner, gray: Tensor, things: Sequence[
             clear = [(x.amax((1, 2), keepdim=True) >= threshold).to(x) for x, threshold in candidates]
             weights = [x + (sum(clear) == 0) for x in clear]
             score = sum((_scaled(x) * weight for (x, _), weight in zip(candidates, weights)), gray.new_zeros(1, *grid))
-            scores.append((score / sum(weights, gray.new_zeros(1)).clamp_min(1)).expand(len(gray), *grid))
+            score = score / sum(weights, gray.new_zeros(1)).clamp_min(1) * (1 - dressed * (not by_people[n]))
+            scores.append(score.expand(len(gray), *grid))
         total = total + F.interpolate(torch.stack(scores, 1), shape, mode="bilinear")
-    there = torch.stack([_present(seen, n, *thing) for n, thing in enumerate(zip(classes, known))], 1)
+    there = torch.stack([_present(seen, n, *thing) for n, thing in enumerate(zip(_classes(things, True), known))], 1)
     return total / len(SIZES) * there[:, :, None, None].to(total)
 
 

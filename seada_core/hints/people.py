@@ -52,7 +52,7 @@ _WORN = {
 _WORDS = {word: WORN.index(kind) for kind, words in _WORN.items() for word in words.split()}
 
 
-def _kind(thing: str) -> int | None:
+def kind_of(thing: str) -> int | None:
     """The channel of a thing by its last word: 0 for people, 1 + k for `WORN[k]`, None for anything else."""
     last = (re.findall(r"[a-z]+", thing.lower()) or [""])[-1]
     for word in (last, last.removesuffix("s"), last.removesuffix("es")):
@@ -84,7 +84,7 @@ class PeopleFinder(NamedTuple):
         everyone = smoothstep(seen[:, :1], *OTHERS)
         surely = torch.cat([smoothstep(seen[:, :1], *BODY), smoothstep(seen[:, 1:], *CLOTHES)], dim=1)
         none = torch.zeros_like(surely[:, 0])
-        kinds = [_kind(thing) for thing in things]
+        kinds = [kind_of(thing) for thing in things]
         found = torch.stack([none if kind is None else surely[:, kind] for kind in kinds], dim=1)
         return _fitted(found, gray), _fitted(everyone, gray)
 

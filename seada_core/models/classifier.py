@@ -26,7 +26,8 @@ SIZE = 224
 
 @lru_cache(maxsize=1)
 def class_words() -> tuple[str, ...]:
-    """The name of each of the 1,000 classes, with related words that captions may contain."""
+    """The name of each of the 1,000 classes, with related words that captions may contain: "name: words for things of
+    this kind | words for what is seen with it"."""
     return tuple(json.loads(CLASSES.read_text(encoding="utf-8")))
 
 

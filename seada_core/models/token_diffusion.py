@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from ..presets import TokenConfig
 
 LOG_ZERO = -70.0  # below any probability that matters, above what float32 loses in exp
+COPIED = 12.0  # logits by which an untrained network prefers a token that it is given, see `TokenDiffusion.start_from`
 UNIFORM_SHARE = 0.1  # of the draws of t are uniform, which bounds the importance weights to 10
 
 
@@ -220,6 +221,26 @@ class TokenDiffusion(nn.Module):
         # For importance sampling of t: buffers, so that a resumed training draws the same t. Index 0 is t = 1.
         self.register_buffer("loss_square", torch.zeros(config.steps))
         self.register_buffer("loss_count", torch.zeros(config.steps))
+
+    @torch.no_grad()
+    def start_from(self, codebook: Tensor) -> None:
+        """Before training, make codes that lie close together in the codebook (K, code_dim) look alike.
+
+        Embeddings and the last layer become random Fourier features of the codes (Rahimi and Recht 2007), of which the
+        product falls with the codes' distance: from the start the network predicts the token that it is given, and its
+        neighbours. From random embeddings it has to learn from examples which of the K codes are near each other.
+        """
+        codes = codebook.float()
+        apart = torch.cdist(codes, codes[:: max(1, len(codes) // 256)])  # of some codes from all: sorted, 0 comes first
+        spacing = apart.sort(0).values[1].median() if len(codes) > 1 else codes.new_ones(())
+        number = -(-self.config.width // 2)
+        generator = torch.Generator().manual_seed(0)
+        widths = spacing * torch.logspace(0, 3, number, base=2.0).to(codes)  # from the spacing to eight times as wide
+        angles = codes @ (torch.randn(number, codes.shape[1], generator=generator).to(codes) / widths[:, None]).mT
+        features = torch.cat([angles.cos(), angles.sin()], 1)[:, : self.config.width]
+        for embedding in (self.embed, self.embed_z):
+            embedding.weight[:-1] = features / 2**0.5  # of the same size as random ones; the mask's stays
+        self.head.weight.copy_(features * (COPIED / (0.7 * self.config.width)))
 
     def forward(
         self, x_t: Tensor, t: Tensor, z_tokens: Tensor, gray_features: Tensor, context: Tensor | None

@@ -27,7 +27,7 @@ class Batch:
         seeds: a seed per picture for its random numbers.
         uniform: (B,) in [0, 1), stratified over the pictures of a step on all processes.
         recognized: a classifier's maps of the grey pictures, each (B, C, h, w), where they are known.
-        labels: (B, H, W) uint8, what pixels show, where it is known of all these pictures.
+        labels: (B, H, W) uint8, what pixels show, 255 where it is not known; None where that is everywhere.
     """
 
     rgb: Tensor

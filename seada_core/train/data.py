@@ -177,13 +177,17 @@ class Cache:
             label = labels_of(self.records[index], self.meta["resolution"])
             if label is not None:
                 label = label.flip(-1) if flip else label
-                labels.append(label[top * 8 : (top + cells) * 8, left * 8 : (left + cells) * 8])
+                label = label[top * 8 : (top + cells) * 8, left * 8 : (left + cells) * 8]
+            labels.append(label)
         recognized = None
         if self.recognized and not spare:  # the maps are those of whole pictures, not of crops
             recognized = [
                 torch.from_numpy(array[indices, mirror.astype(int)].astype(np.float32)) for array in self.recognized
             ]
-        known = torch.stack(labels) if len(labels) == len(rgb) else None
+        known = None
+        if any(label is not None for label in labels):
+            unknown = torch.full((crop, crop), 255, dtype=torch.uint8)
+            known = torch.stack([unknown if label is None else label for label in labels])
         return Taken(torch.stack(rgb), torch.stack(latents), recognized, known)
 
     @property

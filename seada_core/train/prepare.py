@@ -174,7 +174,8 @@ def prepare_parts(
     decoder: str | None = None,
 ) -> Parts:
     """A stage's parts: from the first folder that has their file, else from `others.base`, else new ones if the stage
-    makes them. A new controller starts from `others.control`, a new codec from TAESD's `decoder`, if given.
+    makes them. A new controller starts from `others.control`, a new codec from TAESD's `decoder`, if given, and new
+    token diffusion from the decoder's codebook.
 
     Raises:
         CheckpointError: a part that an earlier stage makes does not exist.
@@ -201,6 +202,8 @@ def prepare_parts(
                 parts[part].model.visual.classifier.load_package_weights()
             if part == "vq_decoder" and decoder is not None:
                 load_taesd(parts[part].decoder, decoder)
+            if part == "token_diffusion":
+                parts[part].start_from(parts["vq_decoder"].codebook)
     return cast(Parts, parts)
 
 

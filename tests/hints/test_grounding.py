@@ -12,6 +12,7 @@ from clipseg import tiny_clipseg
 from seada_core import steering
 from seada_core.hints import grounding
 from seada_core.hints.propagation import HINT_WEIGHT, MIN_EDGE
+from seada_core.models.classifier import class_name
 from seada_core.pipeline import Colorizer
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -154,6 +155,38 @@ def test_words_colour_known_things_and_report_unknown_ones(mini, photo):
     assert cup[2].mean() > 0.4 and cup[1].mean() > 0.1  # Cr of red
     assert steering.word_hints(mini, photo, "a cup on a table") == (None, [], [])
     assert steering.word_hints(mini, photo, "a purple zorblat")[0] is None
+
+
+def test_only_things_of_the_kind_are_looked_for_and_not_what_is_seen_with_them():
+    names = [class_name(i) for i in range(1000)]
+
+    def found(thing, near=False):
+        return {names[i] for i in grounding._classes([thing], near)[0]}
+
+    assert found("motorcycle") == {"moped", "vespa"} == found("motorcycle", near=True) - {"crash helmet"}
+    assert "volcano" in found("mountain") and "mobile home" in found("house")
+    assert not found("sky") and found("sky", near=True)
+    assert {"crash helmet", "suit", "kimono"} <= found("worn")
+
+
+def test_what_is_not_worn_is_not_where_worn_things_are(mini, photo, monkeypatch):
+    """The classifier is made to see a helmet in the upper half of the photo."""
+    helmet = [class_name(i) for i in range(1000)].index("crash helmet")
+    look = grounding._look
+
+    def seen(*arguments):
+        result = look(*arguments)
+        result.log_probability[:, :, : result.log_probability.shape[2] // 2] = -20.0
+        result.log_probability[:, helmet, : result.log_probability.shape[2] // 2] = 0.0
+        return result
+
+    captioner = mini.part("captioner")
+    before = grounding.recognized_regions(captioner, photo, ["cup", "hat"])[0]
+    monkeypatch.setattr(grounding, "_look", seen)
+    monkeypatch.setattr(grounding, "_present", lambda seen, *_: torch.ones(1, dtype=torch.bool))
+    cup, hat = grounding.recognized_regions(captioner, photo, ["cup", "hat"])[0]
+    third = cup.shape[0] // 3
+    assert before[0][:third].max() > 0.3 and cup[:third].max() < 1e-3 < hat[:third].max()
 
 
 def test_a_word_for_what_is_not_there_is_refused_with_what_is(mini, photo):

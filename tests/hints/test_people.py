@@ -32,7 +32,7 @@ from seada_core.presets import PeopleConfig
 )
 def test_the_last_word_says_what_a_thing_is(thing, kind):
     names = ("person", *WORN)
-    found = finding._kind(thing)
+    found = finding.kind_of(thing)
     assert (None if found is None else names[found]) == kind
 
 

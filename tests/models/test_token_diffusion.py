@@ -262,3 +262,21 @@ def test_tiny_training_learns_tokens_from_their_conditions():
     assert reached == {name for name, _ in model.named_parameters()}
     sampled = model.sample(z, gray, context, 20, seeds(1, 2, 3, 4))
     assert (sampled == x0).float().mean() > 0.95 > (z == x0).float().mean()
+
+
+def test_started_from_a_codebook_it_predicts_the_given_token_and_then_its_neighbours():
+    torch.manual_seed(0)
+    side = 8
+    codebook = (
+        torch.stack(torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij"), -1).flatten(0, 1) * 0.3
+    )
+    model = TokenDiffusion(TokenConfig(codes=side**2, width=128, layers=1, heads=4, context_dim=12, gray_channels=5))
+    model.start_from(codebook)
+    tokens = torch.arange(side**2)[None]
+    logits = model.eval()(tokens, torch.ones(1), tokens, torch.zeros(1, 5, side, side), None)[0].mT  # (N, K)
+    assert (logits.argmax(1) == tokens[0]).float().mean() > 0.9
+    apart = (codebook[:, None] - codebook[None]).norm(dim=2)
+    near, middle, far = (
+        logits[(apart > low) & (apart < high)].mean() for low, high in ((0.2, 0.4), (0.6, 1), (1.5, 9))
+    )
+    assert logits.diagonal().mean() > near + 0.3 > middle + 0.6 > far + 0.9

@@ -15,7 +15,7 @@ from seada_core.models.vq_decoder import VQDecoder
 from seada_core.presets import CodecConfig, TokenConfig, TrainConfig
 from seada_core.train.batches import Batch
 from seada_core.train.draws import Draws
-from seada_core.train.stages.tokens import TokensStage, corrupt
+from seada_core.train.stages.tokens import RIGHT, TokensStage, corrupt, severities
 
 TINY = TokenConfig(codes=7, width=32, layers=2, heads=2, context_dim=12, steps=100, gray_channels=5)
 
@@ -81,6 +81,14 @@ def test_the_stage_trains_token_diffusion_alone_and_repeats_for_a_seed():
 def test_the_stage_refuses_parts_that_do_not_fit():
     with pytest.raises(ValueError, match="7 codes and 6 grey channels, but vq_decoder has 7 and 5"):
         tokens_stage(gray_channels=6)
+
+
+def test_a_share_of_the_first_steps_is_right_and_small_severities_are_common():
+    drawn = severities(Draws(range(4000)))
+    assert (drawn == 0).float().mean().item() == pytest.approx(RIGHT, abs=0.03)
+    assert drawn.min() >= 0 and drawn.max() < 1
+    # of the rest, the square root is uniform: half lie below 1 / 4
+    assert (drawn[drawn > 0] < 0.25).float().mean().item() == pytest.approx(0.5, abs=0.03)
 
 
 def test_corruption_grows_with_severity_from_nothing():

@@ -20,6 +20,14 @@ from .stage import Stage
 CHROMA_TO_LATENT = ((-1.63, 1.06), (-2.86, -0.35), (-0.55, -5.48), (-4.89, -1.31))
 
 
+RIGHT = 0.25  # share of the first steps that are as they should be
+
+
+def severities(draws: Draws) -> Tensor:
+    """(B,) in [0, 1): 0 for `RIGHT` of the pictures, and small ones more often than large ones for the rest."""
+    return ((draws.uniform() - RIGHT) / (1 - RIGHT)).clamp_min(0) ** 2
+
+
 def corrupt(z: Tensor, rgb: Tensor, severity: Tensor, draws: Draws) -> Tensor:
     """A latent like those of the first diffusion step: right in structure, uncertain and uneven in colour.
 
@@ -56,8 +64,8 @@ class TokensStage(Stage):
     """Token diffusion in the space of the frozen codec, conditioned on its grey features and the frozen text parts.
 
     A training pair: x0, the tokens of the true colour latent, and z_tokens, those of the same latent `corrupt`ed at a
-    severity drawn per picture from [0, 1], so that the network learns to trust a good first step and to repair a bad
-    one. In the joint stage the first step itself makes z_tokens.
+    severity of each picture's own (`severities`), so that the network learns to trust a good first step and to repair a
+    bad one. In the joint stage the first step itself makes z_tokens.
 
     Args:
         parts: vq_decoder, semantic_encoder, semantic_adapter, token_diffusion; only the last is trained.
@@ -85,7 +93,7 @@ class TokensStage(Stage):
         with torch.autocast(z.device.type, enabled=False):  # in float32, as at inference: codes lie close together
             z = z.float()
             x0 = self.codec.encode_tokens(z, gray)
-            z_tokens = self.codec.encode_tokens(corrupt(z, rgb, draws.uniform(device=z.device), draws), gray)
+            z_tokens = self.codec.encode_tokens(corrupt(z, rgb, severities(draws).to(z.device), draws), gray)
             features = self.codec.gray_features(gray)[-1]
         context = self.semantic_adapter(self.semantic_encoder(pick_texts(batch, self.config, draws))[0])
         return x0, z_tokens, features, context
