@@ -174,4 +174,6 @@ def follow_hints(
     hints = with_kept(hints, own)
     if affinities is not None:
         chroma = to_gamut(gray, chroma + affinities.correction(chroma, gray, hints, embedded))
+        # what a place cannot show is not missing there: else a click on a highlight would tint whatever looks like it
+        hints = torch.cat([to_gamut(gray, hints[:, :2]), hints[:, 2:3]], dim=1)
     return apply_hints(chroma, gray, hints[:, :3])

@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from ..presets import TokenConfig
 
 LOG_ZERO = -70.0  # below any probability that matters, above what float32 loses in exp
-COPIED = 12.0  # logits by which an untrained network prefers a token that it is given, see `TokenDiffusion.start_from`
 UNIFORM_SHARE = 0.1  # of the draws of t are uniform, which bounds the importance weights to 10
 
 
@@ -194,6 +193,7 @@ class TokenDiffusion(nn.Module):
     (B, gray_channels, h, w) at 1/8 of the picture, and text context (B, L, context_dim), or None.
     """
 
+    codes: Tensor
     loss_square: Tensor
     loss_count: Tensor
 
@@ -213,7 +213,12 @@ class TokenDiffusion(nn.Module):
         self.blocks = nn.ModuleList(TokenBlock(width, config.heads, config.context_dim) for _ in range(config.layers))
         self.norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, config.codes)
-        for zero in (self.modulation, self.head):
+        zeros = [self.modulation, self.head]
+        if config.code_dim:
+            self.register_buffer("codes", torch.zeros(config.codes, config.code_dim))
+            self.trust = nn.Linear(width, 2)  # in the first step's token, and in that of x_t
+            zeros.append(self.trust)
+        for zero in zeros:
             nn.init.zeros_(zero.weight)
             nn.init.zeros_(zero.bias)
         for embedding in (self.embed, self.embed_z):
@@ -224,23 +229,38 @@ class TokenDiffusion(nn.Module):
 
     @torch.no_grad()
     def start_from(self, codebook: Tensor) -> None:
-        """Before training, make codes that lie close together in the codebook (K, code_dim) look alike.
+        """Before training: what the network has to know of the codebook (K, code_dim), which lies near which.
 
-        Embeddings and the last layer become random Fourier features of the codes (Rahimi and Recht 2007), of which the
-        product falls with the codes' distance: from the start the network predicts the token that it is given, and its
-        neighbours. From random embeddings it has to learn from examples which of the K codes are near each other.
+        `codes` becomes the codebook, centred, with the median distance of a code to its nearest as unit (see `_given`).
+        Embeddings become random Fourier features of the codes (Rahimi and Recht 2007): codes that lie close together
+        look alike.
         """
-        codes = codebook.float()
-        apart = torch.cdist(codes, codes[:: max(1, len(codes) // 256)])  # of some codes from all: sorted, 0 comes first
-        spacing = apart.sort(0).values[1].median() if len(codes) > 1 else codes.new_ones(())
+        codes = codebook.float() - codebook.float().mean(0)
+        if len(codes) > 1:
+            apart = torch.cdist(codes, codes[:: max(1, len(codes) // 256)])
+            codes = codes / apart.sort(0).values[1].median().clamp_min(1e-6)
+        if self.config.code_dim:
+            self.codes.copy_(codes)
         number = -(-self.config.width // 2)
         generator = torch.Generator().manual_seed(0)
-        widths = spacing * torch.logspace(0, 3, number, base=2.0).to(codes)  # from the spacing to eight times as wide
+        widths = torch.logspace(0, 3, number, base=2.0).to(codes)  # from the unit to eight times as wide
         angles = codes @ (torch.randn(number, codes.shape[1], generator=generator).to(codes) / widths[:, None]).mT
         features = torch.cat([angles.cos(), angles.sin()], 1)[:, : self.config.width]
         for embedding in (self.embed, self.embed_z):
             embedding.weight[:-1] = features / 2**0.5  # of the same size as random ones; the mask's stays
-        self.head.weight.copy_(features * (COPIED / (0.7 * self.config.width)))
+
+    def _given(self, h: Tensor, z_tokens: Tensor, x_t: Tensor) -> Tensor:
+        """Log-densities (B, N, K), up to a constant, of the codes in Gaussians around the tokens that are given.
+
+        Their precision is learned, and is of each place's own: so the network can repeat a token that it trusts, or
+        stay near one that it half trusts, without learning K codes by heart. A token that is not given says nothing.
+        """
+        with torch.autocast(h.device.type, enabled=False):  # half precision cannot tell codes apart
+            codes, trust = self.codes.float(), F.softplus(self.trust(h.to(self.trust.weight))).float()
+            given = torch.stack([z_tokens, x_t], -1)
+            trust = trust * (given < self.config.codes)  # (B, N, 2)
+            around = (codes[given.clamp(max=self.config.codes - 1)] * trust[..., None]).sum(2)
+            return 2 * around @ codes.mT - trust.sum(-1, keepdim=True) * codes.square().sum(1)
 
     def forward(
         self, x_t: Tensor, t: Tensor, z_tokens: Tensor, gray_features: Tensor, context: Tensor | None
@@ -261,7 +281,11 @@ class TokenDiffusion(nn.Module):
         angles = rotary_angles(height, width, h.shape[-1] // self.config.heads, h.device)
         for block in self.blocks:
             h = block(h, modulation, angles, context)
-        return self.head(self.norm(h)).mT
+        h = self.norm(h)
+        logits = self.head(h)
+        if self.config.code_dim:
+            logits = logits + self._given(h, z_tokens, x_t)
+        return logits.mT
 
     def time_probabilities(self) -> Tensor:
         """(T,) chances of drawing t = 1..T: proportional to the rms loss at t (VQ-Diffusion), uniform at first."""

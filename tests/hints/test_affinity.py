@@ -132,6 +132,27 @@ def test_hints_are_exact_where_they_are(affinities):
 # --- how far hints spread, and places that keep their colour ---------------------------------------------------------
 
 
+class ReachesNothing(Affinities):
+    """A part for which every hint stays where it is."""
+
+    __slots__ = ()
+
+    def correction(self, chroma, gray, hint_map, embedded=None):
+        return torch.zeros_like(chroma)
+
+
+def test_a_click_on_a_highlight_tints_nothing_that_merely_looks_like_it():
+    """White cannot show the asked red, what lies around it could."""
+    gray = torch.full((1, 1, 48, 64), 0.95)
+    gray[..., 20:28, 20:28] = 0.99
+    chroma = follow_hints(
+        torch.zeros(1, 2, 48, 64), gray, drawn(Hint(24, 24, "#c02020", radius=2)), None, ReachesNothing(None, None)
+    )
+    at_click = chroma[0, :, 24, 24]
+    assert 0 < at_click.norm() < 0.03  # as much as white can show
+    assert chroma.norm(dim=1).max() < at_click.norm() + 1e-3
+
+
 def drawn(*hints: Hint) -> torch.Tensor:
     return hint_map(hints, (48, 64), (48, 64))
 
