@@ -114,7 +114,7 @@ class SeAdaColorize(io.ComfyNode):
         with torch.inference_mode(False):
             photos = bridge.gray(image)
             bundle.load("unet", "semantic_encoder", "semantic_adapter", "controlnet_rca", "hint_encoder", "vq_decoder")
-            bundle.load("affinity")
+            bundle.load("affinity", "people")
             if not prompt.strip():
                 bundle.load("captioner")
             options = ColorizeOptions(

@@ -24,9 +24,8 @@ from ..seada_core.color.merging import merge_chroma
 from ..seada_core.color.sizes import size_of
 from ..seada_core.color.spaces import luminance
 from ..seada_core.files.hint_format import Hint, Stroke, parse_hints
-from ..seada_core.hints.affinity import Affinities, affinities_of, follow_hints, with_kept
+from ..seada_core.hints.affinity import Affinities, Seen, affinities_of, follow_hints, with_kept
 from ..seada_core.hints.maps import hint_map
-from ..seada_core.models.affinity import Embedded
 from ..seada_core.weights import part_files
 from . import bridge
 
@@ -107,14 +106,14 @@ def embedded_affinities() -> Affinities:
 
 
 @lru_cache(maxsize=4)
-def _embeddings(pixels: bytes, size: tuple[int, int]) -> Embedded:
+def _seen(pixels: bytes, size: tuple[int, int]) -> Seen:
     with torch.inference_mode(False):
-        return embedded_affinities().embed(torch.frombuffer(bytearray(pixels), dtype=torch.float32).view(1, 1, *size))
+        return embedded_affinities().look(torch.frombuffer(bytearray(pixels), dtype=torch.float32).view(1, 1, *size))
 
 
-def embeddings(gray: Tensor) -> Embedded:
+def seen(gray: Tensor) -> Seen:
     """Of a small picture (1, 1, h, w): they stay the same while hints are painted on it."""
-    return _embeddings(gray.numpy().tobytes(), size_of(gray))
+    return _seen(gray.numpy().tobytes(), size_of(gray))
 
 
 def colored(request: Request) -> bytes:
@@ -124,7 +123,7 @@ def colored(request: Request) -> bytes:
     chroma = torch.zeros_like(gray).repeat(1, 2, 1, 1)
     if request.hints:
         with torch.inference_mode(False):
-            chroma = follow_hints(chroma, gray, hints, None, embedded_affinities(), embeddings(gray))
+            chroma = follow_hints(chroma, gray, hints, None, embedded_affinities(), seen(gray))
     return png(merge_chroma(chroma, gray))
 
 
@@ -142,7 +141,7 @@ def region(request: Request) -> bytes:
     with torch.inference_mode(False):
         marked = with_kept(hints, grey)
         marked = torch.cat([own, grey[:, :1], marked[:, 2:]], dim=1)  # what this hint changes alone
-        share = embedded_affinities().correction(grey, gray, marked, embeddings(gray))[:, :1]
+        share = embedded_affinities().correction(grey, gray, marked, seen(gray))[:, :1]
     return png(torch.maximum(share, own).clamp(0, 1))
 
 

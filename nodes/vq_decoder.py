@@ -114,7 +114,7 @@ class SeAdaVQDecode(io.ComfyNode):
             bridge.check_shape(size_of(z), photo_size)
             size = decode_size(photo_size, max(DECODE_SIZE, 8 * min(z.shape[-2:])))
             context = None if not conditioning else bridge.rows(conditioning[0][0].clone(), len(z), "the texts")
-            hinted = () if hints is None else ("controlnet_rca", "affinity")
+            hinted = () if hints is None else ("controlnet_rca", "affinity", "people")
             seada.load("vq_decoder", *hinted, *(["token_diffusion"] if token_steps else []))
             options = ColorizeOptions(
                 saturation=saturation * seada.preset.sampling.saturation,

@@ -90,8 +90,8 @@ def _masks(
     if affinities is None:
         masks = (2.2 * grounding.refine(gray.cpu(), scores.cpu()) - 0.4).clamp(0, 1)  # doubtful pixels count less
     else:
-        embedded = affinities.embed(here)
-        masks = torch.cat([affinities.region(here, score, embedded) for score in scores.split(1, dim=1)], 1).cpu()
+        seen = affinities.look(here)
+        masks = torch.cat([affinities.region(here, score, seen) for score in scores.split(1, dim=1)], 1).cpu()
     if own is not None:
         own = F.interpolate(own.cpu(), size_of(masks), mode="bilinear")
         masks = torch.where(own.amax((2, 3), keepdim=True) > 0, own, masks)

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from ..color.merging import merge_chroma, to_gamut, upsample_chroma
 from ..color.sizes import resize, size_of
 from ..color.spaces import rgb_to_ycbcr
-from ..models.affinity import Affinity, Embedded
+from ..models.affinity import Affinity, Embedded, classifier_maps
 from ..models.efficientnet import EfficientNetLite
+from ..models.people import WORN, People
 from .maps import apply_hints, resize_hint_map
 
 MOST_HINTS = 1024  # cells with hints of a picture; more are thinned out
@@ -23,6 +24,8 @@ SPREAD = 4.0  # logits that a hint of the spread 1 gains over no hint
 SEEDS = 0.45, 0.87  # of a thing's best score: cells up to the first are surely around it, from the second surely in it
 GROWN = 0.2, 0.8  # the same of its highest share of a cell, for the second pass
 REGION = 0.3, 0.7  # of its highest share: what is surely not of its region, and what surely is
+BARE = ("skin", "hair")  # of people: what no colour of their clothes reaches, nor of each other
+SURELY = 0.5, 0.9  # probability of these or of clothes: surely not, and surely
 
 
 def hint_cells(hint_map: Tensor, most: int = MOST_HINTS) -> tuple[Tensor, Tensor, Tensor]:
@@ -73,61 +76,98 @@ def smoothstep(x: Tensor, low: float, high: float) -> Tensor:
     return x * x * (3 - 2 * x)
 
 
+class Seen(NamedTuple):
+    """What is known of photos before there are hints."""
+
+    embedded: Embedded
+    body: Tensor | None  # (B, 3, h, w) in [0, 1]: of people, skin, hair, and what they wear; None without that part
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """The cells (h, w)."""
+        return size_of(self.embedded[0])
+
+
 class Affinities(NamedTuple):
-    """The part that says how far hints reach, and the classifier whose features it takes: the controller's."""
+    """The parts that say how far hints reach, and the classifier whose features they take: the controller's."""
 
     affinity: Affinity
     classifier: EfficientNetLite
+    people: People | None = None
 
     @torch.no_grad()
-    def embed(self, gray: Tensor) -> Embedded:
-        """What `Affinity.embed` says of grey photos (B, 1, H, W) in [0, 1]; it does not depend on hints."""
+    def look(self, gray: Tensor) -> Seen:
+        """What is to be known of grey photos (B, 1, H, W) in [0, 1]; it does not depend on hints."""
         small = resize(gray, embedded_size(size_of(gray), self.affinity.config.size)).clamp(0, 1)
-        return self.affinity.embed(small.to(self.affinity.out.weight), self.classifier)
+        small = small.to(self.affinity.out.weight)
+        maps = classifier_maps(small, self.classifier)
+        return Seen(self.affinity(small, maps), None if self.people is None else _body(*self.people(maps)))
 
-    def shares(self, embedded: Embedded, hint_map: Tensor) -> tuple[Tensor, Tensor]:
+    def shares(self, seen: Seen, hint_map: Tensor) -> tuple[Tensor, Tensor]:
         """How much of each hint arrives at each cell (B, N, h, w), and the hints' chroma (B, N, 2).
 
+        A hint on somebody's clothes does not reach their skin or hair, however much they are one thing.
+
         Args:
-            hint_map: (B, 3 or 5, h, w), on the grid (h, w) of the embeddings.
+            hint_map: (B, 3 or 5, h, w), on the grid (h, w) of the cells.
         """
         places, values, valid = hint_cells(hint_map)
-        return self.affinity.shares(embedded, places, valid, reach(values)).to(values), values[..., :2]
+        shares = self.affinity.shares(seen.embedded, places, valid, reach(values)).to(values)
+        if seen.body is not None:
+            shares = shares * (1 - _differs(seen.body.to(values), places))
+        return shares, values[..., :2]
 
     @torch.no_grad()
-    def correction(self, chroma: Tensor, gray: Tensor, hint_map: Tensor, embedded: Embedded | None = None) -> Tensor:
+    def correction(self, chroma: Tensor, gray: Tensor, hint_map: Tensor, seen: Seen | None = None) -> Tensor:
         """What hints (B, 3 or 5, H, W) change in a photo's chroma (B, 2, H, W); gray (B, 1, H, W) in [0, 1].
 
         The difference between a hint and the chroma there arrives at each place in the hint's share, brought to full
-        size with the luminance as guide. What is doubtful is decided, see `DECIDED`. `embedded`: of the photos, if it
+        size with the luminance as guide. What is doubtful is decided, see `DECIDED`. `seen`: of the photos, if it
         is there already. Returns (B, 2, H, W). Places that keep their colour are hints of that colour, see `with_kept`.
         """
         missing = torch.where(hint_map[:, 2:3] > 0, hint_map[:, :2] - chroma, 0)
         missing = torch.cat([missing, hint_map[:, 2:]], dim=1)
-        embedded = self.embed(gray) if embedded is None else embedded
-        shares, differences = self.shares(embedded, resize_hint_map(missing, size_of(embedded[0])))
+        seen = self.look(gray) if seen is None else seen
+        shares, differences = self.shares(seen, resize_hint_map(missing, seen.size))
         total = shares.sum(1, keepdim=True)
         shares = shares * (smoothstep(total, *DECIDED) / total.clamp_min(1e-6))
         return upsample_chroma(torch.einsum("bnc,bnhw->bchw", differences, shares), gray)
 
     @torch.no_grad()
-    def region(self, gray: Tensor, score: Tensor, embedded: Embedded) -> Tensor:
+    def region(self, gray: Tensor, score: Tensor, seen: Seen) -> Tensor:
         """The region (B, 1, H, W) in [0, 1] of a thing: what belongs together with the best cells of its scores rather
         than with the cells of low ones. The second of two passes starts from what is certain after the first.
 
         Args:
             gray: photos (B, 1, H, W) in [0, 1].
             score: (B, 1, any h, any w) in [0, 1]; where it is 0 everywhere, so is the region.
-            embedded: of the photos, the same for all things.
+            seen: of the photos, the same for all things.
         """
-        here = F.interpolate(score, size_of(embedded[0]), mode="bilinear")
+        here = F.interpolate(score, seen.size, mode="bilinear")
         found = here / here.amax((2, 3), keepdim=True).clamp_min(1e-6)
         for around, inside in (SEEDS, GROWN):
-            shares, values = self.shares(embedded, _seeds(found <= around, found >= inside))
+            shares, values = self.shares(seen, _seeds(found <= around, found >= inside))
             found = torch.einsum("bn,bnhw->bhw", values[..., 0], shares)[:, None]
             found = found / found.amax((2, 3), keepdim=True).clamp_min(1e-6)
         found = smoothstep(found, *REGION)
         return upsample_chroma(found.expand(-1, 2, -1, -1), gray)[:, :1].clamp(0, 1)
+
+
+def _body(person: Tensor, worn: Tensor) -> Tensor:
+    """What `Seen.body` is, of what `People` returns."""
+    chance = person.sigmoid() * worn.softmax(1)
+    bare = chance[:, [WORN.index(name) for name in BARE]]
+    clothes = chance.sum(1, keepdim=True) - bare.sum(1, keepdim=True)
+    return smoothstep(torch.cat([bare, clothes], 1), *SURELY)
+
+
+def _differs(body: Tensor, places: Tensor) -> Tensor:
+    """How surely cells are another kind of `Seen.body` (B, 3, h, w) than those at places (B, N, 2): (B, N, h, w)."""
+    cells = body.flatten(2)
+    index = (places[..., 0] * body.shape[3] + places[..., 1])[:, None].expand(-1, body.shape[1], -1)
+    here = cells.gather(2, index)  # (B, 3, N)
+    both = here.sum(1)[..., None] * cells.sum(1)[:, None]
+    return (both - here.mT @ cells).clamp(0, 1).unflatten(2, size_of(body))
 
 
 def _seeds(around: Tensor, inside: Tensor) -> Tensor:
@@ -149,7 +189,10 @@ def classifier_of_control(has: Callable[[str], bool], part: Callable[[str], nn.M
 def affinities_of(has: Callable[[str], bool], part: Callable[[str], nn.Module]) -> Affinities | None:
     """Those of a model that has the part, and a controller with a classifier."""
     classifier = classifier_of_control(has, part) if has("affinity") else None
-    return None if classifier is None else Affinities(cast("Affinity", part("affinity")), classifier)
+    if classifier is None:
+        return None
+    people = cast("People", part("people")) if has("people") else None
+    return Affinities(cast("Affinity", part("affinity")), classifier, people)
 
 
 def follow_hints(
@@ -158,7 +201,7 @@ def follow_hints(
     hints: Tensor | None,
     soft_hints: Tensor | None,
     affinities: Affinities | None,
-    embedded: Embedded | None = None,
+    seen: Seen | None = None,
 ) -> Tensor:
     """A photo's chroma (B, 2, H, W) in the colours of hint maps (B, 3, H, W); gray (B, 1, H, W).
 
@@ -173,7 +216,7 @@ def follow_hints(
         return chroma
     hints = with_kept(hints, own)
     if affinities is not None:
-        chroma = to_gamut(gray, chroma + affinities.correction(chroma, gray, hints, embedded))
+        chroma = to_gamut(gray, chroma + affinities.correction(chroma, gray, hints, seen))
         # what a place cannot show is not missing there: else a click on a highlight would tint whatever looks like it
         hints = torch.cat([to_gamut(gray, hints[:, :2]), hints[:, 2:3]], dim=1)
     return apply_hints(chroma, gray, hints[:, :3])

@@ -14,6 +14,7 @@ from seada_core.hints.affinity import Affinities, affinities_of, embedded_size, 
 from seada_core.hints.maps import hint_map
 from seada_core.models.affinity import Affinity
 from seada_core.models.efficientnet import EfficientNetLite0
+from seada_core.models.people import WORN
 from seada_core.pipeline import Colorizer
 from seada_core.presets import AffinityConfig
 
@@ -93,7 +94,7 @@ def test_embedded_sizes():
 def test_a_thing_without_a_score_has_no_region(affinities):
     gray, score = grays(2), torch.zeros(2, 1, 6, 8)
     score[1, 0, 3, 3] = 0.9
-    region = affinities.region(gray, score, affinities.embed(gray))
+    region = affinities.region(gray, score, affinities.look(gray))
     assert region.shape == gray.shape and region[0].max() == 0
     assert region[1].min() >= 0 and region[1].max() <= 1
 
@@ -132,12 +133,33 @@ def test_hints_are_exact_where_they_are(affinities):
 # --- how far hints spread, and places that keep their colour ---------------------------------------------------------
 
 
+def test_clothes_skin_and_hair_are_told_apart_where_they_are_sure():
+    """Against the sum over pairs of different kinds, written out."""
+    body = torch.rand(2, 3, 4, 5, generator=torch.Generator().manual_seed(3)) / 3
+    places = torch.tensor([[[0, 0], [3, 4]], [[1, 2], [2, 2]]])
+    found = by_affinity._differs(body, places)
+    for b in range(2):
+        for n, (y, x) in enumerate(places[b].tolist()):
+            for i in range(4):
+                for j in range(5):
+                    pairs = [(p, q) for p in range(3) for q in range(3) if p != q]
+                    expected = sum(float(body[b, p, y, x] * body[b, q, i, j]) for p, q in pairs)
+                    assert float(found[b, n, i, j]) == pytest.approx(expected, abs=1e-5)
+    logits = torch.full((1, len(WORN), 1, 4), -20.0)
+    for cell, kind in enumerate(("skin", "hair", "dress")):
+        logits[0, WORN.index(kind), 0, cell] = 0
+    logits[0, WORN.index("skin"), 0, 3] = logits[0, WORN.index("dress"), 0, 3] = 0  # one as likely as the other
+    seen = by_affinity._body(torch.full((1, 1, 1, 4), 9.0), logits)
+    assert torch.allclose(seen[0, :, 0].mT, torch.tensor([[1.0, 0, 0], [0, 1, 0], [0, 0, 1], [0, 0, 0]]), atol=1e-2)
+    assert not by_affinity._body(torch.full((1, 1, 1, 4), -9.0), logits).round(decimals=2).any()  # nobody there
+
+
 class ReachesNothing(Affinities):
     """A part for which every hint stays where it is."""
 
     __slots__ = ()
 
-    def correction(self, chroma, gray, hint_map, embedded=None):
+    def correction(self, chroma, gray, hint_map, seen=None):
         return torch.zeros_like(chroma)
 
 
@@ -213,5 +235,5 @@ def test_cells_with_low_scores_are_not_of_the_region():
     affinities = affinities_of(colorizer.has, colorizer.part)
     gray, score = torch.full((1, 1, 64, 96), 0.5), torch.zeros(1, 1, 8, 12)
     score[..., :5] = 1
-    region = affinities.region(gray, score, affinities.embed(gray))
+    region = affinities.region(gray, score, affinities.look(gray))
     assert region[..., :24].mean() > 0.9 and region[..., -24:].mean() < 0.1

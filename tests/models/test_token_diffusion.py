@@ -303,9 +303,23 @@ def test_given_tokens_are_gaussians_of_learned_precision():
             if given < 64:
                 expected[n] -= precision * apart[given]
     with torch.no_grad():
-        found = model._given(h, z, x)[0]
+        found = model._near(h, *model._given(z, x))[0]
         assert torch.allclose(found.log_softmax(1), expected.log_softmax(1), rtol=1e-4, atol=1e-2)
         assert torch.allclose(found[2:4].log_softmax(1).exp(), torch.full((2, 64), 1 / 64))
         # at first a network repeats what both tokens say
         logits = model(z.clamp(max=63), torch.ones(1), z.clamp(max=63), gray, None)[0]
     assert torch.equal(logits.argmax(0), z[0].clamp(max=63))
+
+
+@torch.no_grad()
+def test_the_codes_around_a_place_are_seen_and_masks_have_none():
+    model, codebook = started()
+    z, x = torch.randint(64, (1, 64)), torch.full((1, 64), 64)
+    seen = model._surroundings(*model._given(z, x), (8, 8))[0]
+    centred = (codebook - codebook.mean(0)) / 0.3 / 8
+    maps = torch.cat([centred[z[0]], torch.ones(64, 1), torch.zeros(64, 3)], 1)  # of x_t nothing
+    assert torch.allclose(seen, model.around(maps.mT.view(1, 6, 8, 8))[0].flatten(1).mT, atol=1e-5)
+    changed = z.clone()
+    changed[0, 27] = (z[0, 27] + 9) % 64
+    moved = (model._surroundings(*model._given(changed, x), (8, 8))[0] - seen).abs().sum(1).view(8, 8) > 1e-6
+    assert moved[1:6, 1:6].all() and moved.sum() == 25  # row 3, column 3, and two places around
