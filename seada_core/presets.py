@@ -126,7 +126,6 @@ class TokenConfig:
     """Mask-and-replace token diffusion, EDN Eq. 6."""
 
     codes: int = setting(1024, "K")
-    code_dim: int = setting(0, "of the decoder's codebook, codec.code-dim; 0: the network does not know it", low=0)
     width: int = setting(192)
     layers: int = setting(6, high=128)
     heads: int = setting(6, high=1024)
@@ -270,7 +269,7 @@ _SD15 = TrainConfig(micro_batch=8, frozen="bf16")
 
 SD15 = Preset(
     "sd15",
-    tokens=TokenConfig(code_dim=4, width=512, layers=12, heads=8, context_dim=768),
+    tokens=TokenConfig(width=512, layers=12, heads=8, context_dim=768),
     training={
         "captioner": _SD15,
         "codec": replace(_SD15, steps=44_000, crop=256),  # EDN, Table 3, as tokens' 42 000
@@ -318,7 +317,7 @@ MINI = Preset(
     control=ControlConfig(mapper_channels=(24, 48, 96), condition_latent=32, recognition=True, additive=True),
     diffusion=DiffusionConfig(prediction="v_prediction", zero_terminal_snr=True),
     codec=CodecConfig(codes=2048, channels=(24, 64, 96, 128), blocks=(1, 3, 3, 6)),
-    tokens=TokenConfig(codes=2048, code_dim=4, width=96, layers=4, heads=4),
+    tokens=TokenConfig(codes=2048, width=96, layers=4, heads=4),
     captioner=CaptionerConfig(image_size=192, recognition=True),
     sampling=SamplingConfig(steps=1, guidance=1.0, size=192, saturation=1.2),
     training={

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ..presets import TokenConfig
 
 LOG_ZERO = -70.0  # below any probability that matters, above what float32 loses in exp
-CODE_SCALE = 8.0  # of a codebook's width, in units of its codes' distances
+COPIED = 12.0  # logits by which an untrained network prefers a token that it is given, see `TokenDiffusion.start_from`
 UNIFORM_SHARE = 0.1  # of the draws of t are uniform, which bounds the importance weights to 10
 
 
@@ -194,7 +194,6 @@ class TokenDiffusion(nn.Module):
     (B, gray_channels, h, w) at 1/8 of the picture, and text context (B, L, context_dim), or None.
     """
 
-    codes: Tensor
     loss_square: Tensor
     loss_count: Tensor
 
@@ -214,18 +213,7 @@ class TokenDiffusion(nn.Module):
         self.blocks = nn.ModuleList(TokenBlock(width, config.heads, config.context_dim) for _ in range(config.layers))
         self.norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, config.codes)
-        zeros = [self.modulation, self.head]
-        if config.code_dim:
-            self.register_buffer("codes", torch.zeros(config.codes, config.code_dim))
-            # from the codes of both token maps around each place: how far they agree, and how smooth they are
-            self.around = nn.Sequential(
-                nn.Conv2d(2 * (config.code_dim + 1), width, 3, padding=1),
-                nn.GELU(),
-                nn.Conv2d(width, width, 3, padding=1),
-            )
-            self.trust = nn.Linear(width, 2)  # in the first step's token, and in that of x_t
-            zeros.append(self.trust)
-        for zero in zeros:
+        for zero in (self.modulation, self.head):
             nn.init.zeros_(zero.weight)
             nn.init.zeros_(zero.bias)
         for embedding in (self.embed, self.embed_z):
@@ -236,46 +224,23 @@ class TokenDiffusion(nn.Module):
 
     @torch.no_grad()
     def start_from(self, codebook: Tensor) -> None:
-        """Before training: what the network has to know of the codebook (K, code_dim), which lies near which.
+        """Before training, make codes that lie close together in the codebook (K, code_dim) look alike.
 
-        `codes` becomes the codebook, centred, with the median distance of a code to its nearest as unit (see `_near`).
-        Embeddings become random Fourier features of the codes (Rahimi and Recht 2007): codes that lie close together
-        look alike.
+        Embeddings and the last layer become random Fourier features of the codes (Rahimi and Recht 2007), of which the
+        product falls with the codes' distance: from the start the network predicts the token that it is given, and its
+        neighbours. From random embeddings it has to learn from examples which of the K codes are near each other.
         """
-        codes = codebook.float() - codebook.float().mean(0)
-        if len(codes) > 1:
-            apart = torch.cdist(codes, codes[:: max(1, len(codes) // 256)])
-            codes = codes / apart.sort(0).values[1].median().clamp_min(1e-6)
-        if self.config.code_dim:
-            self.codes.copy_(codes)
+        codes = codebook.float()
+        apart = torch.cdist(codes, codes[:: max(1, len(codes) // 256)])  # of some codes from all: sorted, 0 comes first
+        spacing = apart.sort(0).values[1].median() if len(codes) > 1 else codes.new_ones(())
         number = -(-self.config.width // 2)
         generator = torch.Generator().manual_seed(0)
-        widths = torch.logspace(0, 3, number, base=2.0).to(codes)  # from the unit to eight times as wide
+        widths = spacing * torch.logspace(0, 3, number, base=2.0).to(codes)  # from the spacing to eight times as wide
         angles = codes @ (torch.randn(number, codes.shape[1], generator=generator).to(codes) / widths[:, None]).mT
         features = torch.cat([angles.cos(), angles.sin()], 1)[:, : self.config.width]
         for embedding in (self.embed, self.embed_z):
             embedding.weight[:-1] = features / 2**0.5  # of the same size as random ones; the mask's stays
-
-    def _given(self, z_tokens: Tensor, x_t: Tensor) -> tuple[Tensor, Tensor]:
-        """The codes (B, N, 2, code_dim) of both token maps, and whether there are any (B, N, 2): a mask has none."""
-        tokens = torch.stack([z_tokens, x_t], -1)
-        return self.codes[tokens.clamp(max=self.config.codes - 1)], tokens < self.config.codes
-
-    def _surroundings(self, codes: Tensor, known: Tensor, size: tuple[int, int]) -> Tensor:
-        """Features (B, N, width) of the codes around each place, see `_given`."""
-        seen = torch.cat([codes * known[..., None] / CODE_SCALE, known[..., None].to(codes)], -1)
-        return self.around(seen.flatten(2).mT.unflatten(2, size)).flatten(2).mT
-
-    def _near(self, h: Tensor, codes: Tensor, known: Tensor) -> Tensor:
-        """Log-densities (B, N, K), up to a constant, of all codes in Gaussians around those that are given.
-
-        Their precision is learned, and is of each place's own: so the network can repeat a token that it trusts, or
-        stay near one that it half trusts, without learning K codes by heart. A mask says nothing.
-        """
-        with torch.autocast(h.device.type, enabled=False):  # half precision cannot tell codes apart
-            trust = F.softplus(self.trust(h.to(self.trust.weight))).float() * known
-            every, mean = self.codes.float(), (codes.float() * trust[..., None]).sum(2)
-            return 2 * mean @ every.mT - trust.sum(-1, keepdim=True) * every.square().sum(1)
+        self.head.weight.copy_(features * (COPIED / (0.7 * self.config.width)))
 
     def forward(
         self, x_t: Tensor, t: Tensor, z_tokens: Tensor, gray_features: Tensor, context: Tensor | None
@@ -291,19 +256,12 @@ class TokenDiffusion(nn.Module):
         if context is None:
             context = self.null_context.expand(batch, -1, -1)
         h = self.embed(x_t) + self.embed_z(z_tokens) + self.embed_gray(gray_features).flatten(2).mT
-        given = self._given(z_tokens, x_t) if self.config.code_dim else None
-        if given is not None:
-            h = h + self._surroundings(*given, (height, width))
         time = self.embed_time(time_embedding(t, h.shape[-1]).to(h.dtype))
         modulation = self.modulation(time).unflatten(-1, (6, -1))
         angles = rotary_angles(height, width, h.shape[-1] // self.config.heads, h.device)
         for block in self.blocks:
             h = block(h, modulation, angles, context)
-        h = self.norm(h)
-        logits = self.head(h)
-        if given is not None:
-            logits = logits + self._near(h, *given)
-        return logits.mT
+        return self.head(self.norm(h)).mT
 
     def time_probabilities(self) -> Tensor:
         """(T,) chances of drawing t = 1..T: proportional to the rms loss at t (VQ-Diffusion), uniform at first."""

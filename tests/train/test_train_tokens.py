@@ -81,8 +81,6 @@ def test_the_stage_trains_token_diffusion_alone_and_repeats_for_a_seed():
 def test_the_stage_refuses_parts_that_do_not_fit():
     with pytest.raises(ValueError, match="7 codes and 6 grey channels, but vq_decoder has 7 and 5"):
         tokens_stage(gray_channels=6)
-    with pytest.raises(ValueError, match="codes of 3 numbers, but vq_decoder's have 4"):
-        tokens_stage(code_dim=3)
 
 
 def test_a_share_of_the_first_steps_is_right_and_small_severities_are_common():

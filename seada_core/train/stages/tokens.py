@@ -84,11 +84,6 @@ class TokensStage(Stage):
                 f"token_diffusion is made for {wanted.codes} codes and {wanted.gray_channels} grey channels, but "
                 f"vq_decoder has {found.codes} and {found.gray_channels[-1]}: set `tokens` to match `codec`"
             )
-        if wanted.code_dim not in (0, found.code_dim):
-            raise ValueError(
-                f"token_diffusion is made for codes of {wanted.code_dim} numbers, but vq_decoder's have "
-                f"{found.code_dim}: set tokens.code-dim to that, or to 0"
-            )
 
     @torch.no_grad()
     def pair(self, batch: Batch, draws: Draws) -> tuple[Tensor, Tensor, Tensor, Tensor]:
