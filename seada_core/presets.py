@@ -318,6 +318,7 @@ MINI = Preset(
     diffusion=DiffusionConfig(prediction="v_prediction", zero_terminal_snr=True),
     codec=CodecConfig(codes=2048, channels=(24, 64, 96, 128), blocks=(1, 3, 3, 6)),
     tokens=TokenConfig(codes=2048, width=96, layers=4, heads=4),
+    affinity=AffinityConfig(width=96, heads=6),
     captioner=CaptionerConfig(image_size=192, recognition=True),
     sampling=SamplingConfig(steps=1, guidance=1.0, size=192, saturation=1.2),
     training={

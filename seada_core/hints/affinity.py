@@ -23,7 +23,7 @@ LONGEST = 4
 SPREAD = 4.0  # logits that a hint of the spread 1 gains over no hint
 SEEDS = 0.45, 0.87  # of a thing's best score: cells up to the first are surely around it, from the second surely in it
 GROWN = 0.2, 0.8  # the same of its highest share of a cell, for the second pass
-REGION = 0.3, 0.7  # of its highest share: what is surely not of its region, and what surely is
+REGION = 0.5, 0.8  # of its highest share: what is surely not of its region, and what surely is
 BARE = ("skin", "hair")  # of people: what no colour of their clothes reaches, nor of each other
 SURELY = 0.5, 0.9  # probability of these or of clothes: surely not, and surely
 
