@@ -15,7 +15,7 @@ from torch import Tensor
 from torchvision.transforms.functional import to_tensor
 
 from seada_core import steering
-from seada_core.files.hint_format import parse_hints
+from seada_core.files.hint_format import KEEP, parse_hints
 from seada_core.hints.masks import mask_hints
 from seada_core.hints.palettes import load_schemes
 from seada_core.pipeline import Colorizer
@@ -48,7 +48,7 @@ def hinted(name: str, photo: Image.Image, colorizer: Colorizer, **options) -> Im
     draw = ImageDraw.Draw(sheet)
     for hint in hints:
         x, y = (place * SIZE[0] / photo.width for place in (hint.x, hint.y))
-        draw.ellipse((x - 11, y - 11, x + 11, y + 11), fill=hint.color, outline="white", width=3)
+        draw.ellipse((x - 11, y - 11, x + 11, y + 11), fill=None if hint.color == KEEP else hint.color, outline="white", width=3)
     return sheet
 
 
