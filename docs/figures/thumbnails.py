@@ -48,7 +48,9 @@ def hinted(name: str, photo: Image.Image, colorizer: Colorizer, **options) -> Im
     draw = ImageDraw.Draw(sheet)
     for hint in hints:
         x, y = (place * SIZE[0] / photo.width for place in (hint.x, hint.y))
-        draw.ellipse((x - 11, y - 11, x + 11, y + 11), fill=None if hint.color == KEEP else hint.color, outline="white", width=3)
+        draw.ellipse(
+            (x - 11, y - 11, x + 11, y + 11), fill=None if hint.color == KEEP else hint.color, outline="white", width=3
+        )
     return sheet
 
 

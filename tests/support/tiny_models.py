@@ -12,11 +12,13 @@ from seada_core import presets
 from seada_core.models.tokenizer import Tokenizer
 from seada_core.weights import part_files
 
+TOKENS = presets.TokenConfig(codes=1024, width=32, layers=1, heads=2, context_dim=32)
+
 
 def make_tiny_parts(captions):
     """Random parts of all kinds but the captioner, of which no weight is zero; and their preset."""
     torch.manual_seed(0)
-    preset = replace(make_tiny_preset(), tokens=presets.TokenConfig(width=32, layers=1, heads=2, context_dim=32))
+    preset = replace(make_tiny_preset(), tokens=TOKENS)
     tokenizer = Tokenizer.from_captions(captions, 16, 64)
     parts = {p: part_files.build(p, preset, tokenizer) for p in part_files.SECTIONS if p != "captioner"}
     for module in parts.values():
@@ -38,6 +40,7 @@ def make_tiny_preset():
         adapter=presets.AdapterConfig(length=16, width=32),
         control=presets.ControlConfig(additive=True, head_dim=16),
         hint=presets.HintConfig(channels=(8, 16, 16)),
+        codec=replace(presets.MINI.codec, codes=TOKENS.codes),
         sampling=presets.SamplingConfig(steps=3, guidance=2.0, size=64),
     )
 
@@ -46,8 +49,7 @@ def write_tiny_model(folder: Path, preset, source: Path) -> None:
     """All parts of the tiny model, those that `tiny_model` lacks among them."""
     shutil.copytree(source, folder)
     captions = presets.CaptionerConfig(image_size=32, vision_channels=(8, 8, 8, 16), width=32, heads=2, embed_dim=16)
-    tokens = presets.TokenConfig(width=32, layers=1, heads=2, context_dim=32)
-    preset = replace(preset, captioner=captions, tokens=tokens)
+    preset = replace(preset, captioner=captions, tokens=TOKENS)
     tokenizer = Tokenizer.from_captions(["a photo of a dog on green grass, blue sky"], 16, 64)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)

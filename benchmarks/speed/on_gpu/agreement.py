@@ -17,7 +17,6 @@ import torch
 from torch import Tensor, nn
 
 from seada_core.models.backbone import denoise
-from seada_core.models.efficientnet import EfficientNetLite0
 from seada_core.pipeline import Colorizer
 from seada_core.weights import part_files
 from seada_core.weights.parts import HALF_PRECISION
@@ -74,9 +73,7 @@ def output(part: str, colorizer: Colorizer, given: Inputs) -> Tensor:
         features = colorizer.part("vq_decoder").gray_features(given["gray"])
         found = [module(given["tokens"], t[None] // 10, given["tokens"], features[-1], given["context"])]
     elif part in ("affinity", "people"):
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            classifier = EfficientNetLite0().to(given["gray"])
+        classifier = colorizer.part("controlnet_rca").mapper.classifier
         found = list((module.embed if part == "affinity" else module.look)(given["gray"], classifier))
     elif part == "hint_encoder":
         encoded = module.encode(given["gray"], given["hints"])
