@@ -1,4 +1,4 @@
-"""Fits a decoder's codebook anew: `python -m tools.codebook --model FOLDER --data SHARD --encoder FILE --out FILE`.
+"""Refits a decoder's codebook: `python -m tools.codebook --model FOLDER --data SHARD --encoder FILE --out FILE`.
 
 Stage `codec` trains decoder and codebook together; where the decoder has been trained further since, its old codebook
 is not the best. Codes are spaced by what the decoder makes of a latent's error: the projection becomes the square root
@@ -15,7 +15,6 @@ import sys
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from seada_core.color.spaces import luminance, ycbcr_to_rgb
@@ -97,6 +96,16 @@ def fit(codec: VQDecoder, z: Tensor, rgb: Tensor, codes: int, rounds: int = 25) 
     return new
 
 
+@torch.no_grad()
+def coding_error(codec: VQDecoder, z: Tensor, rgb: Tensor) -> float:
+    """The mean squared difference of latents' (B, C, h, w) chroma, decoded through the codebook and as they are."""
+    errors = []
+    for latent, gray in zip(z.split(32), luminance(rgb).split(32)):
+        coded = codec.quantize(latent, gray)[0]
+        errors.append((codec.chroma(coded, gray) - codec.chroma(latent, gray)).square().mean((1, 2, 3)))
+    return torch.cat(errors).mean().item()
+
+
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--model", default="mini", help="a folder of weights, or mini")
@@ -115,15 +124,7 @@ def main(arguments: list[str] | None = None) -> int:
     with torch.no_grad():
         z = torch.cat([encode(part) for part in rgb.split(32)]).float()
     new = fit(codec.eval().float(), z, rgb, options.codes)
-    before, after = (
-        F.mse_loss(
-            torch.cat(
-                [c.chroma(c.quantize(a, luminance(b))[0], luminance(b)) for a, b in zip(z.split(32), rgb.split(32))]
-            ),
-            torch.cat([c.chroma(a, luminance(b)) for a, b in zip(z.split(32), rgb.split(32))]),
-        )
-        for c in (codec, new)
-    )
+    before, after = (coding_error(which, z, rgb) for which in (codec, new))
     print(
         f"chroma's mean squared error through the codebook: {before:.2e} before, {after:.2e} with {options.codes} codes"
     )

@@ -1,4 +1,4 @@
-"""The tool that fits a codebook anew, against linear decoders and known clusters."""
+"""The tool that refits a codebook, against linear decoders and known clusters."""
 
 from __future__ import annotations
 
