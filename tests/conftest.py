@@ -2,6 +2,7 @@
 
 import os
 import re
+import sys
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -11,6 +12,13 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # one thread a worker: more of them wai
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+@pytest.fixture(autouse=True)
+def random_numbers():
+    """Each test draws the same random numbers whenever it runs."""
+    if torch := sys.modules.get("torch"):
+        torch.manual_seed(0)
 
 
 @pytest.fixture(scope="session")
