@@ -89,6 +89,7 @@ class SeAdaColorize(io.ComfyNode):
                 bridge.Seada.Input(
                     "seada", optional=True, tooltip="A model from SeAda Load Model. Not connected: the embedded model."
                 ),
+                inputs.skin(),
             ],
             outputs=[io.Image.Output(id="colored", display_name="IMAGE", tooltip="The photos in colour.")],
         )
@@ -106,6 +107,7 @@ class SeAdaColorize(io.ComfyNode):
         saturation: float,
         hints: Hints | None = None,
         seada: bridge.Bundle | None = None,
+        skin: float = 1.0,
     ) -> io.NodeOutput:
         bundle = seada or bridge.bundle()
         if not bundle.has("unet"):
@@ -127,6 +129,7 @@ class SeAdaColorize(io.ComfyNode):
                 seed=seed,
                 size=size or None,
                 saturation=saturation * bundle.preset.sampling.saturation,
+                skin=skin,
             ).resolved(bundle.preset)
             maps = None if hints is None else hints.at(len(photos))
             soft = None if hints is None or hints.soft is None else bridge.rows(hints.soft, len(photos), "the hints")

@@ -38,6 +38,15 @@ def saturation() -> io.Float.Input:
     return io.Float.Input("saturation", default=1.0, min=0.0, max=5.0, step=0.05, tooltip=tooltip)
 
 
+def skin() -> io.Float.Input:
+    """How far people's skin is brought to one tone."""
+    tooltip = (
+        "How far the skin of people in the photo is brought to one tone. 1: faces, arms and hands match; try 0 for "
+        "masks, painted faces and statues."
+    )
+    return io.Float.Input("skin", default=1.0, min=0.0, max=1.0, step=0.05, optional=True, tooltip=tooltip, **ADVANCED)
+
+
 def strength(tooltip: str, top: float, step: float = 0.05) -> io.Float.Input:
     """0 to `top`, 1 by default."""
     return io.Float.Input("strength", default=1.0, min=0.0, max=top, step=step, tooltip=tooltip)

@@ -97,6 +97,7 @@ class SeAdaColorizeVideo(io.ComfyNode):
                 bridge.Seada.Input(
                     "seada", optional=True, tooltip="A model from SeAda Load Model. Not connected: the embedded model."
                 ),
+                inputs.skin(),
             ],
             outputs=[
                 io.Video.Output(id="colored", display_name="VIDEO", tooltip="The film in colour, with its sound.")
@@ -118,6 +119,7 @@ class SeAdaColorizeVideo(io.ComfyNode):
         keyframes: Tensor | None = None,
         hints: Hints | None = None,
         seada: bridge.Bundle | None = None,
+        skin: float = 1.0,
     ) -> io.NodeOutput:
         bundle = seada or bridge.bundle()
         if not bundle.has("unet"):
@@ -132,6 +134,7 @@ class SeAdaColorizeVideo(io.ComfyNode):
             stills = {} if keyframes is None else dict(zip(numbers, bridge.picture(keyframes, "keyframes")))
             steering = Steering(stills, _hints_at(hints, film, hints_frame))
             bundle.load("unet", "semantic_encoder", "semantic_adapter", "controlnet_rca", "hint_encoder", "vq_decoder")
+            bundle.load("affinity", "people")
             if not prompt.strip():
                 bundle.load("captioner")
             options = ColorizeOptions(
@@ -141,12 +144,13 @@ class SeAdaColorizeVideo(io.ComfyNode):
                 seed=seed,
                 size=size or None,
                 saturation=saturation * bundle.preset.sampling.saturation,
+                skin=skin,
             )
             painter = KeyPainter(bundle, options, film.size, steering)
             job = {
                 "film": _identity(source),
                 "model": str(bundle.folder),
-                "options": [prompt, seed, size, saturation, spacing, quality, part],
+                "options": [prompt, seed, size, saturation, skin, spacing, quality, part],
                 "keyframes": [[time, _digest(still)] for time, still in stills.items()],
                 "hints": None if hints is None else [hints_frame, *map(_digest, (hints.map, hints.soft))],
                 "palette": None if hints is None else [hints.palette, hints.palette_strength],

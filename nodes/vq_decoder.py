@@ -89,6 +89,7 @@ class SeAdaVQDecode(io.ComfyNode):
                     optional=True,
                     tooltip="Hints to apply. Where they are certain, they replace the latent's colour.",
                 ),
+                inputs.skin(),
             ],
             outputs=[io.Image.Output(id="colored", display_name="IMAGE", tooltip="The photo in colour.")],
         )
@@ -106,6 +107,7 @@ class SeAdaVQDecode(io.ComfyNode):
         tiled: bool,
         conditioning: list | None = None,
         hints: Hints | None = None,
+        skin: float = 1.0,
     ) -> io.NodeOutput:
         with torch.inference_mode(False), torch.no_grad():
             z = bridge.scaled_latent(latent)
@@ -114,10 +116,11 @@ class SeAdaVQDecode(io.ComfyNode):
             bridge.check_shape(size_of(z), photo_size)
             size = decode_size(photo_size, max(DECODE_SIZE, 8 * min(z.shape[-2:])))
             context = None if not conditioning else bridge.rows(conditioning[0][0].clone(), len(z), "the texts")
-            hinted = () if hints is None else ("controlnet_rca", "affinity", "people")
-            seada.load("vq_decoder", *hinted, *(["token_diffusion"] if token_steps else []))
+            hinted = () if hints is None else ("affinity",)
+            seada.load("vq_decoder", "controlnet_rca", "people", *hinted, *(["token_diffusion"] if token_steps else []))
             options = ColorizeOptions(
                 saturation=saturation * seada.preset.sampling.saturation,
+                skin=0.0 if hints is not None and hints.palette else skin,  # a palette's colours are kept
                 token_steps=token_steps,
                 temperature=temperature,
                 seed=seed,

@@ -71,6 +71,8 @@ class ColorizeOptions:
         seed: the noise of every picture.
         size: short side of the picture that is diffused, px.
         saturation: factor on the model's chroma, not on hints. 0 leaves the photo grey.
+        skin: how far the colours of people's skin are brought to one tone, 0 to 1, where the model has the part
+            "people"; not with a palette, and not with hints that act in the diffusion.
         token_steps: steps of token diffusion on the codebook; 0 decodes the latent itself (Eq. 5).
         temperature: of token diffusion.
         scheduler: "ddim", or "unipc" or "dpm++", which need half the steps; see `sampling.solver`.
@@ -95,6 +97,7 @@ class ColorizeOptions:
     seed: int = _limited(0, int, -(2**63), 2**64 - 1)  # what torch's generators take
     size: int | None = _limited(None, int, 8, 8192, multiple=8)
     saturation: float | None = _limited(None, float, 0, 10)
+    skin: float = _limited(1.0, float, 0, 1)
     token_steps: int = _limited(0, int, 0)
     temperature: float = _limited(1.0, float, sys.float_info.min, sys.float_info.max, text="a number above 0")
     scheduler: str = "ddim"

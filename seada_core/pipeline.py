@@ -19,6 +19,8 @@ from .files.picture import from_pil
 from .files.weight_headers import CheckpointError
 from .hints.affinity import affinities_of, follow_hints
 from .hints.maps import any_hint_map, palette_chroma, resize_hint_map, scheme_colors, spread_hints
+from .hints.people import people_finder
+from .hints.skin import even_skin, find_skin
 from .models import ccd, sampling
 from .models.captured import SMALL_UNET, Graphs
 from .models.schedule import NoiseSchedule
@@ -238,6 +240,8 @@ class Colorizer:
         z = self.sample(small, context, uncond, options, modulation, correct, callback)
         if "propagation" not in methods:
             hints = None
+        if modulation or correct is not None:
+            options = replace(options, skin=0.0)  # the diffusion was told what colours to take
         return self.finish(z, decoded, context, options, hints, soft_hints)
 
     def caption(self, gray: Tensor) -> list[str]:
@@ -379,12 +383,19 @@ class Colorizer:
         soft_hints: Tensor | None = None,
         tile: int | None = None,
     ) -> Tensor:
-        """(Cb, Cr) of latents z at their own size (see `decode`), times `saturation`.
+        """(Cb, Cr) of latents z at their own size (see `decode`), times `saturation`, with people's skin in one tone.
 
         With hint maps (B, 3, H, W) of `gray`'s size, at that size: see `follow_hints`.
         """
         options = options.resolved(self.preset)
-        chroma = options.saturation * self.decode(z, gray, context, options, tile)
+        usual = self.preset.sampling.saturation or 1.0
+        chroma = usual * self.decode(z, gray, context, options, tile)
+        finder = people_finder(self.has, self.part) if options.skin else None
+        if finder is not None:
+            small = resize(gray, size_of(chroma))
+            evened = even_skin(chroma, small, find_skin(finder, small, chroma))
+            chroma = torch.lerp(chroma, evened, options.skin)
+        chroma = options.saturation / usual * chroma
         if hints is None and soft_hints is None:
             return chroma
         return follow_hints(chroma, gray, hints, soft_hints, affinities_of(self.has, self.part))

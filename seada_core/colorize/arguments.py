@@ -162,6 +162,13 @@ def build_parser() -> argparse.ArgumentParser:
     limits = ColorizeOptions.limits
     add("--steps", metavar="N", type=within(limits("steps")), help="denoising steps (default: the model's)")
     add("--saturation", metavar="S", type=within(limits("saturation")), help="factor on the colours")
+    add(
+        "--skin",
+        metavar="S",
+        type=within(limits("skin")),
+        default=1.0,
+        help="how far people's skin is brought to one tone, 0 to 1 (default: 1)",
+    )
     add("--guidance", metavar="G", type=within(limits("guidance")), help="weight of the prompt")
     add(
         "--strength",
@@ -308,6 +315,7 @@ def parse(argv: Sequence[str] | None = None) -> RunOptions:
         seed=args.seed,
         size=args.size,
         saturation=args.saturation,
+        skin=args.skin,
         token_steps=args.token_steps,
         temperature=args.temperature,
         scheduler=args.scheduler,

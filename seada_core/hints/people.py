@@ -70,9 +70,12 @@ class PeopleFinder(NamedTuple):
     classifier: EfficientNetLite
 
     @torch.no_grad()
-    def look(self, gray: Tensor) -> Tensor:
-        """Probabilities (B, 15, h, w) for grey photos (B, 1, H, W) in [0, 1]: of people, and of each of `WORN`."""
-        small = resize(gray, embedded_size(size_of(gray), self.people.config.size)).clamp(0, 1)
+    def look(self, gray: Tensor, size: int | None = None) -> Tensor:
+        """Probabilities (B, 15, h, w) for grey photos (B, 1, H, W) in [0, 1]: of people, and of each of `WORN`.
+
+        size: the short side at which they are looked at, px; the part's own by default.
+        """
+        small = resize(gray, embedded_size(size_of(gray), size or self.people.config.size)).clamp(0, 1)
         person, worn = self.people.look(small.to(self.people.out.weight), self.classifier)
         return torch.cat([person.sigmoid(), person.sigmoid() * worn.softmax(1)], dim=1)
 
