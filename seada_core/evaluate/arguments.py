@@ -75,10 +75,11 @@ def build_parser() -> argparse.ArgumentParser:
         "--steps",
         type=within(limits("steps")),
         metavar="N",
-        help="denoising steps (default: the model's, as the next four)",
+        help="denoising steps (these and the next five: by default as in seada_core.colorize)",
     )
     add("--guidance", type=within(limits("guidance")), metavar="G")
     add("--saturation", type=within(limits("saturation")), metavar="S")
+    add("--skin", type=within(limits("skin")), metavar="S")
     add("--strength", type=within(limits("strength")), metavar="S")
     add("--size", type=within(limits("size")), metavar="N")
     add("--token-steps", type=within(limits("token_steps")), metavar="N")

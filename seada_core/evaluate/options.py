@@ -10,7 +10,9 @@ from ..options import ColorizeOptions
 from .protocols import PROTOCOLS, Protocol
 
 # the fields of ColorizeOptions that an evaluation may set, and that a resumed one may not change
-STEERING = ("steps", "guidance", "saturation", "strength", "size", "token_steps", "temperature", "prompt", "seed")
+STEERING = (
+    *("steps", "guidance", "saturation", "skin", "strength", "size", "token_steps", "temperature", "prompt", "seed"),
+)
 
 
 @dataclass(frozen=True)
