@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -21,6 +23,9 @@ LEAST = 0.001  # share of a photo that is surely skin, below which nothing is ch
 TONE = (-0.136, 0.264), (-0.306, 0.266)
 OWN = 0.5  # how much of a photo's own tone is kept
 AROUND = 0.035  # distance of (Cb, Cr) from the tone that colours of skin may have
+LIPS = 0.06  # and of what lies amid skin, from the mean of the square around it
+SQUARE = 0.4  # side of that square, of the square root of the skin's area
+AMID = 0.5, 0.8  # share of the square that is skin: up to the first, nothing differs from the mean
 
 
 def typical(gray: Tensor) -> Tensor:
@@ -46,7 +51,7 @@ def even_skin(chroma: Tensor, gray: Tensor, skin: Tensor) -> Tensor:
     """A photo's chroma (B, 2, H, W) with the colours of its skin near to one tone, and that near to `typical`.
 
     The tone is the median of what the skin's colours differ from typical ones. Colours that are farther from it than
-    lips and cheeks are (a grey arm, a red hand) are brought to that distance.
+    `AROUND` (a grey arm, a red hand) are brought to that distance; what has skin all around it (lips) may differ more.
 
     Args:
         gray: (B, 1, H, W) in [0, 1].
@@ -61,6 +66,14 @@ def even_skin(chroma: Tensor, gray: Tensor, skin: Tensor) -> Tensor:
         apart = own - usual
         tone = apart[:, surely].median(dim=1).values[:, None, None]
         apart = apart - tone
-        apart = apart * (AROUND / apart.norm(dim=0).clamp_min(AROUND))
-        rows.append(torch.lerp(own, usual + OWN * tone + apart, share))
+        radius = round(SQUARE * math.sqrt(int(surely.sum())) / 2)
+        sums = F.avg_pool2d(torch.cat([apart * share, share]), 2 * radius + 1, 1, radius)
+        mean, amid = sums[:-1] / sums[-1:].clamp_min(1e-6), smoothstep(sums[-1:], *AMID)
+        lips = _shorter(apart - mean, LIPS) * amid
+        rows.append(torch.lerp(own, usual + OWN * tone + _shorter(torch.lerp(apart, mean, amid), AROUND) + lips, share))
     return torch.stack(rows)
+
+
+def _shorter(vectors: Tensor, most: float) -> Tensor:
+    """Vectors (C, H, W) of at most that length."""
+    return vectors * (most / vectors.norm(dim=0).clamp_min(most))

@@ -7,7 +7,7 @@ from PIL import Image
 from seada_core.color.spaces import rgb_to_ycbcr
 from seada_core.hints import skin as skin_tone
 from seada_core.hints.people import PeopleFinder
-from seada_core.hints.skin import AROUND, OWN, even_skin, find_skin, typical
+from seada_core.hints.skin import AROUND, LIPS, OWN, even_skin, find_skin, typical
 from seada_core.models.people import WORN
 from seada_core.options import ColorizeOptions
 from seada_core.pipeline import Colorizer
@@ -33,24 +33,30 @@ def test_skin_is_as_photos_of_people_have_it():
     assert typical(torch.tensor([[[[-0.1, 1.2]]]])).abs().max() == 0  # beyond black and white nothing can show
 
 
-def test_a_gray_arm_and_a_red_hand_come_near_to_the_tone_and_the_rest_stays():
-    gray = torch.full((1, 1, 20, 20), 0.5)
+def test_a_gray_arm_and_a_red_hand_come_near_to_the_tone_and_lips_and_the_rest_stay():
+    gray = torch.full((1, 1, 40, 40), 0.5)
     tone = typical(gray)[0, :, 0, 0] + torch.tensor([0.02, -0.01])  # of a face that differs from others
-    chroma = tone.view(1, 2, 1, 1).repeat(1, 1, 20, 20)
-    chroma[..., :4, :4] = 0  # a grey arm
-    chroma[0, 1, 10:12, :4] = 0.4  # a red hand
-    chroma[0, 0, :, 15:] = 0.3  # a blue dress
-    skin = torch.zeros(1, 1, 20, 20)
-    skin[..., :14] = 1
+    chroma = tone.view(1, 2, 1, 1).repeat(1, 1, 40, 40)
+    chroma[0, 1, 12:14, 8:13] += 0.05  # lips
+    chroma[..., 30:33, :12] = 0  # a grey arm
+    chroma[0, 1, 30:33, 12:16] = 0.4  # a red hand
+    chroma[0, 0, :, 25:] = 0.3  # a blue dress
+    skin = torch.zeros(1, 1, 40, 40)
+    skin[..., :22, :22], skin[..., 30:33, :16] = 1, 1
     found = even_skin(chroma, gray, skin)
     target = typical(gray)[0, :, 0, 0] + OWN * torch.tensor([0.02, -0.01])
-    apart = (found - target.view(1, 2, 1, 1)).norm(dim=1)[0, :, :14]
-    assert apart.max() <= AROUND + 1e-6 and apart[14:, :14].max() < 1e-6
-    assert apart[0, 0].item() == pytest.approx(AROUND, abs=1e-6) == apart[10, 0].item()
-    assert torch.equal(found[..., 14:], chroma[..., 14:])
-    half = even_skin(chroma, gray, skin / 2 + 0.01)  # half as sure, half of the way
-    moved = (half - chroma)[..., :14] / (found - chroma)[..., :14]
-    assert moved[0, 1, 10, 0].item() == pytest.approx(0.51, abs=1e-3)
+    apart = found - target.view(1, 2, 1, 1)
+    length = apart.norm(dim=1)[0]
+    torch.testing.assert_close(length[30:33, :16], torch.full((3, 16), AROUND))
+    assert (apart[0, 0, 30:33, :12] > 0).all() and (apart[0, 1, 30:33, 12:16] > 0).all()  # greyer and redder still
+    torch.testing.assert_close(apart[0, 1, 12:14, 8:13], torch.full((2, 5), 0.05))  # of lips, nothing was taken
+    assert length[:5, :22].max() < 1e-6
+    assert torch.equal(found[skin.expand_as(found) == 0], chroma[skin.expand_as(chroma) == 0])
+    half = even_skin(chroma, gray, skin * 0.6)
+    assert ((half - chroma)[0, 1, 31, 13] / (found - chroma)[0, 1, 31, 13]).item() == pytest.approx(0.6, abs=0.02)
+    chroma[0, 1, 12:14, 8:13] += 0.2  # and paint on the face
+    painted = (even_skin(chroma, gray, skin) - target.view(1, 2, 1, 1))[0, 1, 12:14, 8:13]
+    assert (painted < AROUND + LIPS + 1e-6).all() and (painted > 0.05).all()
 
 
 def test_a_few_places_are_no_skin_and_each_photo_has_its_own_tone():
