@@ -15,10 +15,12 @@ from ..color.spaces import rgb_to_ycbcr
 from ..models.affinity import Affinity, Embedded, classifier_maps
 from ..models.efficientnet import EfficientNetLite
 from ..models.people import WORN, People
-from .maps import apply_hints, resize_hint_map
+from .maps import CORRECTION_PRIOR, apply_hints, resize_hint_map
 
 MOST_HINTS = 1024  # cells with hints of a picture; more are thinned out
 DECIDED = 0.1, 0.6  # all hints' share of a place, below which nothing of them arrives there, and above which all
+EVENED = 0.7  # how far a hint's colour covers a thing's own variation, see `Affinities.correction`
+LOCAL_PRIOR = 20.0  # of `apply_hints`, where affinities have already carried hints over their things
 LONGEST = 4
 SPREAD = 4.0  # logits that a hint of the spread 1 gains over no hint
 SEEDS = 0.45, 0.87  # of a thing's best score: cells up to the first are surely around it, from the second surely in it
@@ -56,13 +58,13 @@ def embedded_size(size: tuple[int, int], side: int) -> tuple[int, int]:
 
 
 def with_kept(hint_map: Tensor, chroma: Tensor) -> Tensor:
-    """A hint map (B, 3 or 5, H, W) in which places that keep their chroma (B, 2, H, W) are hints of that chroma."""
+    """A hint map (B, 3 or 5, H, W) in which places that keep their chroma (B, 2, H, W) are hints of that chroma; they
+    alone have 1 in the fifth channel."""
     if hint_map.shape[1] == 3:
         return hint_map
     kept = hint_map[:, 4:] > hint_map[:, 2:3]
     own = torch.cat([chroma, torch.ones_like(chroma[:, :1])], dim=1)
-    rest = hint_map[:, 3:] * torch.tensor([1.0, 0.0]).to(hint_map).view(1, 2, 1, 1)
-    return torch.cat([torch.where(kept, own, hint_map[:, :3]), rest], dim=1)
+    return torch.cat([torch.where(kept, own, hint_map[:, :3]), hint_map[:, 3:4], kept.to(hint_map)], dim=1)
 
 
 def reach(values: Tensor) -> Tensor | None:
@@ -104,7 +106,7 @@ class Affinities(NamedTuple):
         return Seen(self.affinity(small, maps), None if self.people is None else _body(*self.people(maps)))
 
     def shares(self, seen: Seen, hint_map: Tensor) -> tuple[Tensor, Tensor]:
-        """How much of each hint arrives at each cell (B, N, h, w), and the hints' chroma (B, N, 2).
+        """How much of each hint arrives at each cell (B, N, h, w), and the values of the hints' cells (B, N, 3 or 5).
 
         A hint on somebody's clothes does not reach their skin or hair, however much they are one thing.
 
@@ -115,23 +117,33 @@ class Affinities(NamedTuple):
         shares = self.affinity.shares(seen.embedded, places, valid, reach(values)).to(values)
         if seen.body is not None:
             shares = shares * (1 - _differs(seen.body.to(values), places))
-        return shares, values[..., :2]
+        return shares, values
 
     @torch.no_grad()
     def correction(self, chroma: Tensor, gray: Tensor, hint_map: Tensor, seen: Seen | None = None) -> Tensor:
         """What hints (B, 3 or 5, H, W) change in a photo's chroma (B, 2, H, W); gray (B, 1, H, W) in [0, 1].
 
         The difference between a hint and the chroma there arrives at each place in the hint's share, brought to full
-        size with the luminance as guide. What is doubtful is decided, see `DECIDED`. `seen`: of the photos, if it
-        is there already. Returns (B, 2, H, W). Places that keep their colour are hints of that colour, see `with_kept`.
+        size with the luminance as guide; so does `EVENED` of the difference between the chroma there and at the place
+        itself. With 1, a thing would take exactly the hint's colour; with 0, keep all of its own variation. What is
+        doubtful is decided, see `DECIDED`. Places that keep their colour, see `with_kept`, only take shares of others.
+
+        Args:
+            seen: of the photos, if it is there already.
+        Returns:
+            (B, 2, H, W).
         """
-        missing = torch.where(hint_map[:, 2:3] > 0, hint_map[:, :2] - chroma, 0)
-        missing = torch.cat([missing, hint_map[:, 2:]], dim=1)
+        missing = torch.where(hint_map[:, 2:3] > 0, hint_map[:, :2] - (1 - EVENED) * chroma, 0)
         seen = self.look(gray) if seen is None else seen
-        shares, differences = self.shares(seen, resize_hint_map(missing, seen.size))
+        hints = resize_hint_map(torch.cat([missing, hint_map[:, 2:]], dim=1), seen.size)
+        shares, values = self.shares(seen, hints)
         total = shares.sum(1, keepdim=True)
         shares = shares * (smoothstep(total, *DECIDED) / total.clamp_min(1e-6))
-        return upsample_chroma(torch.einsum("bnc,bnhw->bchw", differences, shares), gray)
+        if values.shape[2] == 5:
+            shares = shares * (1 - values[..., 4, None, None])
+        change = torch.einsum("bnc,bnhw->bchw", values[..., :2], shares)
+        change = change - EVENED * shares.sum(1, keepdim=True) * F.adaptive_avg_pool2d(chroma, seen.size)
+        return upsample_chroma(change, gray)
 
     @torch.no_grad()
     def region(self, gray: Tensor, score: Tensor, seen: Seen) -> Tensor:
@@ -207,7 +219,7 @@ def follow_hints(
 
     Soft hints are blended in by their mask. Hints (which may have 5 channels) are then carried over the things that
     they are on, where there are affinities, and over similar pixels, see `apply_hints`, which is exact at the hints
-    themselves. `embedded`: see `Affinities.correction`.
+    themselves. `seen`: see `Affinities.correction`.
     """
     chroma = own = rgb_to_ycbcr(merge_chroma(chroma, gray))[:, 1:]
     if soft_hints is not None:
@@ -219,4 +231,4 @@ def follow_hints(
         chroma = to_gamut(gray, chroma + affinities.correction(chroma, gray, hints, seen))
         # what a place cannot show is not missing there: else a click on a highlight would tint whatever looks like it
         hints = torch.cat([to_gamut(gray, hints[:, :2]), hints[:, 2:3]], dim=1)
-    return apply_hints(chroma, gray, hints[:, :3])
+    return apply_hints(chroma, gray, hints[:, :3], CORRECTION_PRIOR if affinities is None else LOCAL_PRIOR)

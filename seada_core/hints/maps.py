@@ -317,8 +317,8 @@ def over(hint_map: Tensor, below: Tensor) -> Tensor:
     return torch.cat([chroma, mask], dim=1)
 
 
-def apply_hints(chroma: Tensor, gray: Tensor, hint_map: Tensor) -> Tensor:
-    """A photo's chroma (B, 2, H, W) corrected by hints (B, 3, H, W); gray: (B, 1, H, W).
+def apply_hints(chroma: Tensor, gray: Tensor, hint_map: Tensor, prior: float = CORRECTION_PRIOR) -> Tensor:
+    """A photo's chroma (B, 2, H, W) corrected by hints (B, 3, H, W); gray: (B, 1, H, W); prior: see `propagate`.
 
     The difference between the hints and the chroma is propagated, and added in proportion to the squared confidence:
     hinted pixels get their colour, similar pixels shift with them but keep their own variation, and distant pixels are
@@ -327,7 +327,7 @@ def apply_hints(chroma: Tensor, gray: Tensor, hint_map: Tensor) -> Tensor:
     """
     mask = hint_map[:, 2:]
     missing = torch.where(mask > 0, hint_map[:, :2] - chroma, 0)
-    correction, confidence = propagate(gray, torch.cat([missing, mask], dim=1), prior=CORRECTION_PRIOR)
+    correction, confidence = propagate(gray, torch.cat([missing, mask], dim=1), prior=prior)
     return chroma + confidence**2 * correction
 
 

@@ -10,7 +10,7 @@ from PIL import Image
 from seada_core.color.spaces import luminance
 from seada_core.files.hint_format import KEEP, Hint
 from seada_core.hints import affinity as by_affinity
-from seada_core.hints.affinity import Affinities, affinities_of, embedded_size, follow_hints, hint_cells
+from seada_core.hints.affinity import Affinities, affinities_of, embedded_size, follow_hints, hint_cells, with_kept
 from seada_core.hints.maps import hint_map
 from seada_core.models.affinity import Affinity
 from seada_core.models.efficientnet import EfficientNetLite0
@@ -212,6 +212,32 @@ def test_a_lock_keeps_the_models_colour_and_takes_its_surroundings_from_other_hi
 
 
 @torch.no_grad()
+def test_a_thing_s_own_variation_is_partly_covered_by_a_hint_and_not_at_all_by_a_lock(affinities, monkeypatch):
+    gray = torch.full((1, 1, 32, 64), 0.5)
+    chroma = torch.full((1, 2, 32, 64), 0.1)
+    chroma[..., 32:] = -0.1
+    hints = torch.zeros(1, 3, 32, 64)
+    hints[0, :, 10, 10] = torch.tensor([0.3, 0.2, 1])
+
+    def everywhere(self, embedded, places, valid, bias=None):
+        return valid[..., None, None].float().expand(-1, -1, *embedded[0].shape[-2:]) / valid.sum()
+
+    monkeypatch.setattr(Affinity, "shares", everywhere)
+    found = affinities.correction(chroma, gray, hints)
+    for k, asked in enumerate((0.3, 0.2)):
+        covered = by_affinity.EVENED
+        right = asked - (1 - covered) * 0.1 - covered * -0.1
+        assert found[0, k, 5, 5].item() == pytest.approx(asked - 0.1, abs=1e-4)
+        assert found[0, k, 20, 60].item() == pytest.approx(right, abs=1e-4)
+    lock = torch.zeros(1, 5, 32, 64)
+    lock[0, 4, 10, 10] = 1
+    assert affinities.correction(chroma, gray, with_kept(lock, chroma)).abs().max() < 1e-6
+    both = torch.cat([hints, torch.zeros(1, 2, 32, 64)], dim=1)
+    both[0, 4, 25, 50] = 1  # takes half of each place's share
+    half = affinities.correction(chroma, gray, with_kept(both, chroma))
+    torch.testing.assert_close(half, found / 2, rtol=0, atol=1e-4)
+
+
 def test_where_hints_overlap_the_later_wins_without_a_line_of_mixed_colours(affinities):
     gray = torch.full((1, 1, 48, 64), 0.5)
     hints = drawn(Hint(26, 24, "#a04040", 8), Hint(36, 24, "#4040a0", 8))
