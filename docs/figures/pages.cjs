@@ -12,6 +12,8 @@ const HINTS = [
   { points: [[300, 130], [340, 150], [370, 165]], color: "#7a5238", radius: 8 },
   { x: 60, y: 60, color: "#a8763c", radius: 10 },
   { x: 520, y: 330, color: "#a8763c", radius: 10 },
+  { x: 400, y: 25, color: "#a8763c", radius: 10 },
+  { x: 40, y: 340, color: "#a8763c", radius: 10 },
 ];
 
 (async () => {
