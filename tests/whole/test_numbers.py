@@ -6,6 +6,7 @@ Tolerances are mean absolute differences in steps of 1/255, of the embedded mode
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ from seada_core.weights import part_files
 
 ROOT = Path(__file__).resolve().parents[2]
 LIMITS = {"bfloat16": 2.0, "float16": 0.5}
+HINTED = 4.0  # in bfloat16, whose 8 bits of the classifier's weights move the borders up to which hints reach
 DEVICE_LIMIT = 0.5  # CUDA beside the CPU, both in fp32
 OPTIONS = {"prompt": "a dog on green grass", "steps": 3, "guidance": 2.0, "size": 64}
 HINTS = [Hint(30, 20, "#d04020", 4)]
@@ -59,6 +61,10 @@ def in_precision(request, embedded) -> Colorizer:
     return Colorizer.from_pretrained("mini", device="cpu", dtype=getattr(torch, request.param))
 
 
+def limit_of(name: str, hints: Sequence[Hint]) -> float:
+    return HINTED if hints and name == "bfloat16" else LIMITS.get(name, DEVICE_LIMIT)
+
+
 def test_half_precision_agrees_with_single(embedded, in_precision, photo):
     name = str(in_precision.dtype).removeprefix("torch.")
     for hints in ((), HINTS):
@@ -67,18 +73,18 @@ def test_half_precision_agrees_with_single(embedded, in_precision, photo):
         assert (found - found.mean(0)).abs().max() > 0.05  # in colour
         difference = steps_of_255(found, wanted)
         print(f"{name}, {len(hints)} hints: {difference:.3f} steps of 255")
-        assert 0 < difference <= LIMITS[name] if name in LIMITS else difference == 0
+        assert difference == 0 if name == "float32" else 0 < difference <= limit_of(name, hints)
 
 
-@pytest.mark.parametrize(("dtype", "limit"), [("float32", DEVICE_LIMIT), *LIMITS.items()])
-def test_a_gpu_agrees_with_the_cpu(embedded, photo, dtype, limit):
+@pytest.mark.parametrize("dtype", ["float32", *LIMITS])
+def test_a_gpu_agrees_with_the_cpu(embedded, photo, dtype):
     if not torch.cuda.is_available():
         pytest.skip("needs a CUDA device")
     gpu = Colorizer.from_pretrained("mini", device="cuda", dtype=getattr(torch, dtype))
     for hints in ((), HINTS):
         found = gpu(photo, hints=hints, **OPTIONS)
         assert torch.isfinite(found).all()
-        assert steps_of_255(found, embedded(photo, hints=hints, **OPTIONS)) <= limit
+        assert steps_of_255(found, embedded(photo, hints=hints, **OPTIONS)) <= limit_of(dtype, hints)
 
 
 # blank photos
