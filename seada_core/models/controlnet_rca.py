@@ -52,7 +52,7 @@ def recognize(classifier: EfficientNetLite0, picture: Tensor) -> list[Tensor]:
 class RecognizingMapper(nn.Module):
     """A mapper that also takes a classifier's features of the picture, which a small model without SD's prior needs.
 
-    The classifier is frozen, so its maps of a training photo are computed only once.
+    Where the classifier is frozen, its maps of a training photo are computed only once.
     """
 
     def __init__(self, config: ControlConfig):

@@ -113,13 +113,17 @@ class Cache:
 
     Where its `cache.json` names a number of shares, it is those folders joined, see `cache.build_shares`. Everything is
     mapped, not read: any number of processes share the same memory.
+
+    classifier: whose maps it gives beside the latents, see `cache_recognized`; by default none.
     """
 
     folder: Path
+    classifier: str = ""
 
     def __post_init__(self) -> None:
         self.meta = json.loads((self.folder / "cache.json").read_text())
-        self.shares = [Cache(self.folder / share_name(k)) for k in range(self.meta.pop("shares", 0))]
+        shares = range(self.meta.pop("shares", 0))
+        self.shares = [Cache(self.folder / share_name(k), self.classifier) for k in shares]
         self.records: Records | Joined
         self.latents: np.ndarray | Joined
         self.recognized: list[np.ndarray] | list[Joined]
@@ -134,12 +138,15 @@ class Cache:
         self.offsets = np.load(self.folder / "offsets.npy", mmap_mode="r")
         self.pictures = np.memmap(self.folder / "pictures.bin", np.uint8, "r")
         self.latents = np.load(self.folder / "latents.npy", mmap_mode="r")
-        maps = [self.folder / f"recognized-{k}.npy" for k in range(2)]  # see `cache_recognized`
+        maps = self.files_of_maps()
         self.recognized = [np.load(path, mmap_mode="r") for path in maps] if maps[-1].is_file() else []
         self.records = Records(self.folder / "records.jsonl")
 
-    def __reduce__(self) -> tuple[type[Cache], tuple[Path]]:
-        return Cache, (self.folder,)  # a worker maps the files itself
+    def files_of_maps(self) -> list[Path]:
+        return [self.folder / f"recognized-{self.classifier}-{k}.npy" for k in range(2)]
+
+    def __reduce__(self) -> tuple[type[Cache], tuple[Path, str]]:
+        return Cache, (self.folder, self.classifier)  # a worker maps the files itself
 
     def __len__(self) -> int:
         return len(self.records)
@@ -342,9 +349,9 @@ def _encode_all(folder: Path, meta: dict, encoder: Encoder, batch: int = 32) -> 
 def cache_recognized(
     cache: Cache, recognize: Callable[[Tensor], list[Tensor]], batch: int = 32, mine: slice = slice(None)
 ) -> Cache:
-    """Store a classifier's maps of each grey photo (and of its mirror image) beside the latents.
+    """Store the maps of the cache's `classifier` of each grey photo (and of its mirror image) beside the latents.
 
-    recognize: grey pictures (B, 3, H, W) in [0, 1] to two maps (B, C, h, w); see `RecognizingMapper.recognize`.
+    recognize: grey pictures (B, 3, H, W) in [0, 1] to two maps (B, C, h, w); see `controlnet_rca.recognize`.
     Does nothing if they exist. Written aside and renamed. `mine`: which shares of a cache in shares to do.
     """
     if cache.recognized:
@@ -352,10 +359,10 @@ def cache_recognized(
     if cache.shares:
         for share in cache.shares[mine]:
             cache_recognized(share, recognize, batch)
-        return Cache(cache.folder)
+        return Cache(cache.folder, cache.classifier)
     count, views = len(cache), 1 + cache.meta["mirror"]
     arrays: list[np.memmap] = []
-    names = [cache.folder / f"recognized-{k}.npy" for k in range(2)]
+    names = cache.files_of_maps()
     try:
         for start in tqdm(range(0, count, batch), desc="recognition", unit_scale=batch, unit="pic"):
             indices = range(start, min(start + batch, count))
@@ -376,7 +383,7 @@ def cache_recognized(
         for name in names:
             atomic.discard(atomic.part_path(name))
         raise
-    return Cache(cache.folder)
+    return Cache(cache.folder, cache.classifier)
 
 
 def _view(picture: Tensor, index: int, view: int, meta: dict) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import hashlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -110,16 +112,18 @@ def with_recognized(
     pictures: Pictures, stage: StageEntry, parts: Parts, config: TrainConfig, state: PartialState
 ) -> Pictures:
     """The pictures with the maps of the parts' classifier, if the parts have one and the stage does not train it. A
-    cache has them of whole pictures only."""
-    users = (parts.get("controlnet_rca"), parts.get("captioner"))
-    if not any(part is not None and part.config.recognition for part in users) or stage.learns_classifier(config):
+    cache has them of whole pictures only, and of each classifier in files of its own."""
+    own = _classifier_of(parts)
+    if own is None or stage.learns_classifier(config):
         return pictures
-    if isinstance(pictures, Cache) and (pictures.recognized or config.crop != config.resolution):
-        return pictures
+    if isinstance(pictures, Cache):
+        if config.crop != config.resolution:
+            return pictures
+        pictures = Cache(pictures.folder, _digest(own))
+        if pictures.recognized:
+            return pictures
     device = state.device.type
-    classifier = EfficientNetLite0()
-    classifier.load_package_weights()
-    classifier.to(state.device).to(memory_format=torch.channels_last)
+    classifier = copy.deepcopy(own).to(state.device).to(memory_format=torch.channels_last)
 
     def maps_of(gray: Tensor) -> list[Tensor]:
         with torch.autocast(device, torch.bfloat16):
@@ -133,7 +137,26 @@ def with_recognized(
     elif state.is_main_process:
         cache_recognized(cache, maps_of)
     state.wait_for_everyone()
-    return Cache(cache.folder)
+    return Cache(cache.folder, cache.classifier)
+
+
+def _classifier_of(parts: Parts) -> EfficientNetLite0 | None:
+    """The classifier whose maps a stage's parts take: the mapper's, which may have been trained, or the captioner's."""
+    mapper = getattr(parts.get("controlnet_rca"), "mapper", None)
+    if isinstance(mapper, RecognizingMapper):
+        return mapper.classifier
+    captioner = parts.get("captioner")
+    if captioner is not None and captioner.config.recognition:
+        return cast(EfficientNetLite0, captioner.model.visual.classifier)
+    return None
+
+
+def _digest(classifier: EfficientNetLite0) -> str:
+    """Names a classifier by its weights in float16, to which part files may round them."""
+    digest = hashlib.sha256()
+    for tensor in classifier.state_dict().values():
+        digest.update(tensor.cpu().half().numpy().tobytes())
+    return digest.hexdigest()[:12]
 
 
 # parts
