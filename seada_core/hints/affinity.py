@@ -103,7 +103,7 @@ class Affinities(NamedTuple):
         small = resize(gray, embedded_size(size_of(gray), self.affinity.config.size)).clamp(0, 1)
         small = small.to(self.affinity.out.weight)
         maps = classifier_maps(small, self.classifier)
-        return Seen(self.affinity(small, maps), None if self.people is None else _body(*self.people(maps)))
+        return Seen(self.affinity(small, maps), None if self.people is None else _body(*self.people.body(maps)))
 
     def shares(self, seen: Seen, hint_map: Tensor) -> tuple[Tensor, Tensor]:
         """How much of each hint arrives at each cell (B, N, h, w), and the values of the hints' cells (B, N, 3 or 5).
@@ -166,7 +166,7 @@ class Affinities(NamedTuple):
 
 
 def _body(person: Tensor, worn: Tensor) -> Tensor:
-    """What `Seen.body` is, of what `People` returns."""
+    """What `Seen.body` is, of what `People.body` returns."""
     chance = person.sigmoid() * worn.softmax(1)
     bare = chance[:, [WORN.index(name) for name in BARE]]
     clothes = chance.sum(1, keepdim=True) - bare.sum(1, keepdim=True)

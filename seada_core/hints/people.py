@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..color.merging import upsample_chroma
 from ..color.sizes import resize, size_of
+from ..models.affinity import classifier_maps
 from ..models.efficientnet import EfficientNetLite
 from ..models.people import WORN, People
 from .affinity import classifier_of_control, embedded_size, smoothstep
@@ -70,14 +71,19 @@ class PeopleFinder(NamedTuple):
     classifier: EfficientNetLite
 
     @torch.no_grad()
-    def look(self, gray: Tensor, size: int | None = None) -> Tensor:
-        """Probabilities (B, 15, h, w) for grey photos (B, 1, H, W) in [0, 1]: of people, and of each of `WORN`.
-
-        size: the short side at which they are looked at, px; the part's own by default.
-        """
-        small = resize(gray, embedded_size(size_of(gray), size or self.people.config.size)).clamp(0, 1)
-        person, worn = self.people.look(small.to(self.people.out.weight), self.classifier)
+    def look(self, gray: Tensor) -> Tensor:
+        """Probabilities (B, 15, h, w) for grey photos (B, 1, H, W) in [0, 1]: of people, and of each of `WORN`."""
+        person, worn = self.people.body(self._maps(gray, self.people.config.size))
         return torch.cat([person.sigmoid(), person.sigmoid() * worn.softmax(1)], dim=1)
+
+    @torch.no_grad()
+    def skin(self, gray: Tensor, size: int) -> Tensor:
+        """Logits of skin (B, 1, h, w) for grey photos (B, 1, H, W) in [0, 1], looked at with this short side, px."""
+        return self.people.skin(self._maps(gray, size))
+
+    def _maps(self, gray: Tensor, size: int) -> list[Tensor]:
+        small = resize(gray, embedded_size(size_of(gray), size)).clamp(0, 1)
+        return classifier_maps(small.to(next(self.people.parameters())), self.classifier)
 
     def regions(self, gray: Tensor, things: Sequence[str]) -> tuple[Tensor, Tensor]:
         """The regions (B, N, H, W) in [0, 1] of those things that are people or what they wear, 0 everywhere where the

@@ -10,19 +10,18 @@ from torch import Tensor
 
 from ..color.merging import upsample_chroma
 from ..color.sizes import size_of
-from ..models.people import WORN
 from .affinity import smoothstep
 from .people import PeopleFinder
 
 SIZE = 208  # short side at which skin is looked for, px; hands are small
-SURELY = 0.4, 0.8  # probability of skin: up to the first, nothing is changed; from the second, all is
+SURELY = 0.3, 0.7  # probability of skin: up to the first, nothing is changed; from the second, all is
 WARM, DOUBT = 3.0, 0.03  # logits that the warmest colours add to a probability of skin, if it is above the second
 WARMEST = 1 / 6  # Cr of the warmest colours
 LEAST = 0.001  # share of a photo that is surely skin, below which nothing is changed
 # (Cb, Cr) of skin of the luminance Y is Y (1 - Y) (a + b Y): a and b, fitted to the true colours of 330 training photos
 TONE = (-0.136, 0.264), (-0.306, 0.266)
 OWN = 0.5  # how much of a photo's own tone is kept
-AROUND = 0.035  # distance of (Cb, Cr) from the tone that colours of skin may have
+AROUND = 0.03  # distance of (Cb, Cr) from the tone that colours of skin may have
 LIPS = 0.06  # and of what lies amid skin, from the mean of the square around it
 SQUARE = 0.4  # side of that square, of the square root of the skin's area
 AMID = 0.5, 0.8  # share of the square that is skin: up to the first, nothing differs from the mean
@@ -39,10 +38,10 @@ def find_skin(finder: PeopleFinder, gray: Tensor, chroma: Tensor) -> Tensor:
 
     What may be skin, and was given a warm colour, is likely to be skin: hands, which are small, would be missed else.
     """
-    chance = finder.look(gray, SIZE)[:, [1 + WORN.index("skin")]]
-    cb, cr = F.adaptive_avg_pool2d(chroma, size_of(chance)).to(chance).split(1, dim=1)
+    logits = finder.skin(gray, SIZE)
+    cb, cr = F.adaptive_avg_pool2d(chroma, size_of(logits)).to(logits).split(1, dim=1)
     warm = ((cr - cb.clamp_min(0) / 2) / WARMEST).clamp(0, 1)
-    chance = torch.sigmoid(chance.logit(1e-6) + WARM * warm * (chance > DOUBT))
+    chance = torch.sigmoid(logits + WARM * warm * (logits.sigmoid() > DOUBT))
     surely = smoothstep(chance, *SURELY).to(chroma).expand(-1, 2, -1, -1)
     return upsample_chroma(surely, gray.to(chroma))[:, :1].clamp(0, 1)
 

@@ -93,22 +93,25 @@ def test_a_photo_is_looked_at_in_its_shape_and_worn_things_are_shares_of_people(
         seen = finder.look(torch.rand(2, 1, *size))
         assert seen.shape == (2, 1 + len(WORN), *grid)
         torch.testing.assert_close(seen[:, 1:].sum(1), seen[:, 0])
+    assert finder.skin(torch.rand(2, 1, 400, 601), 128).shape == (2, 1, 32, 48)
 
 
 def test_the_loss_counts_what_is_known():
     generator = torch.Generator().manual_seed(0)
-    person, worn = torch.randn(2, 1, 3, 3, generator=generator), torch.randn(2, len(WORN), 3, 3, generator=generator)
-    labels = torch.tensor([0, 1, 255, 2, 5, 15, 255, 0, 1]).view(1, 3, 3).expand(2, -1, -1)
-    are, wear = [], []
+    person, worn, skin = (torch.randn(2, count, 3, 3, generator=generator) for count in (1, len(WORN), 1))
+    labels = torch.tensor([0, 1, 255, 2, 4, 15, 255, 0, 1]).view(1, 3, 3).expand(2, -1, -1)
+    are, wear, bare = [], [], []
     for b, y, x in ((b, y, x) for b in range(2) for y in range(3) for x in range(3)):
         label = int(labels[b, y, x])
         if label < 255:
             are.append(-F.logsigmoid(person[b, 0, y, x] * (1 if label else -1)))
         if 2 <= label < 255:
             wear.append(-worn[b, :, y, x].log_softmax(0)[label - 2])
-    expected = torch.stack(are).mean() + 0.5 * torch.stack(wear).mean()
-    torch.testing.assert_close(people_loss(person, worn, labels), expected)
-    nothing = people_loss(person, worn, torch.full((2, 3, 3), 255))
+        if label not in (1, 255):
+            bare.append(-F.logsigmoid(skin[b, 0, y, x] * (1 if WORN[label - 2] == "skin" and label else -1)))
+    expected = torch.stack(are).mean() + 0.5 * torch.stack(wear).mean() + torch.stack(bare).mean()
+    torch.testing.assert_close(people_loss(person, worn, skin, labels), expected)
+    nothing = people_loss(person, worn, skin, torch.full((2, 3, 3), 255))
     assert nothing == 0
 
 

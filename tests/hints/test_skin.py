@@ -8,7 +8,6 @@ from seada_core.color.spaces import rgb_to_ycbcr
 from seada_core.hints import skin as skin_tone
 from seada_core.hints.people import PeopleFinder
 from seada_core.hints.skin import AROUND, LIPS, OWN, even_skin, find_skin, typical
-from seada_core.models.people import WORN
 from seada_core.options import ColorizeOptions
 from seada_core.pipeline import Colorizer
 
@@ -18,11 +17,11 @@ class Seen(PeopleFinder):
 
     __slots__ = ()
 
-    def look(self, gray, size=None):
-        seen = torch.zeros(len(gray), 1 + len(WORN), 8, 8)
-        seen[:, 1 + WORN.index("skin"), :, :4] = 0.9
-        seen[:, 1 + WORN.index("skin"), :4, 4:] = 0.2
-        return seen
+    def skin(self, gray, size):
+        seen = torch.full((len(gray), 1, 8, 8), 1e-4)
+        seen[..., :4] = 0.9
+        seen[..., :4, 4:] = 0.2
+        return seen.logit()
 
 
 def test_skin_is_as_photos_of_people_have_it():

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ...color.spaces import luminance
-from ...models.affinity import CELL
+from ...models.affinity import CELL, classifier_maps
 from ...models.people import people_loss
 from ..batches import Batch
 from ..sources import DataError
@@ -35,12 +35,12 @@ class PeopleStage(Stage):
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         if batch.labels is None:
             raise DataError('stage people needs photos whose people are marked: "labels" in each one\'s json')
-        person, worn = self.people.look(luminance(batch.rgb), self.classifier)
+        person, worn, skin = self.people(classifier_maps(luminance(batch.rgb), self.classifier))
         labels = batch.labels[:, CELL // 2 :: CELL, CELL // 2 :: CELL]
         known = labels < 255
         right = ((person[:, 0] > 0) == (labels > 0)) & known
         return {
-            "loss": people_loss(person, worn, labels),
+            "loss": people_loss(person, worn, skin, labels),
             "predicted": right.sum() / known.sum().clamp_min(1),  # share of the cells whose person is right
         }
 
