@@ -16,6 +16,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from seada_core.models.affinity import classifier_maps
 from seada_core.models.backbone import denoise
 from seada_core.pipeline import Colorizer
 from seada_core.weights import part_files
@@ -74,7 +75,8 @@ def output(part: str, colorizer: Colorizer, given: Inputs) -> Tensor:
         found = [module(given["tokens"], t[None] // 10, given["tokens"], features[-1], given["context"])]
     elif part in ("affinity", "people"):
         classifier = colorizer.part("controlnet_rca").mapper.classifier
-        found = list((module.embed if part == "affinity" else module.look)(given["gray"], classifier))
+        maps = classifier_maps(given["gray"], classifier)
+        found = list(module(given["gray"], maps) if part == "affinity" else module(maps))
     elif part == "hint_encoder":
         encoded = module.encode(given["gray"], given["hints"])
         found = [*encoded]
