@@ -208,7 +208,11 @@ class TrainConfig:
     clip: float = setting(1.0, "largest gradient norm")
     ema: float = setting(0.9999, "decay of the averaged weights, which are what is exported; 0 keeps none", high=1)
     optimizer: str = choice("adamw", OPTIMIZERS, "adamw8bit needs bitsandbytes")
-    precision: str = choice("bf16", ("no", "bf16", "fp16"), "autocast; what is trained stays in fp32")
+    precision: str = choice(
+        "auto",
+        ("auto", "no", "bf16", "fp16"),
+        "autocast; what is trained stays in fp32. auto: bf16 where the device computes it, else no",
+    )
     frozen: str = choice("fp32", ("fp32", "bf16"), "how weights that are not trained are kept")
     gradient_checkpointing: bool = setting(
         False, "blocks run again for the backward pass instead of keeping their activations"

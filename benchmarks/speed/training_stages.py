@@ -22,6 +22,7 @@ from seada_core.presets import OPTIMIZERS, PRESETS, Preset, TrainConfig
 from seada_core.train.averages import Averages
 from seada_core.train.batches import Batch
 from seada_core.train.memory import build_optimizer, checkpoint_activations, freeze_in_bf16
+from seada_core.train.precision import frozen_of, precision_of
 from seada_core.train.stages.registry import STAGES
 from seada_core.train.stages.stage import Stage
 from seada_core.train.texts import text_is_frozen
@@ -52,7 +53,7 @@ def build(
         stage, config = assemble(name, preset, changes)
         if config.cache_text and text_is_frozen(stage):
             stage.semantic_encoder = GivenTexts(preset)
-    if config.frozen == "bf16":
+    if frozen_of(config, device) == "bf16":
         freeze_in_bf16(stage)
     torch.nn.Module.to(stage, device, memory_format=layout)
     if config.gradient_checkpointing:
@@ -93,7 +94,7 @@ def measure(stage: Stage, config: TrainConfig, size: int, steps: int, device: st
     for _ in range(steps + 1):
         started = time.perf_counter()
         for k in range(0, config.batch, micro):
-            with torch.autocast(device, torch.bfloat16):
+            with torch.autocast(device, torch.bfloat16, enabled=precision_of(config, device) != "no"):
                 loss = stage(data.rows(k, k + micro))["loss"]
             (loss * micro / config.batch).backward()
         torch.nn.utils.clip_grad_norm_(trained, config.clip)

@@ -1,7 +1,7 @@
 """A training step of `mini` against diffusers' plain ControlNet on the same UNet and batch.
 
 `python -m benchmarks.speed.training_step [--batch 32] [--repeats 5]`: both forward, backward and AdamW, UNet frozen,
-bf16 autocast, channels_last, alternating, medians.
+bf16 autocast where the processor computes it, channels_last, alternating, medians.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from seada_core.models import backbone
 from seada_core.models.controlnet_rca import ControlNetRCA, recognize
 from seada_core.models.unet import UNet
 from seada_core.presets import PRESETS
+from seada_core.train.precision import computes_bfloat16
 from seada_core.weights.export import diffusers_unet
 from seada_core.weights.stock_controlnet import build_controlnet
 
@@ -31,7 +32,7 @@ def ours(unet, preset, z, t, context, condition) -> Callable[[], None]:
     recognized = recognize(control.mapper.classifier, condition) if preset.control.recognition else None
 
     def step() -> None:
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=computes_bfloat16("cpu")):
             features = control.encode(z, t, context, condition, recognized=recognized)
             hook = lambda i, h: control.attend(i, h, features)  # noqa: E731
             output = backbone.denoise(unet, z, t, context, features.residuals, [hook])
@@ -48,7 +49,7 @@ def plain_controlnet(unet, z, t, context, condition) -> Callable[[], None]:
     optimizer = torch.optim.AdamW(control.parameters(), 1e-5)
 
     def step() -> None:
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=computes_bfloat16("cpu")):
             down, middle = control(z, t, context, condition, return_dict=False)
             output = unet(
                 z, t, context, down_block_additional_residuals=down, mid_block_additional_residual=middle

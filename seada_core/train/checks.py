@@ -144,6 +144,8 @@ def _more_careful(name: str, then: Any, now: Any) -> bool:
     """Whether a change is a remedy for a loss that is not finite: a lower rate or norm, or full precision."""
     if name in ("lr", "clip"):
         return 0 < now < then
+    if (name, then, now) == ("precision", "bf16", "auto"):  # the default before there was "auto"
+        return True
     return (name, now) in (("precision", "no"), ("frozen", "fp32"))
 
 

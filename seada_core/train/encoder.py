@@ -13,6 +13,7 @@ from ..files import weight_headers
 from ..weights.locations import read_json
 from ..weights.vae import load_vae
 from .data import Encoder
+from .precision import computes_bfloat16
 from .sources import DataError
 
 
@@ -42,10 +43,11 @@ def load_encoder(path: str, device: torch.device | str = "cpu") -> Encoder:
 
 
 def _half(device: torch.device | str, encoder: Encoder) -> Encoder:
-    """Run in bfloat16 autocast: twice as fast, with an error of 1e-4 of the latents' variance."""
+    """Run in bfloat16 autocast where the device computes it: twice as fast, error 1e-4 of the latents' variance."""
+    half = computes_bfloat16(device)
 
     def encode(rgb: Tensor) -> Tensor:
-        with torch.autocast(torch.device(device).type, torch.bfloat16):
+        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=half):
             return encoder(rgb.to(device)).float()
 
     return encode

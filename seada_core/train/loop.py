@@ -35,6 +35,7 @@ from .clock import Clock
 from .curves import Curves
 from .data import Pictures
 from .memory import MemoryOptionError, build_optimizer, checkpoint_activations, freeze_in_bf16
+from .precision import frozen_of, precision_of
 from .stages.stage import Stage
 
 # steps in a row that may be skipped because their loss or gradient is not finite: one bad batch is not a reason to
@@ -115,11 +116,13 @@ def fit(
     check_recipe(config, state.num_processes, state.device.type, stage.multiple)
     micro, times = micro_batches(config, state.num_processes, stage.multiple)
     accelerator = Accelerator(
-        mixed_precision=config.precision,
+        mixed_precision=precision_of(config, state.device),
         gradient_accumulation_steps=times,
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
     )
     main = accelerator.is_main_process
+    if main and config.precision == "auto" and accelerator.mixed_precision == "no":
+        print(f"this {state.device.type} has no bfloat16 instructions: training in float32", file=sys.stderr)
     folder.mkdir(parents=True, exist_ok=True)
     newest = latest_checkpoint(folder)
     if newest and not resume:
@@ -129,7 +132,7 @@ def fit(
 
     if main:
         saving.clean(folder)
-    if config.frozen == "bf16":
+    if frozen_of(config, accelerator.device) == "bf16":
         freeze_in_bf16(stage)
     fsdp = accelerator.distributed_type == DistributedType.FSDP
     layout = torch.contiguous_format if fsdp else torch.channels_last  # FSDP shards contiguous weights only
@@ -295,16 +298,17 @@ def validate(
     device = next(stage.parameters()).device
     count = min(batches, max(1, len(cache) // size))
     terms: dict[str, float] = {}
-    half = torch.float16 if config.precision == "fp16" else torch.bfloat16
+    precision, frozen = precision_of(config, device), frozen_of(config, device)
+    half = torch.float16 if precision == "fp16" else torch.bfloat16
     stage.eval()
     for k in range(count):
         batch = source[k].to(device)
         torch.manual_seed(step_seed(1234, k))
-        with torch.autocast(device.type, half, enabled=config.precision != "no"):
+        with torch.autocast(device.type, half, enabled=precision != "no"):
             for name, value in stage(batch).items():
                 terms[name] = terms.get(name, 0.0) + value.item() / count
     torch.manual_seed(1234)
-    with torch.autocast(device.type, half, enabled=config.frozen == "bf16"):  # else in full precision
+    with torch.autocast(device.type, half, enabled=frozen == "bf16"):  # else in full precision
         previews = stage.preview(source[0].rows(0, 8).to(device))
     stage.train()
     if curves is not None and log is not None:

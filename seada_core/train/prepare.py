@@ -26,6 +26,7 @@ from .cache import build_shares, join_shares
 from .data import Cache, Pictures, build_cache, cache_recognized, check_captions
 from .encoder import load_encoder
 from .options import TrainOptions
+from .precision import computes_bfloat16
 from .resident import ResidentPhotos, read_photos
 from .sources import DataError
 from .stages.codec import load_taesd
@@ -122,11 +123,11 @@ def with_recognized(
         pictures = Cache(pictures.folder, _digest(own))
         if pictures.recognized:
             return pictures
-    device = state.device.type
+    half = computes_bfloat16(state.device)
     classifier = copy.deepcopy(own).to(state.device).to(memory_format=torch.channels_last)
 
     def maps_of(gray: Tensor) -> list[Tensor]:
-        with torch.autocast(device, torch.bfloat16):
+        with torch.autocast(state.device.type, torch.bfloat16, enabled=half):
             return recognize(classifier, gray.to(state.device, memory_format=torch.channels_last))
 
     if isinstance(pictures, ResidentPhotos):

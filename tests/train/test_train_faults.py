@@ -389,6 +389,7 @@ def test_a_resumed_run_may_only_become_more_careful(tmp_path):
     then = replace(CONFIG, precision="bf16", frozen="bf16")
     (tmp_path / "config.json").write_text(json.dumps(describe(then, None)))
     check_same_run(tmp_path, replace(then, lr=1e-4, clip=0.1, precision="no", frozen="fp32"), None)
+    check_same_run(tmp_path, replace(then, precision="auto"), None)  # the default, which was bf16 earlier
     for change in ({"lr": 1e-2}, {"lr": 0.0}, {"clip": 10.0}, {"precision": "fp16"}, {"batch": 8}):
         with pytest.raises(TrainingError, match="with other settings"):
             check_same_run(tmp_path, replace(then, **change), None)
