@@ -33,7 +33,7 @@ def measured(colorizer: Colorizer, finder: PeopleFinder, truth: Tensor) -> dict[
     """For each of `METHODS` the mean squared error of skin's (Cb, Cr), its variance within the photo (1, 3, H, W), and
     the photo's PSNR; None for a photo without skin or colours."""
     gray, chroma = luminance(truth), rgb_to_ycbcr(truth)[:, 1:]
-    skin = find_skin(finder, gray, torch.zeros_like(chroma))
+    skin = find_skin(finder, gray, torch.zeros_like(chroma))[:, :1]
     if (skin > 0.5).float().mean() < LEAST or chroma.abs().mean() < GRAY:
         return None
     shown = {"model's colours": colorizer(gray.expand(-1, 3, -1, -1), skin=0.0), "true colours": truth}
