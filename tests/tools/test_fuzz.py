@@ -56,7 +56,7 @@ def test_the_fuzzer_finds_seeded_faults(tmp_path, monkeypatch, capsys):
 
     reader = fuzz.Reader([b"x"], lambda rng, data, others: bytes([rng.randrange(8)]), read, (ValueError,), 50_000_000)
     monkeypatch.setitem(fuzz.READERS, "bad", lambda: reader)
-    monkeypatch.setattr(fuzz, "SECONDS", 0.2)
+    monkeypatch.setattr(fuzz, "SECONDS", 1.0)
     counts, findings = fuzz.run("bad", 30, keep=tmp_path)
     kinds = {line.split("  ")[1] for line in findings}
     assert kinds == {"KeyError", "memory", "death", "slow"} and counts["read"] + counts["before a death"] > 3

@@ -16,7 +16,7 @@ from seada_core.train.checks import TrainingError, check_recipe, micro_batches
         ({"resolution": 100}, "--resolution must be a multiple of 8 px"),
         ({"crop": 72}, "--crop must be .* at most the resolution, 64 px, not 72"),
         ({"precision": "fp16"}, "fp16 needs a GPU"),
-        ({"precision": "fp8"}, "--precision must be no, bf16 or fp16, not fp8"),
+        ({"precision": "fp8"}, "--precision must be auto, no, bf16 or fp16, not fp8"),
         ({"frozen": "bf16"}, "--frozen bf16 needs autocast"),
         ({"lora": 4, "train_unet": True}, "either --lora or --train-unet"),
         ({"optimizer": "lion"}, "--optimizer must be adamw, adamw8bit or sgd"),
