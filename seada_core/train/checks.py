@@ -141,7 +141,7 @@ def check_same_run(checkpoint: Path, config: TrainConfig, preset: Preset | None)
 
 
 def _more_careful(name: str, then: Any, now: Any) -> bool:
-    """Whether a change is a remedy for a loss that is not finite: a lower rate or norm, or full precision."""
+    """Whether a change is a remedy for a loss that is not finite (a lower rate or norm, or full precision), or none."""
     if name in ("lr", "clip"):
         return 0 < now < then
     if (name, then, now) == ("precision", "bf16", "auto"):  # the default before there was "auto"

@@ -412,36 +412,6 @@ def test_training_without_tensorboard_logs_and_previews_in_files(parts, tiny_pre
     assert previews == [f"{name}-{step:07}.png" for name in ("codes", "decode") for step in (2, 4)]
 
 
-@pytest.mark.parametrize(
-    "computes, precision, trains_in, frozen",
-    [
-        (True, "auto", torch.bfloat16, torch.bfloat16),
-        (False, "auto", torch.float32, torch.float32),
-        (False, "bf16", torch.bfloat16, torch.bfloat16),
-    ],
-)
-def test_it_trains_in_bfloat16_where_the_device_computes_it(
-    computes, precision, trains_in, frozen, parts, tiny_preset, cache, tmp_path, monkeypatch, capsys
-):
-    """A processor without such instructions takes many times as long in it as in float32."""
-    monkeypatch.setattr("seada_core.train.precision.computes_bfloat16", lambda device: computes)
-    seen, denoise = set(), backbone.denoise
-
-    def recording(unet, *inputs):
-        output = denoise(unet, *inputs)
-        seen.add(output.dtype)
-        return output
-
-    monkeypatch.setattr(diffusion, "denoise", recording)
-    c = replace(config(frozen="bf16"), precision=precision, optimizer="sgd")
-    stage = STAGES["stage2"].build(parts, tiny_preset, c)
-    fit(stage, c, cache, tmp_path, cache, workers=0)
-    assert seen == {trains_in}
-    assert next(stage.unet.parameters()).dtype is frozen
-    assert next(stage.controlnet_rca.encoder.parameters()).dtype is torch.float32
-    assert ("training in float32" in capsys.readouterr().err) == (not computes and precision == "auto")
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["stage2", "decoder"])
 def test_options_that_save_memory_validate_and_resume(name, parts, tiny_preset, cache, tmp_path):
