@@ -50,8 +50,8 @@ def test_a_gray_arm_and_a_red_hand_come_near_to_the_tone_and_lips_and_the_rest_s
     found = even_skin(chroma, gray, both(skin))
     target = typical(gray)[0, :, 0, 0] + OWN * torch.tensor([0.02, -0.01])
     apart = found - target.view(1, 2, 1, 1)
-    length = apart.norm(dim=1)[0]
-    torch.testing.assert_close(length[30:33, :16], torch.full((3, 16), AROUND))
+    length, before = apart.norm(dim=1)[0], (chroma - tone.view(1, 2, 1, 1)).norm(dim=1)[0]
+    torch.testing.assert_close(length[30:33, :16], AROUND**2 / before[30:33, :16])  # the farther, the nearer
     assert (apart[0, 0, 30:33, :12] > 0).all() and (apart[0, 1, 30:33, 12:16] > 0).all()  # greyer and redder still
     torch.testing.assert_close(apart[0, 1, 12:14, 8:13], torch.full((2, 5), LIPS - 0.005))  # lips: nothing was taken
     assert length[:5, :22].max() < 1e-6
@@ -60,7 +60,7 @@ def test_a_gray_arm_and_a_red_hand_come_near_to_the_tone_and_lips_and_the_rest_s
     assert ((half - chroma)[0, 1, 31, 13] / (found - chroma)[0, 1, 31, 13]).item() == pytest.approx(0.6, abs=0.02)
     chroma[0, 1, 12:14, 8:13] += 0.2  # and paint on the face
     painted = (even_skin(chroma, gray, both(skin)) - target.view(1, 2, 1, 1))[0, 1, 12:14, 8:13]
-    assert (painted < AROUND + LIPS + 1e-6).all() and (painted > AROUND).all()
+    assert (painted < AROUND).all()  # it is too red for lips, and leaves a trace in the mean alone
 
 
 def test_a_few_places_are_no_skin_and_each_photo_has_its_own_tone():
