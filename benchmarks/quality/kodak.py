@@ -1,6 +1,7 @@
 """Kodak24 through the decoder, PSNR in RGB at 255: `python -m benchmarks.quality.kodak --photos DIR --encoder FILE`.
 
-Eq. 5 on the continuous latent, and through the codebook. Only the latent and the photo's luminance go in.
+Eq. 5 on the continuous latent, through the codebook, and with `--token-steps` after token diffusion of the true tokens
+(Eq. 6, temperature 1, no text). Only the latent and the photo's luminance go in.
 """
 
 from __future__ import annotations
@@ -22,23 +23,33 @@ from seada_core.weights import part_files
 
 
 @torch.no_grad()
-def measure(photos: Path, encoder: str, model: str = "mini") -> tuple[float, float]:
-    """Mean PSNR in dB of the decoded latents, and through the codebook; prints each photo's."""
-    encode = load_encoder(encoder)
-    decoder, _ = part_files.load_part(part_files.model_folder(model) / "vq_decoder.safetensors", "vq_decoder")
+def measure(photos: Path, encoder: str, model: str = "mini", token_steps: int = 0) -> list[float]:
+    """Mean PSNR in dB of the decoded latents, through the codebook, and with `token_steps` after token diffusion;
+    prints each photo's."""
+    encode, folder = load_encoder(encoder), part_files.model_folder(model)
+    decoder, _ = part_files.load_part(folder / "vq_decoder.safetensors", "vq_decoder")
+    columns = ["decoded, dB", "through the codebook, dB"]
+    if token_steps:
+        diffusion, _ = part_files.load_part(folder / "token_diffusion.safetensors", "token_diffusion")
+        columns.append(f"token diffusion, {token_steps} steps, dB")
     rows = []
-    table = Table("kodak", "PSNR in RGB of true latents, decoded", ["decoded, dB", "through the codebook, dB"])
+    table = Table("kodak", "PSNR in RGB of true latents, decoded", columns)
     for path in sorted(photos.glob("*.png")):
         rgb = to_tensor(Image.open(path))[None]
         height, width = rgb.shape[-2:]
         z = encode(F.pad(rgb, (0, -width % 8, 0, -height % 8), mode="replicate"))
         gray = luminance(rgb)
-        results = decoder.decode(z, gray), decoder.decode_tokens(decoder.encode_tokens(z, gray), gray)
+        tokens = decoder.encode_tokens(z, gray)
+        results = [decoder.decode(z, gray), decoder.decode_tokens(tokens, gray)]
+        if token_steps:
+            features, generators = decoder.gray_features(gray)[-1], [torch.Generator().manual_seed(0)]
+            tokens = diffusion.sample(tokens, features, None, token_steps, generators)
+            results.append(decoder.decode_tokens(tokens, gray))
         rows.append([metrics.psnr(to_8bit(result), rgb).item() for result in results])
         table.add(path.stem, *(round(value, 2) for value in rows[-1]))
     means = torch.tensor(rows).mean(0).tolist()
     table.add(f"mean of {len(rows)}", *(round(value, 2) for value in means))
-    return means[0], means[1]
+    return means
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -46,8 +57,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--photos", type=Path, required=True)
     parser.add_argument("--encoder", required=True)
     parser.add_argument("--model", default="mini")
+    parser.add_argument("--token-steps", type=int, default=0, help="of token diffusion; 0: without it")
     options = parser.parse_args(arguments)
-    measure(options.photos, options.encoder, options.model)
+    measure(options.photos, options.encoder, options.model, options.token_steps)
     return 0
 
 
