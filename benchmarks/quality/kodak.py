@@ -15,23 +15,23 @@ import torch.nn.functional as F
 from PIL import Image
 
 from benchmarks import Table
+from seada_core.color.merging import merge_chroma
 from seada_core.color.spaces import luminance
 from seada_core.evaluate import metrics
 from seada_core.evaluate.sources import to_8bit, to_tensor
+from seada_core.options import ColorizeOptions
+from seada_core.pipeline import Colorizer
 from seada_core.train.encoder import load_encoder
-from seada_core.weights import part_files
 
 
 @torch.no_grad()
 def measure(photos: Path, encoder: str, model: str = "mini", token_steps: int = 0) -> list[float]:
     """Mean PSNR in dB of the decoded latents, through the codebook, and with `token_steps` after token diffusion;
     prints each photo's."""
-    encode, folder = load_encoder(encoder), part_files.model_folder(model)
-    decoder, _ = part_files.load_part(folder / "vq_decoder.safetensors", "vq_decoder")
+    encode, colorizer = load_encoder(encoder), Colorizer.from_pretrained(model, "cpu")
+    decoder = colorizer.part("vq_decoder")
     columns = ["decoded, dB", "through the codebook, dB"]
-    if token_steps:
-        diffusion, _ = part_files.load_part(folder / "token_diffusion.safetensors", "token_diffusion")
-        columns.append(f"token diffusion, {token_steps} steps, dB")
+    columns += [f"token diffusion, {token_steps} steps, dB"] if token_steps else []
     rows = []
     table = Table("kodak", "PSNR in RGB of true latents, decoded", columns)
     for path in sorted(photos.glob("*.png")):
@@ -39,12 +39,10 @@ def measure(photos: Path, encoder: str, model: str = "mini", token_steps: int = 
         height, width = rgb.shape[-2:]
         z = encode(F.pad(rgb, (0, -width % 8, 0, -height % 8), mode="replicate"))
         gray = luminance(rgb)
-        tokens = decoder.encode_tokens(z, gray)
-        results = [decoder.decode(z, gray), decoder.decode_tokens(tokens, gray)]
+        results = [decoder.decode(z, gray), decoder.decode_tokens(decoder.encode_tokens(z, gray), gray)]
         if token_steps:
-            features, generators = decoder.gray_features(gray)[-1], [torch.Generator().manual_seed(0)]
-            tokens = diffusion.sample(tokens, features, None, token_steps, generators)
-            results.append(decoder.decode_tokens(tokens, gray))
+            chroma = colorizer.decode(z, gray, None, ColorizeOptions(token_steps=token_steps))
+            results.append(merge_chroma(chroma, gray))
         rows.append([metrics.psnr(to_8bit(result), rgb).item() for result in results])
         table.add(path.stem, *(round(value, 2) for value in rows[-1]))
     means = torch.tensor(rows).mean(0).tolist()

@@ -58,9 +58,9 @@ def even_skin(chroma: Tensor, gray: Tensor, skin: Tensor) -> Tensor:
     """A photo's chroma (B, 2, H, W) with the colours of its skin near to one tone, and that near to `typical`.
 
     The tone is the median of what the skin's colours differ from typical ones. Colours that are farther from it than
-    `AROUND` (a grey arm, a red hand) are brought to that distance, and the nearer the farther they were, see
-    `_redescending`; what has skin all around it (lips) may differ more, and so may what is less surely skin. Wild
-    colours have often stained what is beside them (a sleeve), see `_calm`.
+    `AROUND` (a grey arm, a red hand) are brought near to it, the nearer the farther they were, see `_redescending`;
+    what has skin all around it (lips) may differ more, and so may what is less surely skin. Wild colours have often
+    stained what is beside them (a sleeve), see `_calm`.
 
     Args:
         gray: (B, 1, H, W) in [0, 1].
@@ -83,7 +83,7 @@ def even_skin(chroma: Tensor, gray: Tensor, skin: Tensor) -> Tensor:
         evened = torch.lerp(own, middle + _redescending(torch.lerp(apart, mean, amid), AROUND) + lips, sure)
         far = evened - middle
         nearer = evened + (_redescending(far, (AROUND + LIPS * amid) / perhaps.clamp_min(1e-3)) - far)
-        evened = _shorter(nearer, _length(evened))  # what is grey stays so: it may be something else
+        evened = nearer * _share(nearer, _length(evened))  # what is grey stays so: it may be something else
         rows.append(_calm(evened, own, middle, perhaps))
     return torch.stack(rows)
 
@@ -114,16 +114,15 @@ def _hues(colors: Tensor) -> Tensor:
     return smoothstep(torch.einsum("kc,chw->khw", hues, colors / _length(colors).clamp_min(1e-6)), *ALIKE)
 
 
-def _shorter(vectors: Tensor, most: float | Tensor) -> Tensor:
-    """Vectors (C, H, W) of at most that length."""
-    return vectors * (most / _length(vectors).clamp_min(1e-6)).clamp(max=1)
-
-
 def _redescending(vectors: Tensor, most: float | Tensor) -> Tensor:
     """Vectors (C, H, W) of at most that length; of longer ones the shorter the longer they are, since what is far off
     is wrong (as redescending estimators have it, Hampel 1974)."""
-    share = (most / _length(vectors).clamp_min(1e-6)).clamp(max=1)
-    return vectors * share.square()
+    return vectors * _share(vectors, most).square()
+
+
+def _share(vectors: Tensor, most: float | Tensor) -> Tensor:
+    """The share of vectors (C, H, W), at most 1, that has at most that length: (H, W)."""
+    return (most / _length(vectors).clamp_min(1e-6)).clamp(max=1)
 
 
 def _length(vectors: Tensor) -> Tensor:
