@@ -11,6 +11,7 @@ from PIL import Image
 import benchmarks
 from benchmarks.__main__ import main as list_benchmarks
 from benchmarks.quality import ablation_models, ablations, hint_protocol, old_prints
+from benchmarks.quality import kodak as kodak_decoder
 from docs.figures import contact_sheet
 from seada_core.color import prints
 from seada_core.evaluate import metrics, sources
@@ -190,6 +191,14 @@ def test_decoders_of_the_table_on_true_latents(data_dir, kodak):
         if make is not ablation_models.plain_decode:
             assert (sources.gray_of(result) - gray).abs().max() < 0.02
     assert psnr["plain_decode"] + 5 < psnr["luminance_put_back"] < psnr["gray_injection"]
+
+
+def test_kodak_through_the_codebook_and_token_diffusion(data_dir, kodak, tmp_path, monkeypatch):
+    monkeypatch.setattr(benchmarks, "RESULTS", tmp_path)
+    encoder = str(data_dir / "taesd" / "taesd_encoder.safetensors")
+    decoded, coded, refined = kodak_decoder.measure(kodak, encoder, token_steps=2)
+    assert decoded - 2 < min(coded, refined) and max(coded, refined) < decoded and refined != coded
+    assert kodak_decoder.measure(kodak, encoder) == [decoded, coded]
 
 
 def test_captions_of_the_table(tiny_model, pictures):
