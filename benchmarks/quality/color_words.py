@@ -1,9 +1,10 @@
 """What captions and colour words change: `python -m benchmarks.quality.color_words --data val-001.tar [--every 4]`.
 
-PSNR of a model with its own captions, with colour captions measured in the true photo (`train.color_captions`) and with
-these captions' colour words exchanged, over PSNR without any text, with 95 % intervals (bootstrap over photos). For
-photos whose caption begins with a thing of a colour, how far that word's exchange moves the colour of its area, and of
-the rest. And how far the embeddings of grey captions are from those of colour captions before and after the adapter.
+PSNR of a model with its own captions, with colour captions measured in the true photo (`train.color_captions`), as text
+alone and as `colorize` takes them (what they name is looked for in the photo), and with these captions' colour words
+exchanged, over PSNR without any text, with 95 % intervals (bootstrap over photos). For photos whose caption begins with
+a thing of a colour, how far that word's exchange moves the colour of its area, and of the rest, both ways. And how far
+the embeddings of grey captions are from those of colour captions before and after the adapter.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import io
 import re
 import sys
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +24,7 @@ from PIL import Image
 from torch import Tensor
 
 from benchmarks import Table
+from benchmarks.quality.words import by_words
 from seada_core.color.spaces import luminance, rgb_to_lab
 from seada_core.evaluate import metrics
 from seada_core.evaluate.sources import to_tensor
@@ -74,9 +77,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--model", default="mini", help='"mini" or a folder of part files')
     options = parser.parse_args(arguments)
     colorizer, describer = Colorizer.from_pretrained(options.model), ColorDescriber.with_package_weights()
-    names = ("own caption", "colour caption", "colours exchanged")
+    names = ("own caption", "colour caption", "colours exchanged", "colour caption, its things found")
     over: dict[str, list[float]] = {name: [] for name in names}
-    inside, outside, distances = [], [], []
+    ways = {
+        "as text": lambda gray, text: colorizer(gray, prompt=text),
+        "its thing found": partial(by_words, colorizer),
+    }
+    shifts: dict[str, list[tuple[float, float]]] = {way: [] for way in ways}
+    distances = []
     for truth, label in photos(options):
         gray = luminance(truth)
         own = colorizer.caption(gray)[0]
@@ -84,23 +92,23 @@ def main(arguments: list[str] | None = None) -> int:
         color = ", ".join([own, *found.phrases]) if own else ", ".join(found.phrases)
         texts = dict(zip(names, (own, color, exchanged(color))))
         colored = {name: colorizer(gray, prompt=text) for name, text in {"none": "", **texts}.items()}
+        colored[names[3]] = by_words(colorizer, gray, color)
         plain = metrics.psnr(colored["none"], truth).item()
         for name in names:
             over[name].append(metrics.psnr(colored[name], truth).item() - plain)
         if found.subject is not None and _WORD.search(found.phrases[0]):
-            other = exchanged(", ".join(found.phrases), 1)
-            pair = colorizer(gray, prompt=", ".join(found.phrases)), colorizer(gray, prompt=other)
-            here, elsewhere = moved(*pair, found.subject)
-            inside.append(here)
-            outside.append(elsewhere)
+            text = ", ".join(found.phrases)
+            for way, color_by in ways.items():
+                pair = color_by(gray, text), color_by(gray, exchanged(text, 1))
+                shifts[way].append(moved(*pair, found.subject))
         distances.append(embedding_distances(colorizer, own, color))
     stem = options.data.stem
     table = Table(f"color_words-{stem}", f"{len(over[names[0]])} photos of {stem}", ["mean", "95 % from", "to"])
     for name in names:
         table.add(f"PSNR over no text, dB: {name}", *interval(over[name]))
-    if inside:
-        table.add("one colour word exchanged: its thing moves, Lab", *interval(inside))
-        table.add("one colour word exchanged: the rest moves, Lab", *interval(outside))
+    for way, pairs in shifts.items():
+        for what, values in zip(("its thing", "the rest"), zip(*pairs)):
+            table.add(f"one colour word exchanged, {way}: {what} moves, Lab", *interval(values))
     before, after = zip(*distances)
     table.add("distance to the colour caption's embedding, before the adapter", *interval(before))
     table.add("distance to the colour caption's embedding, after the adapter", *interval(after))

@@ -101,6 +101,12 @@ def mean_chroma(rgb: Tensor, where: Tensor) -> Tensor:
     return rgb_to_ycbcr(to_8bit(rgb))[0, 1:, where].mean(1)
 
 
+def by_words(colorizer: Colorizer, gray: Tensor, prompt: str, regions: str = "auto") -> Tensor:
+    """Photos (B, 1, H, W) in colour (B, 3, H, W): the coloured things of the prompt as soft hints, the rest as text."""
+    soft, found, _ = word_hints(colorizer, gray, prompt, regions)
+    return colorizer(gray, prompt=without_colors(prompt, found), soft_hints=soft)
+
+
 def labels_of(shard: Path, count: int) -> dict[str, str]:
     """Keys of the first pictures of `count` labels, spread evenly over those that are names of ImageNet's classes."""
     known = [set(names.lower().replace(",", " ").split()) for names in class_words()]
@@ -151,9 +157,7 @@ def main(arguments: list[str] | None = None) -> int:
         before = mean_chroma(plain, where), mean_chroma(plain, ~where)
         row = [pair.truth, plain[0]]
         for word in WORDS:
-            prompt = f"a {word} {thing}"
-            soft, found, _ = word_hints(colorizer, gray[:, :1], prompt, options.regions)
-            result = colorizer(gray, prompt=without_colors(prompt, found), soft_hints=soft)
+            result = by_words(colorizer, gray[:, :1], f"a {word} {thing}", options.regions)
             after = mean_chroma(result, where), mean_chroma(result, ~where)
             wanted = rgb_to_ycbcr(torch.tensor(parse_color(COLORS[word])).view(3, 1, 1))[1:].flatten()
             cosine = torch.cosine_similarity(after[0], wanted, dim=0).clamp(-1, 1)

@@ -1,7 +1,9 @@
 """Colours in words."""
 
+import re
 import time
 
+import numpy as np
 import pytest
 
 from seada_core.files.hint_format import parse_color
@@ -59,7 +61,36 @@ PHRASES = {
 def test_things_and_their_colours(prompt):
     found = color_phrases(prompt)
     assert {phrase.thing: phrase.word for phrase in found} == PHRASES[prompt]
-    assert all(phrase.color == COLORS[phrase.word] for phrase in found)
+    assert all(re.fullmatch("#[0-9a-f]{6}", phrase.color) for phrase in found)
+
+
+def chroma(color):
+    """(Cb, Cr) of "#rrggbb" by ITU-R BT.601's formula, and luma."""
+    red, green, blue = parse_color(color)
+    luma = 0.299 * red + 0.587 * green + 0.114 * blue
+    return np.array([(blue - luma) / 1.772, (red - luma) / 1.402]), luma
+
+
+@pytest.mark.parametrize(
+    ("prompt", "strength"),
+    [
+        ("a red car", 0.75),
+        ("a dark red car", 0.75),
+        ("a bright red car", 1),
+        ("the car is a deep red", 1),
+        ("a pale red car", 0.4),
+        ("a light-red car", 0.4),
+        ("a soft vivid red car", 1),
+        ("a red and white awning", 0.75),
+        ("a pale blue and white awning", 0.4),
+    ],
+)
+def test_words_for_shades_say_how_strong_a_colour_is(prompt, strength):
+    (phrase,) = color_phrases(prompt)
+    found, luma = chroma(phrase.color)
+    strongest, same_luma = chroma(COLORS[phrase.word])
+    assert np.allclose(found, strength * strongest, atol=0.003)
+    assert abs(luma - same_luma) < 0.003
 
 
 def test_every_colour_word_is_found_and_has_a_valid_colour():
