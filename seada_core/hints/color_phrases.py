@@ -58,8 +58,8 @@ COLORS = {
     "white": "#f0f0f0",
     "black": "#181818",
 }
-# How much of that chroma things have. In 1,800 training photos areas that `train.color_captions` calls so have 0.6 to 0.9
-# of it after no such word, 1.0 to 1.4 after "bright" and 0.2 to 0.4 after "pale".
+# How much of that chroma things have. In 1,800 training photos, areas that `train.color_captions` calls so have 0.6 to
+# 0.9 of it after no such word, 1.0 to 1.4 after "bright" and 0.2 to 0.4 after "pale".
 STRENGTH = 0.75
 STRENGTHS = {
     **dict.fromkeys(("bright", "vivid", "deep", "rich"), 1.0),
