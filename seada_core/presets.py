@@ -107,6 +107,14 @@ class PeopleConfig:
 
 
 @dataclass(frozen=True)
+class SceneryConfig:
+    """Sky, water, grass and leaves: see `models.scenery`."""
+
+    width: int = setting(64)
+    size: int = setting(160, "short side of the photo that is looked at, px")
+
+
+@dataclass(frozen=True)
 class CodecConfig:
     """The luminance-aware VQ decoder, EDN Eq. 5. Tuples are by resolution: 1, 1/2, 1/4, 1/8 of the picture."""
 
@@ -260,6 +268,7 @@ class Preset:
     hint: HintConfig = field(default_factory=HintConfig)
     affinity: AffinityConfig = field(default_factory=AffinityConfig)
     people: PeopleConfig = field(default_factory=PeopleConfig)
+    scenery: SceneryConfig = field(default_factory=SceneryConfig)
     codec: CodecConfig = field(default_factory=CodecConfig)
     tokens: TokenConfig = field(default_factory=TokenConfig)
     captioner: CaptionerConfig = field(default_factory=CaptionerConfig)
@@ -298,6 +307,7 @@ SD15 = Preset(
         "affinity": replace(_SD15, steps=2_000, lr=1.5e-3),  # needs --control.recognition, and is not in the recipe
         # needs --control.recognition and photos with labels, and is not in the recipe
         "people": replace(_SD15, steps=2_000, lr=1e-3),
+        "scenery": replace(_SD15, steps=2_000, lr=1e-3),  # needs --control.recognition, and is not in the recipe
         "tokens": replace(_SD15, steps=42_000),
         "joint": replace(_SD15, steps=10_000),
     },
@@ -385,6 +395,9 @@ MINI = Preset(
         "people": replace(
             _MINI, steps=3000, batch=24, resolution=144, crop=144, lr=2e-3, warmup=200, decay=0.6, ema=0.995
         ),
+        "scenery": replace(
+            _MINI, steps=1500, batch=24, resolution=144, crop=144, lr=2e-3, warmup=100, decay=0.6, ema=0.995
+        ),
         "tokens": replace(_MINI, steps=450, batch=32, lr=1e-3, warmup=20, decay=0.7),
         "joint": replace(_MINI, steps=100, batch=16, lr=5e-5, warmup=10),
     },
@@ -400,6 +413,7 @@ MINI = Preset(
         "decoder",
         "ccd",
         "affinity",
+        "scenery",
         "tokens",
         "joint",
     ),

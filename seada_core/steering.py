@@ -20,6 +20,7 @@ from .hints.affinity import affinities_of
 from .hints.color_phrases import ColorPhrase, color_phrases, contradictions
 from .hints.maps import over
 from .hints.people import people_finder
+from .hints.scenery import scenery_finder
 from .models.captioners.coca import classifier_of
 from .options import ColorizeOptions
 from .pipeline import Colorizer
@@ -31,7 +32,7 @@ ATTENTION_STEPS = 4  # sampling steps whose attention is recorded
 WORD_WEIGHT = 0.95  # the mask of a word's colour where its thing certainly is
 UNKNOWN = 0.5  # share of a prompt's words that the model does not know from which that is said
 FINDERS = {  # ways to find things, and the parts that each uses
-    "recognition": ("captioner", "controlnet_rca", "affinity", "people"),
+    "recognition": ("captioner", "controlnet_rca", "affinity", "people", "scenery"),
     "attention": ("semantic_encoder", "semantic_adapter", "unet", "controlnet_rca", "affinity"),
 }
 ClipSeg = tuple[nn.Module, object]  # the model and its tokenizer
@@ -77,24 +78,28 @@ def _masks(
 ) -> Tensor:
     """The regions (B, N, h, w) in [0, 1] of things, on the CPU; 0 everywhere for what was not found.
 
-    They come from scores (B, N, any h, any w), or, of people and what they wear, from the part that knows these.
+    They come from scores (B, N, any h, any w), or from the parts that know people, what they wear, and scenery.
     """
     here = resize(gray, decode_size(size_of(gray), DECODE_SIZE)).to(colorizer.device)
     recognizes = source in ("auto", *FINDERS) and finder(colorizer, str(source)) == "recognition"
     people = people_finder(colorizer.has, colorizer.part) if recognizes else None
-    own = None
+    scenery = scenery_finder(colorizer.has, colorizer.part) if recognizes else None
+    own = []
     if people is not None:
-        own, everyone = people.regions(here, things)
+        worn, everyone = people.regions(here, things)
+        own.append(worn)
         scores = scores * (1 - F.interpolate(everyone, size_of(scores), mode="bilinear").to(scores))
+    if scenery is not None:
+        own.append(scenery.regions(here, things))
     affinities = affinities_of(colorizer.has, colorizer.part)
     if affinities is None:
         masks = (2.2 * grounding.refine(gray.cpu(), scores.cpu()) - 0.4).clamp(0, 1)  # doubtful pixels count less
     else:
         seen = affinities.look(here)
         masks = torch.cat([affinities.region(here, score, seen) for score in scores.split(1, dim=1)], 1).cpu()
-    if own is not None:
-        own = F.interpolate(own.cpu(), size_of(masks), mode="bilinear")
-        masks = torch.where(own.amax((2, 3), keepdim=True) > 0, own, masks)
+    for regions in own:
+        regions = F.interpolate(regions.cpu(), size_of(masks), mode="bilinear")
+        masks = torch.where(regions.amax((2, 3), keepdim=True) > 0, regions, masks)
     return masks
 
 

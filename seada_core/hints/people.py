@@ -53,10 +53,15 @@ _WORN = {
 _WORDS = {word: WORN.index(kind) for kind, words in _WORN.items() for word in words.split()}
 
 
+def nouns(thing: str) -> tuple[str, ...]:
+    """The last word of a thing as it may be listed: as it is, and without a plural's ending."""
+    last = (re.findall(r"[a-z]+", thing.lower()) or [""])[-1]
+    return last, last.removesuffix("s"), last.removesuffix("es")
+
+
 def kind_of(thing: str) -> int | None:
     """The channel of a thing by its last word: 0 for people, 1 + k for `WORN[k]`, None for anything else."""
-    last = (re.findall(r"[a-z]+", thing.lower()) or [""])[-1]
-    for word in (last, last.removesuffix("s"), last.removesuffix("es")):
+    for word in nouns(thing):
         if word in _PEOPLE:
             return 0
         if word in _WORDS:
@@ -95,10 +100,10 @@ class PeopleFinder(NamedTuple):
         none = torch.zeros_like(surely[:, 0])
         kinds = [kind_of(thing) for thing in things]
         found = torch.stack([none if kind is None else surely[:, kind] for kind in kinds], dim=1)
-        return _fitted(found, gray), _fitted(everyone, gray)
+        return fitted(found, gray), fitted(everyone, gray)
 
 
-def _fitted(regions: Tensor, gray: Tensor) -> Tensor:
+def fitted(regions: Tensor, gray: Tensor) -> Tensor:
     """Regions (B, N, h, w) at the size of photos (B, 1, H, W), along their edges."""
     layers = [upsample_chroma(layer.expand(-1, 2, -1, -1), gray)[:, :1] for layer in regions.split(1, dim=1)]
     return torch.cat(layers, dim=1).clamp(0, 1)

@@ -31,6 +31,7 @@ _REASONS = {
     "hint_encoder": "diffusers' pipelines have no hints",
     "affinity": "diffusers' pipelines have no hints",
     "people": "diffusers' pipelines do not look for what a prompt names",
+    "scenery": "diffusers' pipelines do not look for what a prompt names",
     "vq_decoder": "diffusers' pipelines decode without the photo",
     "token_diffusion": "diffusers' pipelines decode without the photo",
     "captioner": "it writes the prompt, and pipelines have no such part",

@@ -23,6 +23,7 @@ from ..models.captioners.coca import TinyCoCa
 from ..models.ccd import HintEncoder
 from ..models.controlnet_rca import ControlNetRCA
 from ..models.people import People
+from ..models.scenery import Scenery
 from ..models.semantic_adapter import SemanticAdapter, SemanticEncoder
 from ..models.token_diffusion import TokenDiffusion
 from ..models.tokenizer import END as CLIP_END
@@ -42,6 +43,7 @@ SECTIONS = {
     "hint_encoder": ("unet", "hint"),
     "affinity": ("affinity",),
     "people": ("people",),
+    "scenery": ("scenery",),
     "vq_decoder": ("codec",),
     "token_diffusion": ("tokens",),
     "captioner": ("captioner",),
@@ -64,6 +66,8 @@ def build(part: str, preset: Preset, tokenizer: Tokenizer | None = None) -> nn.M
         return Affinity(preset.affinity)
     if part == "people":
         return People(preset.people)
+    if part == "scenery":
+        return Scenery(preset.scenery)
     if part == "vq_decoder":
         return VQDecoder(preset.codec)
     if part == "token_diffusion":

@@ -356,7 +356,7 @@ def test_a_stage_names_the_buffers_that_it_changes(name, cache):
             image_size=64, width=32, text_layers=1, decoder_layers=1, vision_channels=(16, 32), vision_blocks=(1, 1)
         )
         parts[name] = part_files.build(name, replace(preset, captioner=small), parts["semantic_encoder"].tokenizer)
-    if name in ("affinity", "people"):  # they need a controller with a classifier
+    if name in ("affinity", "people", "scenery"):  # they need a controller with a classifier
         preset = replace(preset, control=replace(preset.control, recognition=True, recognition_width=32))
         parts["controlnet_rca"] = part_files.build("controlnet_rca", preset)
     probe = ChromaProbe(parts["vq_decoder"]) if STAGES[name].needs_probe(CONFIG) else None

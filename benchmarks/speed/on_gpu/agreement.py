@@ -73,10 +73,11 @@ def output(part: str, colorizer: Colorizer, given: Inputs) -> Tensor:
     elif part == "token_diffusion":
         features = colorizer.part("vq_decoder").gray_features(given["gray"])
         found = [module(given["tokens"], t[None] // 10, given["tokens"], features[-1], given["context"])]
-    elif part in ("affinity", "people"):
+    elif part in ("affinity", "people", "scenery"):
         classifier = colorizer.part("controlnet_rca").mapper.classifier
         maps = classifier_maps(given["gray"], classifier)
-        found = list(module(given["gray"], maps) if part == "affinity" else module(maps))
+        found = module(given["gray"], maps) if part == "affinity" else module(maps)
+        found = [found] if isinstance(found, torch.Tensor) else list(found)
     elif part == "hint_encoder":
         encoded = module.encode(given["gray"], given["hints"])
         found = [*encoded]

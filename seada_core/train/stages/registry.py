@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ...models.ccd import HintEncoder
     from ...models.controlnet_rca import ControlNetRCA
     from ...models.people import People
+    from ...models.scenery import Scenery
     from ...models.semantic_adapter import SemanticAdapter, SemanticEncoder
     from ...models.token_diffusion import TokenDiffusion
     from ...models.unet import UNet
@@ -36,6 +37,7 @@ class Parts(TypedDict, total=False):
     controlnet_rca: ControlNetRCA
     hint_encoder: HintEncoder
     people: People
+    scenery: Scenery
     semantic_adapter: SemanticAdapter
     semantic_encoder: SemanticEncoder
     token_diffusion: TokenDiffusion
@@ -194,6 +196,7 @@ STAGES: dict[str, StageEntry] = {
             learns=("affinity",),
         ),
         StageEntry("people", "people", needs=("controlnet_rca",), makes=("people",), learns=("people",)),
+        StageEntry("scenery", "scenery", needs=("controlnet_rca",), makes=("scenery",), learns=("scenery",)),
         StageEntry(
             "tokens",
             "tokens",
