@@ -53,7 +53,10 @@ def label_scenery(rgb: Tensor, texts: Sequence[str]) -> Tensor:
     teal = (a < -4) & (b < 2) & (chroma > 5)
     green = (a < -5) & (b > 4) & (b < 4.5 * a.abs())
     labels = torch.full_like(lightness, UNKNOWN, dtype=torch.uint8)
-    labels[(chroma > 9) & ~blue & ~teal & ~green & (texture > 1.5) & (lightness > _DARK)] = NONE
+    wet = torch.tensor([bool(_WATER.search(text)) for text in texts], device=rgb.device)[:, None, None]
+    other = (chroma > 9) & ~blue & ~teal & ~green & ((texture > 1.5) | (y > 0.5))  # what is smooth and high may be dusk
+    neutral = (chroma < 7) & (y > 0.5) & ~wet  # roads, floors, cloth; what is high may be a grey sky
+    labels[(other | neutral) & (lightness > _DARK)] = NONE
 
     sky = _sky(lab, texture, blue, y)
     found = sky.flatten(1).any(1)
@@ -61,8 +64,7 @@ def label_scenery(rgb: Tensor, texts: Sequence[str]) -> Tensor:
     labels[below] = NONE
     labels[sky] = SKY
 
-    wet = torch.tensor([bool(_WATER.search(text)) for text in texts], device=rgb.device)
-    water = wet[:, None, None] & (blue | teal) & ~sky & (y > 0.35) & (lightness > _DARK)
+    water = wet & (blue | teal) & ~sky & (y > 0.35) & (lightness > _DARK)
     labels[_enough(water, 0.06) & water] = WATER
 
     seeds = green & (y > 1 - 2.5 / size[0])
