@@ -78,28 +78,29 @@ def _masks(
 ) -> Tensor:
     """The regions (B, N, h, w) in [0, 1] of things, on the CPU; 0 everywhere for what was not found.
 
-    They come from scores (B, N, any h, any w), or from the parts that know people, what they wear, and scenery.
+    They come from scores (B, N, any h, any w), or those of the part that knows scenery; of people and what they wear,
+    from the part that knows these.
     """
     here = resize(gray, decode_size(size_of(gray), DECODE_SIZE)).to(colorizer.device)
     recognizes = source in ("auto", *FINDERS) and finder(colorizer, str(source)) == "recognition"
     people = people_finder(colorizer.has, colorizer.part) if recognizes else None
     scenery = scenery_finder(colorizer.has, colorizer.part) if recognizes else None
-    own = []
-    if people is not None:
-        worn, everyone = people.regions(here, things)
-        own.append(worn)
-        scores = scores * (1 - F.interpolate(everyone, size_of(scores), mode="bilinear").to(scores))
     if scenery is not None:
-        own.append(scenery.regions(here, things))
+        seen = F.interpolate(scenery.scores(here, things).to(scores), size_of(scores), mode="bilinear")
+        scores = torch.where(seen.amax((2, 3), keepdim=True) > 0, seen, scores)
+    own = None
+    if people is not None:
+        own, everyone = people.regions(here, things)
+        scores = scores * (1 - F.interpolate(everyone, size_of(scores), mode="bilinear").to(scores))
     affinities = affinities_of(colorizer.has, colorizer.part)
     if affinities is None:
         masks = (2.2 * grounding.refine(gray.cpu(), scores.cpu()) - 0.4).clamp(0, 1)  # doubtful pixels count less
     else:
         seen = affinities.look(here)
         masks = torch.cat([affinities.region(here, score, seen) for score in scores.split(1, dim=1)], 1).cpu()
-    for regions in own:
-        regions = F.interpolate(regions.cpu(), size_of(masks), mode="bilinear")
-        masks = torch.where(regions.amax((2, 3), keepdim=True) > 0, regions, masks)
+    if own is not None:
+        own = F.interpolate(own.cpu(), size_of(masks), mode="bilinear")
+        masks = torch.where(own.amax((2, 3), keepdim=True) > 0, own, masks)
     return masks
 
 

@@ -100,10 +100,10 @@ class PeopleFinder(NamedTuple):
         none = torch.zeros_like(surely[:, 0])
         kinds = [kind_of(thing) for thing in things]
         found = torch.stack([none if kind is None else surely[:, kind] for kind in kinds], dim=1)
-        return fitted(found, gray), fitted(everyone, gray)
+        return _fitted(found, gray), _fitted(everyone, gray)
 
 
-def fitted(regions: Tensor, gray: Tensor) -> Tensor:
+def _fitted(regions: Tensor, gray: Tensor) -> Tensor:
     """Regions (B, N, h, w) at the size of photos (B, 1, H, W), along their edges."""
     layers = [upsample_chroma(layer.expand(-1, 2, -1, -1), gray)[:, :1] for layer in regions.split(1, dim=1)]
     return torch.cat(layers, dim=1).clamp(0, 1)

@@ -12,12 +12,11 @@ from ..color.sizes import resize, size_of
 from ..models.affinity import classifier_maps
 from ..models.efficientnet import EfficientNetLite
 from ..models.scenery import SCENERY, Scenery
-from .affinity import classifier_of_control, embedded_size, smoothstep
-from .people import fitted, nouns
+from .affinity import classifier_of_control, embedded_size
+from .people import nouns
 
 CERTAIN = 0.6  # probability from which a cell shows a kind
 LEAST = 0.01  # share of a photo's cells that must be certain
-REGION = 0.3, 0.7  # probabilities that are surely not of a region, and that surely are
 
 _WORDS = {
     word: SCENERY.index(kind)
@@ -49,17 +48,16 @@ class SceneryFinder(NamedTuple):
         maps = classifier_maps(small.to(next(self.scenery.parameters())), self.classifier)
         return self.scenery(maps).softmax(1)[:, 1:]
 
-    def regions(self, gray: Tensor, things: Sequence[str]) -> Tensor:
-        """The regions (B, N, H, W) in [0, 1] of those things that are scenery; 0 everywhere for others, and where the
-        photo has none."""
+    def scores(self, gray: Tensor, things: Sequence[str]) -> Tensor:
+        """How probable it is (B, N, h, w) that cells show those things that are scenery; 0 everywhere for others, and
+        where the photo has none."""
         kinds = [kind_of(thing) for thing in things]
-        if not any(kind is not None for kind in kinds):
-            return gray.new_zeros(len(gray), len(things), *size_of(gray))
+        if all(kind is None for kind in kinds):
+            return gray.new_zeros(len(gray), len(things), 1, 1)
         seen = self.look(gray)
         seen = seen * ((seen > CERTAIN).float().mean((2, 3), keepdim=True) >= LEAST)
-        surely = smoothstep(seen, *REGION)
-        none = torch.zeros_like(surely[:, 0])
-        return fitted(torch.stack([none if kind is None else surely[:, kind] for kind in kinds], dim=1), gray)
+        none = torch.zeros_like(seen[:, 0])
+        return torch.stack([none if kind is None else seen[:, kind] for kind in kinds], dim=1)
 
 
 def scenery_finder(has: Callable[[str], bool], part: Callable[[str], nn.Module]) -> SceneryFinder | None:

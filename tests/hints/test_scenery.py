@@ -50,25 +50,27 @@ class Seen(SceneryFinder):
 
 def test_scenery_is_found_and_nothing_else():
     gray = torch.full((1, 1, 48, 48), 0.5)
-    regions = Seen(None, None).regions(gray, ["blue sky", "tree", "water", "car"])
-    assert regions.shape == (1, 4, 48, 48)
-    sky, tree, water, car = regions[0]
-    assert sky[:20].min() > 0.9 and sky[28:].max() < 0.1
+    scores = Seen(None, None).scores(gray, ["blue sky", "tree", "water", "car"])
+    assert scores.shape == (1, 4, 12, 12)
+    sky, tree, water, car = scores[0]
+    assert (sky[:6] == 0.9).all() and not sky[6:].any()
     assert not tree.any() and not water.any() and not car.any()  # one cell is not enough
-    assert Seen(None, None).regions(gray, ["car"]).shape == (1, 1, 48, 48)
+    assert not Seen(None, None).scores(gray, ["car", "dog"]).any()
 
 
-def test_scenery_takes_its_own_region_and_other_things_that_of_their_scores(monkeypatch):
+def test_scenery_has_scores_of_its_own_and_other_things_those_of_the_classifier(monkeypatch):
+    """A photo of two plain halves; the classifier's scores say for both things that they are in the lower one."""
     scores = torch.zeros(1, 2, 8, 8)
-    scores[:, :, 5:, :3] = 1
-    scores[:, :, :, 6:] = 0.1
+    scores[:, :, 5:] = 1
     mini = Colorizer.from_pretrained("mini")
     monkeypatch.setattr(steering, "scenery_finder", lambda has, part: Seen(None, None))
-    gray = torch.full((1, 1, 48, 48), 0.5)
+    gray = torch.full((1, 1, 96, 96), 0.8)
+    gray[:, :, 48:] = 0.3
     sky, car = steering._masks(mini, gray, ["sky", "car"], scores, "auto")[0]
-    assert sky[:20].min() > 0.9 and sky[28:].max() < 0.1 and car[32:, :12].mean() > 0.5
-    sky, _ = steering._masks(mini, gray, ["sky", "car"], scores, "attention")[0]
-    assert sky[:16].mean() < 0.5  # other ways to find things do without
+    assert sky[8:40].mean() > 0.9 and sky[60:].mean() < 0.1
+    assert car[60:].mean() > 0.9 and car[:40].mean() < 0.1
+    sky, car = steering._masks(mini, gray, ["sky", "car"], scores, "attention")[0]
+    assert torch.equal(sky, car)  # other ways to find things do without
 
 
 def test_a_photo_is_looked_at_in_its_shape():
