@@ -27,7 +27,7 @@ SEEDS = 0.45, 0.87  # of a thing's best score: cells up to the first are surely 
 GROWN = 0.2, 0.8  # the same of its highest share of a cell, for the second pass
 REGION = 0.5, 0.8  # of its highest share: what is surely not of its region, and what surely is
 BARE = ("skin", "hair")  # of people: what no colour of their clothes reaches, nor of each other
-SURELY = 0.5, 0.9  # probability of these or of clothes: surely not, and surely
+SURELY = 0.15, 0.5  # probability of these or of clothes: surely not, and surely
 
 
 def hint_cells(hint_map: Tensor, most: int = MOST_HINTS) -> tuple[Tensor, Tensor, Tensor]:
