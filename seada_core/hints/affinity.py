@@ -27,7 +27,7 @@ SEEDS = 0.45, 0.87  # of a thing's best score: cells up to the first are surely 
 GROWN = 0.2, 0.8  # the same of its highest share of a cell, for the second pass
 REGION = 0.5, 0.8  # of its highest share: what is surely not of its region, and what surely is
 BARE = ("skin", "hair")  # of people: what no colour of their clothes reaches, nor of each other
-SURELY = 0.15, 0.5  # probability of these or of clothes: surely not, and surely
+LIKELY = 0.1, 0.35  # probability of these or of clothes: hardly, and likely
 
 
 def hint_cells(hint_map: Tensor, most: int = MOST_HINTS) -> tuple[Tensor, Tensor, Tensor]:
@@ -82,7 +82,7 @@ class Seen(NamedTuple):
     """What is known of photos before there are hints."""
 
     embedded: Embedded
-    body: Tensor | None  # (B, 3, h, w) in [0, 1]: of people, skin, hair, and what they wear; None without that part
+    body: Tensor | None  # (B, 3, h, w), how likely skin, hair, and what people wear are; None without that part
 
     @property
     def size(self) -> tuple[int, int]:
@@ -170,16 +170,24 @@ def _body(person: Tensor, worn: Tensor) -> Tensor:
     chance = person.sigmoid() * worn.softmax(1)
     bare = chance[:, [WORN.index(name) for name in BARE]]
     clothes = chance.sum(1, keepdim=True) - bare.sum(1, keepdim=True)
-    return smoothstep(torch.cat([bare, clothes], 1), *SURELY)
+    kinds = torch.cat([bare, clothes], 1)
+    return smoothstep(kinds, *LIKELY)
 
 
 def _differs(body: Tensor, places: Tensor) -> Tensor:
-    """How surely cells are another kind of `Seen.body` (B, 3, h, w) than those at places (B, N, 2): (B, N, h, w)."""
-    cells = body.flatten(2)
-    index = (places[..., 0] * body.shape[3] + places[..., 1])[:, None].expand(-1, body.shape[1], -1)
-    here = cells.gather(2, index)  # (B, 3, N)
-    both = here.sum(1)[..., None] * cells.sum(1)[:, None]
-    return (both - here.mT @ cells).clamp(0, 1).unflatten(2, size_of(body))
+    """How likely cells are another kind of `Seen.body` (B, 3, h, w) than places (B, N, 2) are: (B, N, h, w).
+
+    A place that may be of two kinds is of none, and differs from nothing.
+    """
+    kinds = body.shape[1]
+    index = (places[..., 0] * body.shape[3] + places[..., 1])[:, None].expand(-1, kinds, -1)
+    here = body.flatten(2).gather(2, index)  # (B, 3, N)
+    found = body.new_zeros(places.shape[:2] + body.shape[2:])
+    for kind in range(kinds):
+        others = [other for other in range(kinds) if other != kind]
+        only = here[:, kind] * (1 - here[:, others].amax(1))
+        found += only[..., None, None] * body[:, others].amax(1, keepdim=True)
+    return found
 
 
 def _seeds(around: Tensor, inside: Tensor) -> Tensor:

@@ -133,25 +133,32 @@ def test_hints_are_exact_where_they_are(affinities):
 # --- how far hints spread, and places that keep their colour ---------------------------------------------------------
 
 
-def test_clothes_skin_and_hair_are_told_apart_where_they_are_sure():
-    """Against the sum over pairs of different kinds, written out."""
-    body = torch.rand(2, 3, 4, 5, generator=torch.Generator().manual_seed(3)) / 3
+def test_clothes_skin_and_hair_are_told_apart_and_what_may_be_two_of_them_differs_from_nothing():
+    """Against the likeliest other kind, for each kind that a place alone can be, written out."""
+    body = torch.rand(2, 3, 4, 5, generator=torch.Generator().manual_seed(3))
     places = torch.tensor([[[0, 0], [3, 4]], [[1, 2], [2, 2]]])
     found = by_affinity._differs(body, places)
     for b in range(2):
         for n, (y, x) in enumerate(places[b].tolist()):
             for i in range(4):
                 for j in range(5):
-                    pairs = [(p, q) for p in range(3) for q in range(3) if p != q]
-                    expected = sum(float(body[b, p, y, x] * body[b, q, i, j]) for p, q in pairs)
+                    expected = 0.0
+                    for p in range(3):
+                        others = [q for q in range(3) if q != p]
+                        alone = body[b, p, y, x] * (1 - max(body[b, q, y, x] for q in others))
+                        expected += float(alone * max(body[b, q, i, j] for q in others))
                     assert float(found[b, n, i, j]) == pytest.approx(expected, abs=1e-5)
+                    assert found[b, n, i, j] <= 1
     logits = torch.full((1, len(WORN), 1, 4), -20.0)
     for cell, kind in enumerate(("skin", "hair", "dress")):
         logits[0, WORN.index(kind), 0, cell] = 0
     logits[0, WORN.index("skin"), 0, 3] = logits[0, WORN.index("dress"), 0, 3] = 0  # one as likely as the other
     seen = by_affinity._body(torch.full((1, 1, 1, 4), 9.0), logits)
-    assert torch.allclose(seen[0, :, 0].mT, torch.tensor([[1.0, 0, 0], [0, 1, 0], [0, 0, 1], [0, 0, 0]]), atol=1e-2)
+    assert torch.allclose(seen[0, :, 0].mT, torch.tensor([[1.0, 0, 0], [0, 1, 0], [0, 0, 1], [1, 0, 1]]), atol=1e-2)
     assert not by_affinity._body(torch.full((1, 1, 1, 4), -9.0), logits).round(decimals=2).any()  # nobody there
+    from_doubtful, from_dress = by_affinity._differs(seen, torch.tensor([[[0, 3], [0, 2]]]))[0]
+    assert not from_doubtful.round(decimals=1).any()
+    assert torch.allclose(from_dress[0], torch.tensor([1.0, 1, 0, 1]), atol=1e-2)
 
 
 class ReachesNothing(Affinities):
