@@ -86,8 +86,8 @@ def _masks(
     people = people_finder(colorizer.has, colorizer.part) if recognizes else None
     scenery = scenery_finder(colorizer.has, colorizer.part) if recognizes else None
     if scenery is not None:
-        seen = F.interpolate(scenery.scores(here, things).to(scores), size_of(scores), mode="bilinear")
-        scores = torch.where(seen.amax((2, 3), keepdim=True) > 0, seen, scores)
+        theirs = F.interpolate(scenery.scores(here, things).to(scores), size_of(scores), mode="bilinear")
+        scores = torch.where(theirs.amax((2, 3), keepdim=True) > 0, theirs, scores)
     own = None
     if people is not None:
         own, everyone = people.regions(here, things)

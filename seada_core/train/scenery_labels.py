@@ -39,7 +39,8 @@ def label_scenery(rgb: Tensor, texts: Sequence[str]) -> Tensor:
     Returns:
         1 + k for `SCENERY[k]`, 0 for something else, `UNKNOWN` where that is not clear.
     """
-    size = tuple(side // CELL for side in size_of(rgb))
+    height, width = size_of(rgb)
+    size = height // CELL, width // CELL
     lab = rgb_to_lab(rgb.float())
     lightness, square = (F.adaptive_avg_pool2d(x, size) for x in (lab[:, :1], lab[:, :1].square()))
     texture = (square - lightness.square()).clamp_min(0).sqrt()
