@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +17,7 @@ from ..draws import Draws
 from ..sources import DataError
 from .decoder import DecoderStage
 from .registry import StageSetup
-from .stage import Stage
+from .stage import Stage, frozen_classifier
 
 MOST_HINTS = 48  # of a picture, few being common
 RECOLORED = 0.65  # share of the pictures in which segments are given other colours
@@ -58,9 +57,7 @@ class AffinityStage(Stage):
         self.segment = felzenszwalb
         self.first = DecoderStage(setup).requires_grad_(False)
         self.affinity = setup.parts["affinity"].requires_grad_(True)
-        self.classifier: Any = getattr(getattr(self.first.diffusion.controlnet_rca, "mapper", None), "classifier", None)
-        if self.classifier is None:
-            raise DataError("stage affinity needs a controller whose mapper has a classifier (--control.recognition)")
+        self.classifier = frozen_classifier(setup)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         gray, draws = luminance(batch.rgb), Draws(batch.seeds)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import Tensor, nn
 
 from ...color.spaces import luminance
@@ -12,7 +10,7 @@ from ...models.people import people_loss
 from ..batches import Batch
 from ..sources import DataError
 from .registry import StageSetup
-from .stage import Stage
+from .stage import Stage, frozen_classifier
 
 
 class PeopleStage(Stage):
@@ -27,10 +25,7 @@ class PeopleStage(Stage):
     def __init__(self, setup: StageSetup):
         super().__init__()
         self.people = setup.parts["people"].requires_grad_(True)
-        control = setup.parts["controlnet_rca"].requires_grad_(False)
-        self.classifier: Any = getattr(getattr(control, "mapper", None), "classifier", None)
-        if self.classifier is None:
-            raise DataError("stage people needs a controller whose mapper has a classifier (--control.recognition)")
+        self.classifier = frozen_classifier(setup)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         if batch.labels is None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import Tensor, nn
 
 from ...color.spaces import luminance
@@ -11,9 +9,8 @@ from ...models.affinity import classifier_maps
 from ...models.scenery import scenery_loss
 from ..batches import Batch
 from ..scenery_labels import UNKNOWN, label_scenery
-from ..sources import DataError
 from .registry import StageSetup
-from .stage import Stage
+from .stage import Stage, frozen_classifier
 
 
 class SceneryStage(Stage):
@@ -28,10 +25,7 @@ class SceneryStage(Stage):
     def __init__(self, setup: StageSetup):
         super().__init__()
         self.scenery = setup.parts["scenery"].requires_grad_(True)
-        control = setup.parts["controlnet_rca"].requires_grad_(False)
-        self.classifier: Any = getattr(getattr(control, "mapper", None), "classifier", None)
-        if self.classifier is None:
-            raise DataError("stage scenery needs a controller whose mapper has a classifier (--control.recognition)")
+        self.classifier = frozen_classifier(setup)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         labels = label_scenery(batch.rgb, batch.captions)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import torch
 from torch import Tensor, nn
 
 from ..batches import Batch
+from ..sources import DataError
+
+if TYPE_CHECKING:
+    from .registry import StageSetup
 
 
 class _Parameters(TypedDict):
@@ -53,6 +57,16 @@ class Stage(nn.Module):
     def parts(self) -> dict[str, nn.Module]:
         """What this stage exports: part name (a file name in a model folder) to module."""
         raise NotImplementedError
+
+
+def frozen_classifier(setup: StageSetup) -> Any:
+    """The classifier of a stage's controller, all of which is frozen. Raises DataError where it has none."""
+    control = setup.parts["controlnet_rca"].requires_grad_(False)
+    classifier = getattr(getattr(control, "mapper", None), "classifier", None)
+    if classifier is None:
+        name = setup.entry.name
+        raise DataError(f"stage {name} needs a controller whose mapper has a classifier (--control.recognition)")
+    return classifier
 
 
 def gather(tensor: Tensor) -> Tensor:
