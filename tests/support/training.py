@@ -58,3 +58,18 @@ def write_shards(folder: Path, shards: int, each: int) -> Path:
             members |= {f"{shard}-{i}.png": png(picture), f"{shard}-{i}.txt": f"picture {i} of {shard}".encode()}
         write_tar(folder / f"data-{shard:03}.tar", members)
     return folder
+
+
+def learn(stage, parts, batch, steps):
+    """Trains a stage on one batch: its losses, its last terms, and the names of the parts that changed."""
+    before = {p: {n: t.clone() for n, t in module.state_dict().items()} for p, module in parts.items()}
+    optimizer = torch.optim.Adam([p for p in stage.parameters() if p.requires_grad], 3e-3)
+    losses = []
+    for _ in range(steps):
+        terms = stage.train()(batch)
+        optimizer.zero_grad()
+        terms["loss"].backward()
+        optimizer.step()
+        losses.append(terms["loss"].item())
+    changed = {p for p, m in parts.items() if any(not torch.equal(t, before[p][n]) for n, t in m.state_dict().items())}
+    return losses, terms, changed

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from tars import png, write_tar
 from tiny_models import make_tiny_preset
-from training import encode, make_batch, small_config
+from training import encode, learn, make_batch, small_config
 
 from seada_core.train.batches import Batches
 from seada_core.train.data import build_cache
@@ -70,21 +70,12 @@ def test_labels_that_are_no_picture_are_named(tmp_path):
 
 def test_it_learns_and_changes_its_own_part_alone():
     stage, parts = build()
-    before = {p: {n: t.clone() for n, t in module.state_dict().items()} for p, module in parts.items()}
     labels = torch.zeros(2, 64, 64, dtype=torch.uint8)
     labels[:, :, 32:] = 8  # a dress
     rgb = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(1)) * (labels > 0)[:, None]
     batch = make_batch(rgb, labels=labels)
-    optimizer = torch.optim.Adam([p for p in stage.parameters() if p.requires_grad], 3e-3)
-    losses = []
-    for _ in range(20):
-        terms = stage.train()(batch)
-        optimizer.zero_grad()
-        terms["loss"].backward()
-        optimizer.step()
-        losses.append(terms["loss"].item())
+    losses, terms, changed = learn(stage, parts, batch, 20)
     assert losses[-1] < 0.5 * losses[0] and terms["predicted"] > 0.9
-    changed = {p for p, m in parts.items() if any(not torch.equal(t, before[p][n]) for n, t in m.state_dict().items())}
     assert changed == {"people"} == set(stage.parts())
 
 

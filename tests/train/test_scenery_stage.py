@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from tiny_models import make_tiny_preset
-from training import make_batch, small_config
+from training import learn, make_batch, small_config
 
 from seada_core.models.scenery import SCENERY, Scenery, scenery_loss
 from seada_core.presets import SceneryConfig
@@ -94,18 +94,9 @@ def build(recognition=True):
 
 def test_it_learns_and_changes_its_own_part_alone():
     stage, parts = build()
-    before = {p: {n: t.clone() for n, t in module.state_dict().items()} for p, module in parts.items()}
     batch = make_batch(torch.cat([bands(BLUE, SAND, LAWN, noise=(1,)), bands(SAND, FOLIAGE, noise=(0, 1))]))
-    optimizer = torch.optim.Adam([p for p in stage.parameters() if p.requires_grad], 3e-3)
-    losses = []
-    for _ in range(25):
-        terms = stage.train()(batch)
-        optimizer.zero_grad()
-        terms["loss"].backward()
-        optimizer.step()
-        losses.append(terms["loss"].item())
+    losses, terms, changed = learn(stage, parts, batch, 25)
     assert losses[-1] < 0.3 * losses[0] and terms["predicted"] > 0.9
-    changed = {p for p, m in parts.items() if any(not torch.equal(t, before[p][n]) for n, t in m.state_dict().items())}
     assert changed == {"scenery"} == set(stage.parts())
 
 
