@@ -60,10 +60,10 @@ def write_shards(folder: Path, shards: int, each: int) -> Path:
     return folder
 
 
-def learn(stage, parts, batch, steps):
+def learn(stage, parts, batch, steps, rate=3e-3):
     """Trains a stage on one batch: its losses, its last terms, and the names of the parts that changed."""
     before = {p: {n: t.clone() for n, t in module.state_dict().items()} for p, module in parts.items()}
-    optimizer = torch.optim.Adam([p for p in stage.parameters() if p.requires_grad], 3e-3)
+    optimizer = torch.optim.Adam([p for p in stage.parameters() if p.requires_grad], rate)
     losses = []
     for _ in range(steps):
         terms = stage.train()(batch)

@@ -31,7 +31,7 @@ def test_it_learns_and_changes_its_own_part_alone():
     stage, parts = build()
     colors = torch.rand(2, 3, 4, 4, generator=torch.Generator().manual_seed(1))
     batch = make_batch(torch.nn.functional.interpolate(colors, scale_factor=16))
-    losses, _, changed = learn(stage, parts, batch, 25)
+    losses, _, changed = learn(stage, parts, batch, 25, rate=1e-3)  # at 3e-3 all cells are soon too far apart
     assert losses[-1] < 0.8 * losses[0]
     assert changed == {"affinity"} == set(stage.parts())
     assert stage(batch)["predicted"] == pytest.approx(stage(batch)["predicted"].item())  # drawn by the batch's seeds
