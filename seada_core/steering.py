@@ -19,7 +19,7 @@ from .hints import grounding
 from .hints.affinity import affinities_of
 from .hints.color_phrases import ColorPhrase, color_phrases, contradictions
 from .hints.maps import over
-from .hints.people import people_finder
+from .hints.people import nouns, people_finder
 from .hints.scenery import scenery_finder
 from .models.captioners.coca import classifier_of
 from .options import ColorizeOptions
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 ATTENTION_STEPS = 4  # sampling steps whose attention is recorded
 WORD_WEIGHT = 0.95  # the mask of a word's colour where its thing certainly is
+BACKGROUND = frozenset(("background", "backdrop"))
 UNKNOWN = 0.5  # share of a prompt's words that the model does not know from which that is said
 FINDERS = {  # ways to find things, and the parts that each uses
     "recognition": ("captioner", "controlnet_rca", "affinity", "people", "scenery"),
@@ -79,7 +80,7 @@ def _masks(
     """The regions (B, N, h, w) in [0, 1] of things, on the CPU; 0 everywhere for what was not found.
 
     They come from scores (B, N, any h, any w), or those of the part that knows scenery; of people and what they wear,
-    from the part that knows these.
+    from the part that knows these. A background is what neither people nor the other things cover.
     """
     here = resize(gray, decode_size(size_of(gray), DECODE_SIZE)).to(colorizer.device)
     recognizes = source in ("auto", *FINDERS) and finder(colorizer, str(source)) == "recognition"
@@ -90,7 +91,7 @@ def _masks(
         scores = torch.where(theirs.amax((2, 3), keepdim=True) > 0, theirs, scores)
     own = None
     if people is not None:
-        own, everyone = people.regions(here, things)
+        own, everyone, perhaps = people.regions(here, things)
         scores = scores * (1 - F.interpolate(everyone, size_of(scores), mode="bilinear").to(scores))
     affinities = affinities_of(colorizer.has, colorizer.part)
     if affinities is None:
@@ -101,6 +102,12 @@ def _masks(
     if own is not None:
         own = F.interpolate(own.cpu(), size_of(masks), mode="bilinear")
         masks = torch.where(own.amax((2, 3), keepdim=True) > 0, own, masks)
+    behind = torch.tensor([not BACKGROUND.isdisjoint(nouns(thing)) for thing in things])
+    if recognizes and behind.any():
+        front = torch.cat([masks[:, ~behind], torch.zeros_like(masks[:, :1])], 1).amax(1, keepdim=True)
+        if people is not None:
+            front = front.maximum(F.interpolate(perhaps.cpu(), size_of(front), mode="bilinear"))
+        masks[:, behind] = (1 - front) * (front.amax((2, 3), keepdim=True) > 0)
     return masks
 
 

@@ -22,6 +22,7 @@ LEAST = 0.0015  # share of a photo's cells that must be certain
 # prompt says which one there is, so that less is enough.
 BODY, CLOTHES = (0.3, 0.7), (0.15, 0.5)
 OTHERS = 0.5, 0.9  # of people, for other things
+BACKGROUND = 0.1, 0.4  # of people, for what is behind them
 
 _PEOPLE = frozenset(
     re.findall(
@@ -90,17 +91,18 @@ class PeopleFinder(NamedTuple):
         small = resize(gray, embedded_size(size_of(gray), size)).clamp(0, 1)
         return classifier_maps(small.to(next(self.people.parameters())), self.classifier)
 
-    def regions(self, gray: Tensor, things: Sequence[str]) -> tuple[Tensor, Tensor]:
+    def regions(self, gray: Tensor, things: Sequence[str]) -> tuple[Tensor, Tensor, Tensor]:
         """The regions (B, N, H, W) in [0, 1] of those things that are people or what they wear, 0 everywhere where the
-        photo has none, and of all people (B, 1, H, W), where no other thing is."""
+        photo has none; of all people (B, 1, H, W), where no other thing is; and of what may be people, where the
+        background is not."""
         seen = self.look(gray)
         seen = seen * ((seen > CERTAIN).float().mean((2, 3), keepdim=True) >= LEAST)
-        everyone = smoothstep(seen[:, :1], *OTHERS)
+        everyone, perhaps = smoothstep(seen[:, :1], *OTHERS), smoothstep(seen[:, :1], *BACKGROUND)
         surely = torch.cat([smoothstep(seen[:, :1], *BODY), smoothstep(seen[:, 1:], *CLOTHES)], dim=1)
         none = torch.zeros_like(surely[:, 0])
         kinds = [kind_of(thing) for thing in things]
         found = torch.stack([none if kind is None else surely[:, kind] for kind in kinds], dim=1)
-        return _fitted(found, gray), _fitted(everyone, gray)
+        return _fitted(found, gray), _fitted(everyone, gray), _fitted(perhaps, gray)
 
 
 def _fitted(regions: Tensor, gray: Tensor) -> Tensor:
