@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..color.merging import upsample_chroma
@@ -18,12 +19,23 @@ from .affinity import classifier_of_control, embedded_size, smoothstep
 
 CERTAIN = 0.6  # probability from which a cell shows a person or what they wear
 LEAST = 0.0015  # share of a photo's cells that must be certain
+LEAST_MISTAKEN = 0.04  # as a share of the cells that are certainly people, of clothes that are taken for others
 # Probabilities that are surely not of a region, and that surely are. Kinds of clothes are taken for each other, and the
 # prompt says which one there is, so that less is enough.
 BODY, CLOTHES = (0.3, 0.7), (0.15, 0.5)
 OTHERS = 0.5, 0.9  # of people, for other things
 BACKGROUND = 0.1, 0.4  # of people, for what is behind them
 
+# Clothes that are taken for others: where a photo has none of a prompt's kind, these may be meant. The first of them is
+# often meant even where the photo surely has it.
+_TAKEN_FOR = {
+    "top": ("jacket", "dress"),
+    "jacket": ("top", "dress"),
+    "dress": ("skirt", "top", "jacket"),
+    "skirt": ("dress", "trousers", "shorts"),
+    "trousers": ("shorts", "skirt"),
+    "shorts": ("trousers", "skirt"),
+}
 _PEOPLE = frozenset(
     re.findall(
         r"\w+",
@@ -95,14 +107,38 @@ class PeopleFinder(NamedTuple):
         """The regions (B, N, H, W) in [0, 1] of those things that are people or what they wear, 0 everywhere where the
         photo has none; of all people (B, 1, H, W), where no other thing is; and of what may be people, where the
         background is not."""
-        seen = self.look(gray)
-        seen = seen * ((seen > CERTAIN).float().mean((2, 3), keepdim=True) >= LEAST)
+        kinds = [kind_of(thing) for thing in things]
+        seen = _with_mistaken(self.look(gray), {kind for kind in kinds if kind is not None})
+        seen = seen * (_certain(seen) >= LEAST)
         everyone, perhaps = smoothstep(seen[:, :1], *OTHERS), smoothstep(seen[:, :1], *BACKGROUND)
         surely = torch.cat([smoothstep(seen[:, :1], *BODY), smoothstep(seen[:, 1:], *CLOTHES)], dim=1)
         none = torch.zeros_like(surely[:, 0])
-        kinds = [kind_of(thing) for thing in things]
         found = torch.stack([none if kind is None else surely[:, kind] for kind in kinds], dim=1)
         return _fitted(found, gray), _fitted(everyone, gray), _fitted(perhaps, gray)
+
+
+def _certain(seen: Tensor) -> Tensor:
+    """The share of cells (B, C, 1, 1) that certainly show things of these probabilities (B, C, h, w)."""
+    return (seen > CERTAIN).float().mean((2, 3), keepdim=True)
+
+
+def _with_mistaken(seen: Tensor, named: set[int]) -> Tensor:
+    """What `look` returns; clothes that are named, and that a photo does not have, get the probabilities of those that
+    they are taken for and that are not named. Cells near those that surely show another kind stay that kind's."""
+    result = seen.clone()
+    for name, others in _TAKEN_FOR.items():
+        kind, *taken = (1 + WORN.index(other) for other in (name, *others))
+        meant = [other for other in taken if other not in named]
+        if kind not in named or not meant:
+            continue
+        merged = seen[:, [kind, *meant]].sum(1, keepdim=True)
+        apart = seen[:, [other for other in meant if other != taken[0]]]
+        if apart.shape[1]:
+            merged = merged * (F.max_pool2d(apart, 5, 1, 2).amax(1, keepdim=True) <= CERTAIN)
+        enough = _certain(merged) >= LEAST_MISTAKEN * _certain(seen[:, :1])
+        missing = _certain(seen[:, kind : kind + 1]) < LEAST
+        result[:, kind : kind + 1] = torch.where(missing & enough, merged, seen[:, kind : kind + 1])
+    return result
 
 
 def _fitted(regions: Tensor, gray: Tensor) -> Tensor:

@@ -84,6 +84,42 @@ def test_what_may_be_a_person_is_no_background():
     assert everyone[..., 20:].max() < 0.1 and perhaps[..., 20:].min() > 0.9
 
 
+def worn(**shares):
+    """What a finder sees in two photos: people everywhere, and in the first clothes in rows of cells."""
+    seen = torch.zeros(2, 1 + len(WORN), 16, 16)
+    seen[:, 0] = 0.95
+    for kind, (rows, probability) in shares.items():
+        seen[0, 1 + WORN.index(kind), rows] = probability
+    return seen
+
+
+def test_clothes_that_are_named_and_not_seen_are_those_they_are_taken_for():
+    top, dress, skirt = (1 + WORN.index(kind) for kind in ("top", "dress", "skirt"))
+    seen = worn(dress=(slice(0, 8), 0.3), top=(slice(0, 8), 0.35), skirt=(slice(8, 16), 0.9))
+    found = finding._with_mistaken(seen, {dress})
+    torch.testing.assert_close(found[0, dress, :8], torch.full((8, 16), 0.65))
+    assert (found[0, dress, 8:] == 0.9).all()  # of a long dress often only the skirt is seen, and surely so
+    others = [c for c in range(1 + len(WORN)) if c != dress]
+    assert torch.equal(found[:, others], seen[:, others]) and torch.equal(found[1], seen[1])
+    found = finding._with_mistaken(seen, {dress, top, skirt})  # each has its own name in the prompt
+    assert torch.equal(found[:, dress], seen[:, dress])
+    assert torch.equal(finding._with_mistaken(seen, {skirt}), seen)  # is seen
+
+
+def test_clothes_that_surely_are_others_stay_these():
+    dress, top = (1 + WORN.index(kind) for kind in ("dress", "top"))
+    seen = worn(jacket=(slice(0, 8), 0.9), top=(slice(8, 16), 0.7))
+    assert torch.equal(finding._with_mistaken(seen, {dress}), seen)  # both surely are something else
+    seen[0, top] *= 0.8
+    seen[0, dress, 6:] = 0.1
+    found = finding._with_mistaken(seen, {dress})[0, dress]
+    assert not found[:10].any()  # cells beside those of the jacket, too
+    torch.testing.assert_close(found[10:], torch.full((6, 16), 0.66))
+    seen[0, dress, 6:, 1:] = 0
+    seen[0, top, :, 1:] = 0
+    assert finding._with_mistaken(seen, {dress})[0, dress, 12, 0] == 0.1  # a few cells of a large person are not enough
+
+
 def test_other_things_are_not_where_people_are(monkeypatch):
     """Words by recognition: the woman takes her own region, and the horse that of its scores, without her."""
     scores = torch.ones(1, 2, 8, 8)
