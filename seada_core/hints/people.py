@@ -19,7 +19,7 @@ from .affinity import classifier_of_control, embedded_size, smoothstep
 
 CERTAIN = 0.6  # probability from which a cell shows a person or what they wear
 LEAST = 0.0015  # share of a photo's cells that must be certain
-LEAST_MISTAKEN = 0.04  # as a share of the cells that are certainly people, of clothes that are taken for others
+LEAST_MISTAKEN = 0.09  # as a share of the cells that are certainly people, of clothes that are taken for others
 # Probabilities that are surely not of a region, and that surely are. Kinds of clothes are taken for each other, and the
 # prompt says which one there is, so that less is enough.
 BODY, CLOTHES = (0.3, 0.7), (0.15, 0.5)
