@@ -116,13 +116,15 @@ class SeAdaVQDecode(io.ComfyNode):
             bridge.check_shape(size_of(z), photo_size)
             size = decode_size(photo_size, max(DECODE_SIZE, 8 * min(z.shape[-2:])))
             context = None if not conditioning else bridge.rows(conditioning[0][0].clone(), len(z), "the texts")
+            purple = None
             if hints is not None and hints.palette:
-                skin = 0.0  # its colours are kept
+                skin, purple = 0.0, 1.0  # its colours are kept
             looks = (skin and seada.has("people")) or (hints is not None and seada.has("affinity"))
             seen = ["controlnet_rca", "affinity", "people"] if looks else []
             seada.load("vq_decoder", *seen, *(["token_diffusion"] if token_steps else []))
             options = ColorizeOptions(
                 saturation=saturation * seada.preset.sampling.saturation,
+                purple=purple,
                 skin=skin,
                 token_steps=token_steps,
                 temperature=temperature,

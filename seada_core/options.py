@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from .presets import Preset
 
-LEFT_TO_THE_MODEL = ("steps", "guidance", "size", "saturation")  # where None means `preset.sampling`'s value
+LEFT_TO_THE_MODEL = ("steps", "guidance", "size", "saturation", "purple")  # where None means `preset.sampling`'s value
 
 
 @dataclass(frozen=True)
@@ -65,12 +65,14 @@ class ColorizeOptions:
         palette: colours to stay close to, see `parse_color`.
         palette_strength: None pulls chroma gently to the palette's nearest colour or grey. A number treats the palette
             as a colour scheme, whose colours go where the photo has a similar lightness; 1 is soft.
-        steps: denoising steps; None for the model's own number, as with guidance, size and saturation.
+        steps: denoising steps; None for the model's own number, as with guidance, size, saturation and purple.
         guidance: classifier-free guidance weight; 1 turns it off.
         strength: of the controller, 0 to 1 and beyond; 0 skips it.
         seed: the noise of every picture.
         size: short side of the picture that is diffused, px.
         saturation: factor on the model's chroma, not on hints. 0 leaves the photo grey.
+        purple: factor on the chroma of purples that the model comes up with, 0 to 1; not with a palette, hints that act
+            in the diffusion, or a prompt that names a purple.
         skin: how far the colours of people's skin are brought to one tone, 0 to 1, where the model has the part
             "people"; not with a palette, and not with hints that act in the diffusion.
         token_steps: steps of token diffusion on the codebook; 0 decodes the latent itself (Eq. 5).
@@ -97,6 +99,7 @@ class ColorizeOptions:
     seed: int = _limited(0, int, -(2**63), 2**64 - 1)  # what torch's generators take
     size: int | None = _limited(None, int, 8, 8192, multiple=8)
     saturation: float | None = _limited(None, float, 0, 10)
+    purple: float | None = _limited(None, float, 0, 1)
     skin: float = _limited(1.0, float, 0, 1)
     token_steps: int = _limited(0, int, 0)
     temperature: float = _limited(1.0, float, sys.float_info.min, sys.float_info.max, text="a number above 0")
@@ -150,3 +153,4 @@ class ResolvedOptions(ColorizeOptions):
     guidance: float
     size: int
     saturation: float
+    purple: float

@@ -14,10 +14,12 @@ from torch import Tensor, nn
 from . import memory, pages, windows
 from .choices import HINT_METHODS
 from .color import prints
+from .color.purple import weaken_purple
 from .color.sizes import DECODE_SIZE, decode_size, diffusion_size, resize, size_of
 from .files.picture import from_pil
 from .files.weight_headers import CheckpointError
 from .hints.affinity import affinities_of, follow_hints
+from .hints.color_phrases import names_purple
 from .hints.maps import any_hint_map, palette_chroma, resize_hint_map, scheme_colors, spread_hints
 from .hints.people import people_finder
 from .hints.skin import even_skin, find_skin
@@ -241,7 +243,9 @@ class Colorizer:
         if "propagation" not in methods:
             hints = None
         if modulation or correct is not None:
-            options = replace(options, skin=0.0)  # the diffusion was told what colours to take
+            options = replace(options, skin=0.0, purple=1.0)  # the diffusion was told what colours to take
+        elif options.prompt is not None and any(map(names_purple, texts)):
+            options = replace(options, purple=1.0)
         return self.finish(z, decoded, context, options, hints, soft_hints)
 
     def caption(self, gray: Tensor) -> list[str]:
@@ -383,13 +387,14 @@ class Colorizer:
         soft_hints: Tensor | None = None,
         tile: int | None = None,
     ) -> Tensor:
-        """(Cb, Cr) of latents z at their own size (see `decode`), times `saturation`, with people's skin in one tone.
+        """(Cb, Cr) of latents z at their own size (see `decode`), times `saturation`, with purples times `purple` and
+        people's skin in one tone.
 
         With hint maps (B, 3, H, W) of `gray`'s size, at that size: see `follow_hints`.
         """
         options = options.resolved(self.preset)
         usual = self.preset.sampling.saturation or 1.0
-        chroma = usual * self.decode(z, gray, context, options, tile)
+        chroma = weaken_purple(usual * self.decode(z, gray, context, options, tile), options.purple)
         finder = people_finder(self.has, self.part) if options.skin else None
         if finder is not None:
             small = resize(gray, size_of(chroma))

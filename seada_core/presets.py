@@ -185,6 +185,7 @@ class SamplingConfig:
     guidance: float = setting(5.0, low=0, high=100)
     size: int = setting(512, "short side of the picture that is diffused, px", low=8, high=8192)
     saturation: float = setting(1.0, "factor on the model's chroma", low=0, high=10)
+    purple: float = setting(1.0, "factor on the chroma of the model's purples, see `color.purple`", low=0, high=1)
 
 
 MOST_STEPS = 10**9
@@ -334,7 +335,7 @@ MINI = Preset(
     tokens=TokenConfig(codes=2048, width=96, layers=4, heads=4),
     affinity=AffinityConfig(width=96, heads=6),
     captioner=CaptionerConfig(image_size=192, recognition=True),
-    sampling=SamplingConfig(steps=1, guidance=1.0, size=192, saturation=1.2),
+    sampling=SamplingConfig(steps=1, guidance=1.0, size=192, saturation=1.2, purple=0.5),
     training={
         "captioner": replace(_MINI, steps=1500, batch=96, lr=1.5e-3, warmup=60, decay=0.9, ema=0.98, weight_decay=0.05),
         "codec": replace(

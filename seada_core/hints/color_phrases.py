@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 import torch
 
-from ..color.spaces import luminance
+from ..color.purple import purple
+from ..color.spaces import luminance, rgb_to_ycbcr
 from ..files.hint_format import parse_color
 from ..models.captioners.caption_text import strip_monochrome
 
@@ -121,6 +122,14 @@ def typical(word: str, shade: str = "") -> str:
     luma = luminance(color)
     red, green, blue = (255 * (luma + strength * (color - luma))).round().int().flatten().tolist()
     return f"#{red:02x}{green:02x}{blue:02x}"
+
+
+def names_purple(prompt: str) -> bool:
+    """Whether a prompt has a word for a purple, of anything."""
+    words = re.findall(rf"(?<![\w-]){_WORD}", prompt[:_MAX_TEXT].lower())
+    colors = [torch.tensor(parse_color(COLORS[re.sub("-colou?red$", "", word)])).view(1, 3, 1, 1) for word in words]
+    chroma = [rgb_to_ycbcr(color)[:, 1:] for color in colors]
+    return any((purple(c) * c.norm()).item() > 0.03 for c in chroma)  # greys have any hue
 
 
 def color_phrases(prompt: str) -> list[ColorPhrase]:
