@@ -231,8 +231,10 @@ class TokenDiffusion(nn.Module):
         neighbours. From random embeddings it has to learn from examples which of the K codes are near each other.
         """
         codes = codebook.float()
-        apart = torch.cdist(codes, codes[:: max(1, len(codes) // 256)])  # of some codes from all: sorted, 0 comes first
-        spacing = apart.sort(0).values[1].median() if len(codes) > 1 else codes.new_ones(())
+        distinct = codes.unique(dim=0)  # a codebook of few pictures repeats its codes
+        some = distinct[:: max(1, len(distinct) // 256)]
+        apart = torch.cdist(distinct, some, compute_mode="donot_use_mm_for_euclid_dist").sort(0).values  # 0 comes first
+        spacing = apart[1].median() if len(distinct) > 1 else codes.new_ones(())
         number = -(-self.config.width // 2)
         generator = torch.Generator().manual_seed(0)
         widths = spacing * torch.logspace(0, 3, number, base=2.0).to(codes)  # from the spacing to eight times as wide

@@ -280,3 +280,15 @@ def test_started_from_a_codebook_it_predicts_the_given_token_and_then_its_neighb
         logits[(apart > low) & (apart < high)].mean() for low, high in ((0.2, 0.4), (0.6, 1), (1.5, 9))
     )
     assert logits.diagonal().mean() > near + 0.3 > middle + 0.6 > far + 0.9
+
+
+@pytest.mark.parametrize("different", [1, 3])
+def test_a_codebook_may_repeat_its_codes(different):
+    """Few and small pictures give a codebook of which most codes are the same."""
+    model = TokenDiffusion(TokenConfig(codes=16, width=32, layers=1, heads=4, context_dim=12, gray_channels=5))
+    codebook = torch.randn(different, 4, generator=torch.Generator().manual_seed(0))
+    model.start_from(codebook[torch.arange(16).clamp(max=different - 1)])
+    weights = model.embed.weight
+    assert weights.isfinite().all() and model.head.weight.isfinite().all()
+    assert torch.equal(weights[different - 1], weights[-2])
+    assert different == 1 or (weights[0] - weights[1]).norm() > 0.5
