@@ -104,7 +104,7 @@ def test_bad_runs_end_with_status_1_and_one_line(pictures, encoder_file, tmp_pat
 def test_all_runs_every_stage_and_its_parts_load(pictures, encoder_file, tmp_path):
     more = ["--steps=2", "--tokens.context-dim=32", "--validation", str(pictures)]
     assert main(command("all", pictures, encoder_file, tmp_path, *more)) == 0
-    made = {part for entry in STAGES.values() for part in entry.makes}
+    made = {part for entry in STAGES.values() for part in entry.makes} - {"people"}  # which needs photos with labels
     assert {p.stem for p in (tmp_path / "parts").iterdir()} == made
     from seada_core.pipeline import Colorizer
 
