@@ -72,7 +72,7 @@ class ColorizeOptions:
         size: short side of the picture that is diffused, px.
         saturation: factor on the model's chroma, not on hints. 0 leaves the photo grey.
         purple: factor on the chroma of purples that the model comes up with, 0 to 1; not with a palette, hints that act
-            in the diffusion, or a prompt (any of a batch's) that names a purple.
+            in the diffusion, or a prompt that names a purple.
         skin: how far the colours of people's skin are brought to one tone, 0 to 1, where the model has the part
             "people"; not with a palette, and not with hints that act in the diffusion.
         token_steps: steps of token diffusion on the codebook; 0 decodes the latent itself (Eq. 5).

@@ -244,9 +244,8 @@ class Colorizer:
             hints = None
         if modulation or correct is not None:
             options = replace(options, skin=0.0, purple=1.0)  # the diffusion was told what colours to take
-        elif options.prompt is not None and any(map(names_purple, texts)):
-            options = replace(options, purple=1.0)
-        return self.finish(z, decoded, context, options, hints, soft_hints)
+        purples = [1.0 if options.prompt is not None and names_purple(text) else options.purple for text in texts]
+        return self.finish(z, decoded, context, options, hints, soft_hints, purples=purples)
 
     def caption(self, gray: Tensor) -> list[str]:
         """Captions of grey photos (B, 1, H, W); empty texts for a model without a captioner."""
@@ -386,15 +385,17 @@ class Colorizer:
         hints: Tensor | None = None,
         soft_hints: Tensor | None = None,
         tile: int | None = None,
+        purples: Sequence[float] | None = None,
     ) -> Tensor:
-        """(Cb, Cr) of latents z at their own size (see `decode`), times `saturation`, with purples times `purple` and
-        people's skin in one tone.
+        """(Cb, Cr) of latents z at their own size (see `decode`), times `saturation`, with purples times `purple` (or a
+        factor for each picture) and people's skin in one tone.
 
         With hint maps (B, 3, H, W) of `gray`'s size, at that size: see `follow_hints`.
         """
         options = options.resolved(self.preset)
         usual = self.preset.sampling.saturation or 1.0
-        chroma = weaken_purple(usual * self.decode(z, gray, context, options, tile), options.purple)
+        chroma = usual * self.decode(z, gray, context, options, tile)
+        chroma = weaken_purple(chroma, [options.purple] if purples is None else purples)
         finder = people_finder(self.has, self.part) if options.skin else None
         if finder is not None:
             small = resize(gray, size_of(chroma))

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 ATTENTION_STEPS = 4  # sampling steps whose attention is recorded
 WORD_WEIGHT = 0.95  # the mask of a word's colour where its thing certainly is
-BACKGROUND = frozenset(("background", "backdrop"))
+BACKGROUNDS = frozenset(("background", "backdrop"))
 UNKNOWN = 0.5  # share of a prompt's words that the model does not know from which that is said
 FINDERS = {  # ways to find things, and the parts that each uses
     "recognition": ("captioner", "controlnet_rca", "affinity", "people", "scenery"),
@@ -102,7 +102,7 @@ def _masks(
     if own is not None:
         own = F.interpolate(own.cpu(), size_of(masks), mode="bilinear")
         masks = torch.where(own.amax((2, 3), keepdim=True) > 0, own, masks)
-    behind = torch.tensor([not BACKGROUND.isdisjoint(nouns(thing)) for thing in things])
+    behind = torch.tensor([not BACKGROUNDS.isdisjoint(nouns(thing)) for thing in things])
     if recognizes and behind.any():
         front = torch.cat([masks[:, ~behind], torch.zeros_like(masks[:, :1])], 1).amax(1, keepdim=True)
         if people is not None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -17,6 +19,8 @@ def purple(chroma: Tensor) -> Tensor:
     return torch.minimum(rising, falling).clamp(0, 1)
 
 
-def weaken_purple(chroma: Tensor, factor: float) -> Tensor:
-    """Colours (B, 2, H, W) of which purples have this share of their chroma."""
-    return chroma if factor == 1 else chroma * (1 - (1 - factor) * purple(chroma))
+def weaken_purple(chroma: Tensor, factors: Sequence[float]) -> Tensor:
+    """Colours (B, 2, H, W) of which purples have this share of their chroma: one for all pictures, or one each."""
+    if all(factor == 1 for factor in factors):
+        return chroma
+    return chroma * (1 - (1 - chroma.new_tensor(factors).view(-1, 1, 1, 1)) * purple(chroma))

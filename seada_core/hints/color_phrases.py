@@ -124,9 +124,14 @@ def typical(word: str, shade: str = "") -> str:
     return f"#{red:02x}{green:02x}{blue:02x}"
 
 
+def _plain(prompt: str) -> str:
+    """The start of a prompt in small letters, with single spaces, and without words such as "black and white"."""
+    return strip_monochrome(" ".join(prompt[:_MAX_TEXT].replace("_", " ").split())).lower()
+
+
 def names_purple(prompt: str) -> bool:
     """Whether a prompt has a word for a purple, of anything."""
-    words = re.findall(rf"(?<![\w-]){_WORD}", prompt[:_MAX_TEXT].lower())
+    words = re.findall(rf"(?<![\w-]){_WORD}", _plain(prompt))
     colors = [torch.tensor(parse_color(COLORS[re.sub("-colou?red$", "", word)])).view(1, 3, 1, 1) for word in words]
     chroma = [rgb_to_ycbcr(color)[:, 1:] for color in colors]
     return any((purple(c) * c.norm()).item() > 0.03 for c in chroma)  # greys have any hue
@@ -140,7 +145,7 @@ def color_phrases(prompt: str) -> list[ColorPhrase]:
     green") is not a phrase. At most the first 2,000 characters and 20 things are read.
     """
     things: dict[str, ColorPhrase] = {}
-    text = strip_monochrome(" ".join(prompt[:_MAX_TEXT].replace("_", " ").split())).lower()
+    text = _plain(prompt)
     for match in _COLORED.finditer(text):
         attached = (match["attached"] or "").removeprefix("-")  # "red-brick house"
         thing = _ATTACHED.get(attached) or _name([attached] * bool(attached) + match["rest"].split())
@@ -163,7 +168,7 @@ def contradictions(prompt: str) -> list[tuple[str, str, str]]:
     car", or "a red car. The car is blue". Pairs that name a blend ("blue-green") or a pattern ("red and white") are
     none.
     """
-    text = strip_monochrome(" ".join(prompt[:_MAX_TEXT].replace("_", " ").split())).lower()
+    text = _plain(prompt)
     colors: dict[str, list[str]] = {}
     for match in _COLORED.finditer(text):
         attached = (match["attached"] or "").removeprefix("-")

@@ -31,16 +31,16 @@ def test_hues_between_blue_and_red_are_purple_and_no_others(lightness):
 
 def test_purples_keep_a_share_of_their_chroma_and_their_hue():
     colors = chroma_of((0.5, 0.2, 0.6), (0.6, 0.3, 0.2), (0.2, 0.3, 0.7))
-    found = weaken_purple(colors, 0.25)
+    found = weaken_purple(colors, [0.25])
     torch.testing.assert_close(found[..., 0], 0.25 * colors[..., 0])
     assert torch.equal(found[..., 1:], colors[..., 1:])
-    assert weaken_purple(colors, 1.0) is colors
-    assert not weaken_purple(torch.zeros(1, 2, 3, 3), 0.5).any()
+    assert weaken_purple(colors, [1.0]) is colors
+    assert not weaken_purple(torch.zeros(1, 2, 3, 3), [0.5]).any()
 
 
 @pytest.mark.parametrize(
     ("prompt", "yes"),
-    [("a violet-coloured vase", True), ("Lilacs. A Lavender field", True), ("an indigo sea", True),
+    [("a violet-coloured vase", True), ("Lilacs. A Lavender field", True), ("an indigo_sea", True),
      ("a purplish sky", False), ("a red car on a blue street", False), ("a grey, white and silver cat", False),
      ("", False)],
 )  # fmt: skip
@@ -52,8 +52,8 @@ def test_prompts_that_name_purples(prompt, yes):
 def violet(monkeypatch, tiny_model):
     """A model that makes everything violet."""
     colorizer = Colorizer.from_pretrained(str(tiny_model), "cpu")
-    decoded = torch.tensor([0.1, 0.1]).view(1, 2, 1, 1).expand(1, -1, 64, 64)
-    monkeypatch.setattr(colorizer, "decode", lambda *_: decoded)
+    decoded = torch.tensor([0.1, 0.1]).view(1, 2, 1, 1)
+    monkeypatch.setattr(colorizer, "decode", lambda z, *_: decoded.expand(len(z), -1, 64, 64))
     return colorizer
 
 
@@ -66,6 +66,8 @@ def test_the_colorizer_weakens_purples_that_nobody_asked_for(violet):
     assert strength(prompt="a dog", purple=0.5) == pytest.approx(0.5)
     assert strength(prompt="a dog") == pytest.approx(violet.preset.sampling.purple)
     assert strength(prompt="a purple dog", purple=0.5) == pytest.approx(1)
+    both = violet.chroma(gray.expand(2, -1, -1, -1), prompt=["a dog", "a lilac dog"], purple=0.5).mean((1, 2, 3))
+    assert (both / (0.1 * violet.preset.sampling.saturation)).tolist() == pytest.approx([0.5, 1])  # each its own
     assert strength(prompt="a dog", purple=0.5, palette=["#7030a0"]) == pytest.approx(1)
 
 
